@@ -1,0 +1,71 @@
+"""What every extra audio encoder is, and how its weights are read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lavish.errors import LavishError
+from lavish.weights import read_weights
+
+if TYPE_CHECKING:
+    from lavish.data.store import SplitStore
+
+
+class AudioEncoder(nn.Module, ABC):
+    """A frozen encoder that gives one feature vector per step of a clip.
+
+    ``forward`` is the part whose cost is counted: tensors in, tensors out, one clip in the shape that
+    :meth:`example_inputs` shows. The fixed front end before it (spectrograms) holds no parameters and is not counted,
+    as it is not for the two streams.
+    """
+
+    feature_dim: int
+    """Width D of a step's feature."""
+    reads: Literal["log_mels", "waveforms"]
+    """The array of the prepared store it encodes."""
+
+    @abstractmethod
+    def example_inputs(self, steps: int, step_seconds: float) -> Tensor:
+        """Return zeros shaped as what ``forward`` takes for one clip of `steps` steps of `step_seconds` seconds."""
+
+    @abstractmethod
+    def check_store(self, store: SplitStore) -> None:
+        """Raise LavishError when the prepared store holds sound in another form than the encoder was trained on."""
+
+    @abstractmethod
+    def encode_clip_batch(self, clips: Tensor, steps: int, step_seconds: float) -> Tensor:
+        """Return features float32 (B, steps, D) of a batch `clips` (B, ...) of the store's array :attr:`reads`."""
+
+    def load_weights(self, path: Path) -> None:
+        """Load a safetensors file; LavishError names the first missing, unexpected or ill-shaped tensor."""
+        load_strictly(self, read_weights(path), path)
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str = "") -> None:
+    """Copy `tensors` into `module` as float32, or raise LavishError naming the first one that does not fit.
+
+    `prefix` is what the names in the file at `path` carry before those in `tensors`; messages show it.
+    """
+    expected = module.state_dict()
+    for name in sorted(expected.keys() - tensors.keys()):
+        raise LavishError(f"{path}: tensor '{prefix}{name}' is missing{_hint(module)}")
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise LavishError(f"{path}: tensor '{prefix}{name}' is unexpected{_hint(module)}")
+    for name, tensor in sorted(tensors.items()):
+        if tensor.shape != expected[name].shape:
+            raise LavishError(
+                f"{path}: tensor '{prefix}{name}' has shape {tuple(tensor.shape)} instead of "
+                f"{tuple(expected[name].shape)}{_hint(module)}"
+            )
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise LavishError(f"{path}: tensor '{prefix}{name}' does not hold finite real numbers; the file is damaged")
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+
+
+def _hint(module: nn.Module) -> str:
+    return f" for this {type(module).__name__}; do the sizes in audio_encoder.spec describe these weights?"

@@ -1,0 +1,1 @@
+"""Frozen image transformers behind one interface."""

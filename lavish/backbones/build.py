@@ -1,0 +1,100 @@
+"""Building a frozen backbone from its name or explicit specification and a file of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from lavish.backbones.base import Backbone
+from lavish.backbones.swin import SwinV2Backbone
+from lavish.backbones.vit import ViTBackbone
+from lavish.errors import LavishError, nearest
+from lavish.weights import read_weights
+
+_EXPLICIT = {"vit": VisionTransformer, "swinv2": SwinTransformerV2}
+
+
+def build_backbone(
+    name: str,
+    spec: dict[str, Any],
+    image_size: int,
+    *,
+    weights: Path | None = None,
+    stochastic_depth: bool = False,
+    tune_norms: bool = False,
+    positions: Literal["bicubic", "linear"] = "bicubic",
+) -> Backbone:
+    """Build and freeze a backbone.
+
+    Args:
+        name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
+        spec: constructor arguments of timm's class, for an explicit small model.
+        image_size: side of the video frames in pixels; a Swin V2 is built for it, a ViT resamples its positions to it.
+        weights: a safetensors file; without one the weights are those of torch's random state.
+        stochastic_depth, tune_norms, positions: see ``lavish.config.BackboneConfig``.
+
+    Raises:
+        LavishError: for a name timm does not know, a spec its class does not take, or weights that do not fit.
+    """
+    model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size, weights)
+    if name in _EXPLICIT and weights is not None:
+        load_exactly(model, weights)
+    backbone: Backbone
+    if name.startswith("swinv2"):
+        backbone = SwinV2Backbone(model, name)
+    else:
+        backbone = ViTBackbone(model, name, positions=positions)
+    backbone.freeze(stochastic_depth=stochastic_depth, tune_norms=tune_norms)
+    return backbone
+
+
+def load_exactly(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into `model`; a missing, unknown or ill-shaped tensor is an error naming it."""
+    tensors = read_weights(path)
+    expected = model.state_dict()
+    for key in sorted(expected.keys() ^ tensors.keys()):
+        where = "is missing from" if key in expected else "is not known to the model but in"
+        raise LavishError(f"tensor '{key}' {where} {path}: the file holds the weights of another model")
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
+            raise LavishError(
+                f"tensor '{key}' of {path} has shape {tuple(tensor.shape)}, the model's is {tuple(expected[key].shape)}"
+            )
+    model.load_state_dict(tensors)
+
+
+def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
+    arguments: dict[str, Any] = {"num_classes": 0, **spec}
+    if name == "vit":
+        arguments["dynamic_img_size"] = True
+    try:
+        return _EXPLICIT[name](**arguments)
+    except (TypeError, AssertionError) as error:
+        raise LavishError(f"backbone.spec does not fit '{name}': {error}") from None
+
+
+def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        family = timm.list_models(["vit_*", "deit*", "swinv2_*"])
+        raise LavishError(f"backbone.model: timm knows no '{architecture}'{nearest(architecture, family)}")
+    arguments: dict[str, Any] = {"num_classes": 0}
+    if architecture.startswith("swinv2_"):
+        arguments["img_size"] = image_size
+    else:
+        arguments["dynamic_img_size"] = True
+    if weights is not None:
+        read_weights(weights, only_header=True)
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "hf_hub_id": None}}
+    try:
+        with torch.no_grad():
+            return timm.create_model(name, **arguments)
+    except (RuntimeError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise LavishError(f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {first}") from None

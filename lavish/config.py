@@ -1,0 +1,428 @@
+"""The typed configuration: what a run, a data set and a table may say, and nothing else.
+
+Everything here is plain data and imports neither torch nor Snakemake, so the workflow can validate every row of every
+table while it is being parsed. Modules of the library receive the values they need, never these objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lavish.errors import LavishError, nearest
+from lavish.options import check_options
+
+Split = Literal["train", "val", "test"]
+Size = tuple[int, int]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+T = TypeVar("T", bound="Config")
+
+# A mapping that carries one of these keys is one of several alternatives. When an override names another alternative,
+# the mapping is replaced instead of merged: the options of one adapter mean nothing to the next.
+_TAGS = ("kind", "method", "source", "name")
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitCounts(Config):
+    """How many of something each split gets."""
+
+    train: int = Field(gt=0)
+    val: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
+class ProceduralAssets(Config):
+    """Pictures and sounds drawn and synthesised from a seed."""
+
+    kind: Literal["procedural"] = "procedural"
+    instances: SplitCounts = Field(description="Different pictures and different sounds of each class, per split.")
+    seed: int = 0
+
+
+class FolderAssets(Config):
+    """Real pictures and sounds: ``root/<class>/images/*.png`` (with alpha) and ``root/<class>/sounds/*``."""
+
+    kind: Literal["folder"] = "folder"
+    root: Path
+    sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
+
+
+class ComposeConfig(Config):
+    """How clips are composed from assets (the scene model is documented in docs/task_cards/)."""
+
+    assets: Annotated[ProceduralAssets | FolderAssets, Field(discriminator="kind")]
+    clips: SplitCounts
+    picture_size: int = Field(default=48, ge=16, description="Height and width of the composed video, pixels.")
+    frame_rate: int = Field(default=4, ge=1, description="Frames per second of the composed video.")
+    sample_rate: int = Field(default=16000, ge=8000, description="Samples per second of the composed sound.")
+    silent_object: float = Field(default=0.8, ge=0, le=1, description="Chance of an object that is seen but silent.")
+    unseen_sound: float = Field(default=0.7, ge=0, le=1, description="Chance of a sound whose object is not seen.")
+    seed: int = 0
+
+
+class SpectrogramConfig(Config):
+    """Kaldi log-mel filter bank of one window per step, as LAVISH computes it."""
+
+    sample_rate: int = 16000
+    mel_bins: int = Field(default=48, ge=8)
+    shift_ms: float = Field(default=20.0, gt=0, description="Hop between analysis frames, milliseconds.")
+    length_ms: float = Field(default=25.0, gt=0, description="Length of an analysis frame, milliseconds.")
+    frames: int = Field(default=48, ge=8, description="Analysis frames kept per window; shorter ones are zero-padded.")
+    window_seconds: float = Field(default=1.0, gt=0, description="Sound read for one step.")
+    window_margin: float = Field(
+        default=0.1, ge=0, description="Windows start at linspace(0, duration - window - margin, steps), seconds."
+    )
+
+
+class CompositionConfig(Config):
+    """Everything the composer reads, and so everything the identity of composed data depends on."""
+
+    format: str
+    steps: int
+    step_seconds: float
+    compose: ComposeConfig
+
+
+class DataConfig(Config):
+    """A data set in an official layout, on disk or composed, and how it is prepared."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="Used in paths and captions.")
+    format: Literal["ave"] = "ave"
+    root: Path | None = Field(default=None, description="Folder of the official layout; excludes `compose`.")
+    sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
+    compose: ComposeConfig | None = None
+    num_classes: int = Field(ge=1, description="Classes of events, background not counted; preparation checks it.")
+    steps: int = Field(default=10, ge=1, description="Segments per clip.")
+    step_seconds: float = Field(default=1.0, gt=0)
+    frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    max_lost: float = Field(default=0.02, ge=0, le=1, description="Share of clips that may be left out before failing.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.root is None) == (self.compose is None):
+            raise ValueError("give exactly one of `root` (a data set on disk) and `compose` (a composed one)")
+        return self
+
+    def composition(self) -> CompositionConfig:
+        """Return what the composer reads; an error for a data set on disk."""
+        if self.compose is None:
+            raise LavishError(f"data set '{self.name}' lies at {self.root} and is not composed")
+        return CompositionConfig(
+            format=self.format, steps=self.steps, step_seconds=self.step_seconds, compose=self.compose
+        )
+
+
+class NormalisationConfig(Config):
+    """Statistics that frames and log-mels are normalised with when they are read."""
+
+    frames: Literal["imagenet", "train"] = "imagenet"
+    audio: Literal["train"] | tuple[float, float] = Field(
+        default="train", description="Training-split statistics, or a published (mean, std); (x - mean) / (2 std)."
+    )
+
+
+class PretrainConfig(Config):
+    """How the small frozen backbones of the embedded default are trained, on other classes than the task's."""
+
+    instances: int = Field(default=200, gt=0, description="Different pictures or sounds of each class.")
+    samples: int = Field(gt=0, description="Training scenes drawn.")
+    batch_size: int = Field(default=64, gt=0)
+    epochs: int = Field(gt=0)
+    lr: float = Field(default=2e-3, gt=0)
+    seed: int = 0
+
+
+class HubWeights(Config):
+    """Weights from the model hub, pinned by the timm name with its tag (in `model`), revision and sha256."""
+
+    source: Literal["hub"] = "hub"
+    repository: str | None = Field(default=None, description="Hub repository; by default timm's own for the model.")
+    filename: str = "model.safetensors"
+    revision: str = "main"
+    sha256: str | None = None
+
+
+class FileWeights(Config):
+    """A safetensors file on disk."""
+
+    source: Literal["file"] = "file"
+    path: Path
+    sha256: str | None = Field(default=None, description="Expected checksum; the workflow fills in the measured one.")
+
+
+class PretrainedWeights(Config):
+    """Weights trained inside the workflow."""
+
+    source: Literal["pretrain"] = "pretrain"
+    recipe: PretrainConfig
+
+
+class RandomWeights(Config):
+    """Untrained weights from a seed: to check that a configuration runs, never to report."""
+
+    source: Literal["random"] = "random"
+    seed: int = 0
+
+
+Weights = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
+
+
+class BackboneConfig(Config):
+    """The frozen image transformer that both streams share."""
+
+    model: str = Field(description="A timm name (vit_*, deit*, swinv2_*) with its weights tag, or 'vit' / 'swinv2'.")
+    spec: dict[str, Any] = Field(
+        default_factory=dict, description="Constructor arguments of an explicit small 'vit' or 'swinv2'."
+    )
+    weights: Weights
+    stochastic_depth: bool = Field(default=False, description="Leave the backbone's own stochastic depth on.")
+    tune_norms: bool = Field(default=False, description="Train the backbone's normalisation layers.")
+    positions: Literal["bicubic", "linear"] = Field(
+        default="bicubic",
+        description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published code) "
+        "stretched as a sequence, class token included.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _known_family(cls, model: str) -> str:
+        if model not in ("vit", "swinv2") and not model.startswith(("vit_", "deit", "swinv2_")):
+            raise ValueError(f"'{model}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*")
+        return model
+
+    @model_validator(mode="after")
+    def _spec_belongs_to_explicit_models(self) -> BackboneConfig:
+        if self.spec and self.model not in ("vit", "swinv2"):
+            raise ValueError(f"`spec` only describes an explicit 'vit' or 'swinv2', not the timm model '{self.model}'")
+        return self
+
+
+class AudioEncoderConfig(Config):
+    """A separate frozen audio encoder whose pooled features join the head."""
+
+    kind: Literal["whisper", "transformer"]
+    weights: Weights
+    spec: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of the encoder: its sizes.")
+    use: Literal["none", "join", "replace"] = Field(
+        default="join",
+        description="Join both streams' features, or replace the audio stream's at the head; 'none' leaves it out, so "
+        "that the defaults can describe an encoder which only some rows use.",
+    )
+
+    @model_validator(mode="after")
+    def _spec_exists(self) -> AudioEncoderConfig:
+        check_options("audio_encoders", self.kind, self.spec)
+        return self
+
+
+class AdapterConfig(Config):
+    """Which adapter, with its own options (the keyword-only arguments of its class)."""
+
+    method: str = "lavish"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> AdapterConfig:
+        if self.method != "none":
+            check_options("adapters", self.method, self.options)
+        elif self.options:
+            raise ValueError("adapter 'none' is the frozen backbone and has no options")
+        return self
+
+
+class FusionConfig(Config):
+    """Where adapters sit and what crosses between the streams."""
+
+    direction: Literal["both", "a2v", "v2a", "none"] = "both"
+    position: Literal["both", "attention", "ffn"] = "both"
+    arrangement: Literal["parallel", "sequential"] = "parallel"
+    layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = "all"
+
+
+class TaskConfig(Config):
+    """Which task, with its own options (the keyword-only arguments of its class)."""
+
+    name: str = "event_localization"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> TaskConfig:
+        check_options("tasks", self.name, self.options)
+        return self
+
+
+class ScheduleConfig(Config):
+    """Learning-rate schedule."""
+
+    kind: Literal["constant", "cosine", "step"] = "constant"
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of all steps with a linear warm-up.")
+    factor: float = Field(default=0.35, gt=0, description="Multiplier of `step`.")
+    every: int = Field(default=3, ge=1, description="Epochs between two multiplications of `step`.")
+
+
+class TrainingConfig(Config):
+    """Optimisation."""
+
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=2, ge=1, description="Clips per batch.")
+    accumulate: int = Field(default=1, ge=1, description="Batches per optimizer step.")
+    lr_adapter: float = Field(default=5e-5, gt=0)
+    lr_head: float = Field(default=4e-6, gt=0)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: ScheduleConfig = ScheduleConfig()
+    patience: int = Field(default=5, ge=1, description="Epochs without improvement before stopping.")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    deterministic: bool = True
+    cpu_threads: int = Field(default=1, ge=1, description="Threads on a CPU; part of the run, sums depend on them.")
+
+
+class RunConfig(Config):
+    """One resolved configuration: with a seed, everything a training depends on."""
+
+    task: TaskConfig = TaskConfig()
+    modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual"
+    data: DataConfig
+    normalisation: NormalisationConfig = NormalisationConfig()
+    backbone: BackboneConfig
+    audio_encoder: AudioEncoderConfig | None = None
+    adapter: AdapterConfig = AdapterConfig()
+    fusion: FusionConfig = FusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    select_on: Literal["val", "test"] = Field(
+        default="val", description="'test' replicates published practice and is marked in every table."
+    )
+
+
+class RowConfig(Config):
+    """One row of a table: defines a variant with `set`, or refers to one defined above."""
+
+    variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
+    set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
+    published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
+
+
+class SectionConfig(Config):
+    """A group of rows under one heading."""
+
+    title: str
+    rows: list[RowConfig] = Field(min_length=1)
+
+
+class FigureConfig(Config):
+    """A figure made from a table's runs."""
+
+    title: str
+    kind: Literal["metric_against_cost"] = "metric_against_cost"
+    cost: Literal["adapter_gmacs", "trainable_params"] = "adapter_gmacs"
+    section: str = Field(description="Title of the section whose rows are plotted.")
+
+
+class TableConfig(Config):
+    """One file of config/tables/."""
+
+    title: str
+    description: str = ""
+    task: str
+    baseline: str = Field(description="The variant that every other row is compared with.")
+    columns: list[
+        Literal[
+            "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs",
+            "step_time", "peak_memory", "published",
+        ]
+    ]  # fmt: skip
+    sections: list[SectionConfig] = Field(min_length=1)
+    figures: dict[str, FigureConfig] = Field(default_factory=dict)
+
+
+class WorkflowConfig(Config):
+    """The whole of config/*.yaml: seeds, the defaults of a run, what each task changes, and the tables."""
+
+    seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
+    defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
+    tasks: dict[str, dict[str, Any]] = Field(description="What each task changes in the defaults.")
+    tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `override` laid over it, mapping by mapping.
+
+    A mapping whose tag (`kind`, `method`, `source` or `name`) the override changes is replaced, not merged.
+    """
+    merged = dict(base)
+    for key, value in override.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _changes_tag(old, value):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _changes_tag(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(tag in new and tag in old and old[tag] != new[tag] for tag in _TAGS)
+
+
+def parse(model: type[T], values: Any, where: str) -> T:
+    """Validate `values`; a :class:`LavishError` names `where`, every wrong key and the nearest valid one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_explain(model, item)}" for item in error.errors()]
+        raise LavishError(f"{where}:\n" + "\n".join(lines)) from None
+
+
+def _explain(model: type[Config], error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    path = ".".join(location) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{path}'{nearest(location[-1], _fields_at(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"missing key '{path}'"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"key '{path}': {message}"
+
+
+def _fields_at(model: Any, location: tuple[Any, ...]) -> set[str]:
+    """Names of the fields of the model at `location`; alternatives of a union all count."""
+    found = {model} if isinstance(model, type) and issubclass(model, Config) else set()
+    for part in location:
+        step: set[type[Config]] = set()
+        for candidate in found:
+            field = candidate.model_fields.get(str(part))
+            if field is not None:
+                step |= set(_models_in(field.annotation))
+        # Pydantic inserts the chosen alternative's tag or name into the path: it names no field, so stay.
+        found = step or found
+    return {name for candidate in found for name in candidate.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def canonical_json(values: Any) -> str:
+    """Return the one JSON text of `values`: sorted keys, no spaces."""
+    if isinstance(values, BaseModel):
+        values = values.model_dump(mode="json")
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(*parts: Any) -> str:
+    """Return the first 8 hexadecimal digits of the sha256 over the canonical JSON of `parts`."""
+    return hashlib.sha256(canonical_json([json.loads(canonical_json(part)) for part in parts]).encode()).hexdigest()[:8]

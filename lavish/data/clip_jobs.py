@@ -1,0 +1,170 @@
+"""Decoding many clips in parallel: what a worker process does, and a pool that survives a file that kills a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavish.data.readers import ClipSource
+
+CHUNK = 8  # clips per task: few enough to keep all workers busy to the end, enough to make the hand-over cheap
+
+# Position in the official list, and where the media are.
+Clip = tuple[int, ClipSource]
+
+
+@dataclass(frozen=True)
+class ClipValues:
+    """What a worker needs to know: the folder of the arrays and how clips are decoded."""
+
+    folder: Path
+    steps: int
+    step_seconds: float
+    frame_size: int
+    spectrogram: dict[str, Any]  # keyword arguments of log_mels
+    analysis_frames: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one clip; its arrays are in the rows `index` of the array files unless it was left out.
+
+    The sums are over the pixel values (red, green, blue, then their squares) and over the log-mels that hold sound
+    (values, then squares). They add up to the statistics of the split, whatever the order in which clips were decoded.
+    """
+
+    index: int
+    status: str  # ok, repaired, left_out
+    reason: str
+    checksum: int = 0  # of the rows
+    pixel_sums: Sequence[int] = (0,) * 6
+    log_mel_sums: Sequence[float] = (0.0,) * 2
+
+
+def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
+    """Return the crc32 over the rows `index` of the arrays."""
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array[index]).data, checksum)
+    return checksum
+
+
+def open_arrays(folder: Path, mode: Any) -> list[np.ndarray]:
+    """Map the array files of a folder: frames, log-mels, waveforms."""
+    from lavish.data.store import ARRAYS
+
+    return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in ARRAYS]
+
+
+def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
+    """Decode clips into their rows of the array files; runs in a worker process."""
+    # Only workers need torch and the decoders: the parent starts two seconds sooner without them.
+    import torch
+
+    from lavish.data.media import MediaError, decode_clip
+    from lavish.data.spectrogram import log_mels
+
+    torch.set_num_threads(1)
+    arrays = open_arrays(values.folder, "r+")
+    outcomes = []
+    for index, source in clips:
+        try:
+            frames, waveform, notes = decode_clip(
+                source,
+                steps=values.steps,
+                duration=values.steps * values.step_seconds,
+                frame_size=values.frame_size,
+                sample_rate=values.spectrogram["sample_rate"],
+            )
+        except MediaError as error:
+            outcomes.append(Outcome(index, "left_out", str(error)))
+            continue
+        mels = log_mels(torch.from_numpy(waveform) / 32768, steps=values.steps, **values.spectrogram)
+        for array, row in zip(arrays, (frames, mels.numpy(), waveform), strict=True):
+            array[index] = row
+        outcomes.append(_outcome(index, notes, arrays, values.analysis_frames))
+    return outcomes
+
+
+def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray], analysis_frames: int) -> Outcome:
+    frames, mels, _ = arrays
+    pixels = frames[index].reshape(-1, 3).astype(np.int64)
+    # As stored, so that the statistics are those of the numbers a reader gets.
+    heard = mels[index][..., :analysis_frames].astype(np.float64)
+    return Outcome(
+        index,
+        "repaired" if notes else "ok",
+        "; ".join(notes),
+        rows_checksum(arrays, index),
+        tuple(pixels.sum(axis=0).tolist() + np.square(pixels).sum(axis=0).tolist()),
+        (float(heard.sum()), float(np.square(heard).sum())),
+    )
+
+
+def decode_all(values: ClipValues, clips: Sequence[Clip], jobs: int) -> Iterator[list[Outcome]]:
+    """Decode clips in `jobs` processes; yields the outcomes of a chunk as soon as it is finished.
+
+    A clip whose decoding ends its process (a crash in a decoder, no memory left) is left out like any other that cannot
+    be decoded; the rest goes on.
+    """
+    chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
+    while chunks:
+        finished = set()
+        try:
+            for number, outcomes in _run(values, chunks, jobs):
+                finished.add(number)
+                yield outcomes
+        except BrokenProcessPool:
+            unfinished = [chunk for number, chunk in enumerate(chunks) if number not in finished]
+            # Chunks are started in order, so the culprit is in one of the first; alone, it gives itself away.
+            for clip in (clip for chunk in unfinished[:jobs] for clip in chunk):
+                yield _decode_alone(values, clip)
+            chunks = unfinished[jobs:]
+        else:
+            return
+
+
+def _run(values: ClipValues, chunks: Sequence[Sequence[Clip]], jobs: int) -> Iterator[tuple[int, list[Outcome]]]:
+    # Not fork: the parent may hold threads. The server imports torch once for all workers.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lavish.data.media", "lavish.data.spectrogram"])
+    pool = ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=context, initializer=_start_worker)
+    try:
+        futures = {pool.submit(decode_chunk, values, chunk): number for number, chunk in enumerate(chunks)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_alone(values: ClipValues, clip: Clip) -> list[Outcome]:
+    try:
+        [(_, outcomes)] = _run(values, [[clip]], 1)
+        return outcomes
+    except BrokenProcessPool:
+        return [Outcome(clip[0], "left_out", "decoding it ended the process (crash or no memory)")]
+
+
+def _start_worker() -> None:
+    # An interrupt from the keyboard reaches all processes: the parent ends the work, once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A killed parent cannot end its workers, and they would wait for tasks forever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,123 @@
+"""Pictures of a clip at given times: from a video stream by its timestamps, or from a folder of extracted ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lavish.data.container import Container, MediaError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+class _Picture(NamedTuple):
+    packet: int  # number of the packet after which the decoder returned it
+    time: float  # seconds from the start of the container
+    frame: Any
+
+
+def video_pictures(
+    container: Container, stream: Any, times: Sequence[float], size: int
+) -> tuple[np.ndarray, list[bool]]:
+    """Decode the picture on screen at each of `times` (ascending, seconds).
+
+    Before the first picture and after the last one, that picture is used. Only groups of pictures that hold one of the
+    times are decoded, so a long video costs little more than a short one.
+
+    Returns:
+        uint8 (len(times), size, size, 3) RGB, and for each time whether the video is there.
+
+    Raises:
+        MediaError: nothing in the stream can be decoded.
+    """
+    packets = container.packets(stream)
+    interval = float(1 / stream.average_rate) if stream.average_rate else 0.0
+    keys: list[tuple[float, int]] = []
+    end = -math.inf
+    if all(packet.pts is not None for packet in packets):
+        # From a key packet on, every picture that is shown later can be decoded without what lies before.
+        keys = [(_start(container, packet), n) for n, packet in enumerate(packets) if packet.is_keyframe]
+        end = max((_start(container, packet) + _length(packet, interval) for packet in packets), default=end)
+
+    pictures = _decoded(container, stream, 0, interval)
+    shown: _Picture | None = None
+    ahead = next(pictures, None)
+    drawn: list[np.ndarray] = []
+    covered = []
+    for time in times:
+        key = max((number for start, number in keys if start <= time), default=0)
+        if ahead is not None and key > ahead.packet:
+            pictures = _decoded(container, stream, key, interval)
+            ahead = next(pictures, None)
+        before = shown
+        while ahead is not None and (shown is None or ahead.time <= time):
+            shown, ahead = ahead, next(pictures, None)
+        if shown is None:
+            raise MediaError(f"no decodable picture in {container.name}")
+        drawn.append(drawn[-1] if shown is before else _draw(container, stream, shown.frame, size))
+        last = end if keys else shown.time + interval
+        covered.append(shown.time <= time and (ahead is not None or time < last))
+    return np.stack(drawn), covered
+
+
+def folder_pictures(folder: Path, times: Sequence[float], duration: float, size: int) -> tuple[np.ndarray, list[bool]]:
+    """Read the pictures on screen at `times` from a folder of pictures that are evenly spaced over `duration` seconds.
+
+    The pictures are in the order of their numbers. With fewer pictures than times, some are repeated.
+
+    Returns:
+        uint8 (len(times), size, size, 3) RGB, and for each time whether it has a picture of its own.
+
+    Raises:
+        MediaError: no picture in the folder, or one that is needed cannot be decoded.
+    """
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    paths.sort(key=lambda path: (int(path.stem) if path.stem.isdecimal() else math.inf, path.name))
+    if not paths:
+        raise MediaError(f"no picture in {folder.name}")
+    numbers = [min(len(paths) - 1, int(time / duration * len(paths))) for time in times]
+    drawn: dict[int, np.ndarray] = {}
+    for number in dict.fromkeys(numbers):
+        try:
+            with Image.open(paths[number]) as image:
+                drawn[number] = _resize(ImageOps.exif_transpose(image).convert("RGB"), size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            raise MediaError(f"undecodable picture {folder.name}/{paths[number].name}") from None
+    own = [number != before for number, before in zip(numbers, [-1, *numbers], strict=False)]
+    return np.stack([drawn[number] for number in numbers]), own
+
+
+def _decoded(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Picture]:
+    for count, (packet, frame) in enumerate(container.decode(stream, first)):
+        if frame.pts is not None:
+            yield _Picture(packet, float(frame.pts * stream.time_base) - container.zero, frame)
+        elif interval > 0:
+            yield _Picture(packet, count * interval, frame)
+        else:
+            raise MediaError(f"no timestamps in {container.name}")
+
+
+def _start(container: Container, packet: Any) -> float:
+    return float(packet.pts * packet.time_base) - container.zero
+
+
+def _length(packet: Any, interval: float) -> float:
+    return float(packet.duration * packet.time_base) if packet.duration else interval
+
+
+def _draw(container: Container, stream: Any, frame: Any, size: int) -> np.ndarray:
+    if frame.is_corrupt:
+        container.damaged.add(stream.index)
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    # The display matrix turns counterclockwise; anything but a multiple of 90 degrees is not a camera's rotation.
+    picture = np.rot90(picture, k=round(frame.rotation / 90) % 4)
+    return _resize(Image.fromarray(np.ascontiguousarray(picture)), size)
+
+
+def _resize(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,92 @@
+"""What a data set in an official layout has to tell: its classes, its clips and their targets.
+
+A format is a module of this package with the three functions of :class:`Reader`, named once in `_MODULES`. It only
+reads text files and names media; decoding is the same for all of them (:mod:`lavish.data.media`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from lavish.errors import LavishError, nearest
+
+_MODULES = {"ave": "lavish.data.ave"}
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Where the pictures and the sound of one clip are.
+
+    Attributes:
+        clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
+        pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
+        sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
+    """
+
+    clip: str
+    pictures: Path
+    sound: Path
+
+
+class Reader(Protocol):
+    """The functions of a format's module; each raises LavishError naming the file, the line and the remedy."""
+
+    def classes(self, root: Path) -> list[str]:
+        """Return the class names in the order of their indices."""
+
+    def clips(self, root: Path, split: str) -> list[ClipSource]:
+        """Return the clips of the official list of `split`, in its order, whether or not their media exist."""
+
+    def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> dict[str, np.ndarray]:
+        """Return the task's arrays, each with one entry per listed clip along its first axis."""
+
+
+def reader(name: str) -> Reader:
+    """Return the reader of a format."""
+    if name not in _MODULES:
+        raise LavishError(f"data.format: unknown format '{name}'{nearest(name, _MODULES)}")
+    return cast(Reader, importlib.import_module(_MODULES[name]))
+
+
+def missing_media(source: ClipSource) -> str | None:
+    """Return the reason why a clip cannot be read at all (a path that is not there), or None."""
+    for path in dict.fromkeys((source.pictures, source.sound)):
+        if not path.exists():
+            return f"missing {_short(path)}"
+    return None
+
+
+def check(format_name: str, root: Path, split: str) -> list[tuple[str, str | None]]:
+    """Return (clip, reason or None) for every listed clip: which of them have their media in place."""
+    return [(source.clip, missing_media(source)) for source in reader(format_name).clips(root, split)]
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text file of an official layout; a LavishError says `remedy` when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise LavishError(f"{path}: not UTF-8 text (byte {error.start}): {remedy}") from None
+    except OSError as error:
+        raise LavishError(f"{path}: {error.strerror or error}: {remedy}") from None
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names with '#2', '#3', ... appended to the second, third, ... occurrence of one."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return unique
+
+
+def _short(path: Path) -> str:
+    # Reports travel with a prepared store: they name a file within the data set, not a place on one machine.
+    return f"{path.parent.name}/{path.name}"

@@ -1,0 +1,433 @@
+"""From configuration files to what the workflow makes: runs, data sets, weights and tables, each with its identity.
+
+A name ends in a hash over everything its content depends on, so a result can never be mistaken for that of another
+configuration, and two tables that ask for the same thing share it. Nothing here imports torch or Snakemake: every row
+of every table is resolved and validated each time the workflow is parsed.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lavish.config import (
+    AudioEncoderConfig,
+    BackboneConfig,
+    DataConfig,
+    FileWeights,
+    FolderAssets,
+    RowConfig,
+    RunConfig,
+    Split,
+    TableConfig,
+    WorkflowConfig,
+    digest,
+    merge,
+    parse,
+)
+from lavish.errors import LavishError, nearest
+from lavish.options import option_model
+from lavish.provenance import sha256_of
+
+RECIPE_VERSION = 1
+"""Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
+
+TABLES = Path("config/tables")
+PUBLISHED = Path("config/published.csv")
+
+_OFFICIAL = {
+    "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization in "
+    "Unconstrained Videos', ECCV 2018): Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and the folder AVE/",
+}
+
+
+class MissingMaterial(LavishError):
+    """A folder or file that the configuration names is not on this machine."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in its official layout and, by the same name, its prepared store."""
+
+    name: str
+    config: DataConfig
+    composed: str | None
+    """Name of the composed folder the store is prepared from; None for a data set on disk."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Frozen weights of a backbone or an audio encoder; `config` says only what they depend on."""
+
+    name: str
+    kind: Literal["backbone", "audio_encoder"]
+    config: BackboneConfig | AudioEncoderConfig
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether a job of the workflow trains them; all others are fetched, copied or drawn."""
+        return self.config.weights.source == "pretrain"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One resolved configuration and the things it reads."""
+
+    name: str
+    config: RunConfig
+    data: DataSet
+    backbone: Weights
+    audio_encoder: Weights | None
+
+    @property
+    def training_splits(self) -> tuple[Split, Split]:
+        """The only splits a training may read: the one it learns from and the one its epoch is selected on."""
+        return ("train", self.config.select_on)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: the runs of its rows, and what the commands that write it and its figures are told."""
+
+    name: str
+    runs: tuple[Run, ...]
+    spec: dict[str, Any]
+
+
+@dataclass
+class Experiments:
+    """Everything that a configuration asks for, by name."""
+
+    seeds: list[int]
+    tables: dict[str, Table] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
+    """Name of a figure -> name of the table whose runs it shows."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    data: dict[str, DataSet] = field(default_factory=dict)
+    composed: dict[str, DataSet] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    missing: dict[str, MissingMaterial] = field(default_factory=dict)
+    """Name of a table -> why it cannot be made on this machine; other tables can."""
+
+    @property
+    def table_names(self) -> list[str]:
+        """All tables that the configuration asks for, those that cannot be made here included."""
+        return sorted([*self.tables, *self.missing])
+
+    def table(self, name: str) -> Table:
+        """Return a table; an error when the configuration has none of that name or its material is missing."""
+        if name in self.missing:
+            raise self.missing[name]
+        return _lookup(self.tables, name, "table")
+
+    def table_of_figure(self, name: str) -> Table:
+        """Return the table whose runs a figure shows."""
+        return self.table(_lookup(self.figures, name, "figure"))
+
+    def run(self, name: str) -> Run:
+        """Return a run by the name of its folder."""
+        return _lookup(self.runs, name, "run")
+
+    def data_set(self, name: str) -> DataSet:
+        """Return a data set by the name of its prepared store."""
+        return _lookup(self.data, name, "data set")
+
+    def composition(self, name: str) -> DataSet:
+        """Return a data set that is prepared from the composed folder of this name."""
+        return _lookup(self.composed, name, "composed data set")
+
+    def weights_named(self, name: str) -> Weights:
+        """Return weights by the name of their file."""
+        return _lookup(self.weights, name, "file of weights")
+
+
+def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Experiments:
+    """Read configuration files, each laid over the ones before it, and resolve every table they name.
+
+    Args:
+        files: YAML files; `lavish.config.merge` says how one is laid over another.
+        overrides: values from the command line, laid over all files.
+
+    Raises:
+        LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
+            it is raised when a table that needs it is asked for.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, _read_yaml(file))
+    where = " + ".join(str(file) for file in files)
+    config = parse(WorkflowConfig, merge(values, overrides or {}), where)
+    repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
+    if repeated:
+        raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
+    return _Resolver(config, where).resolve()
+
+
+class _Resolver:
+    def __init__(self, config: WorkflowConfig, where: str) -> None:
+        self.config, self.where = config, where
+        self.experiments = Experiments(seeds=config.seeds)
+        self.by_hash: dict[str, Run] = {}
+        self.fingerprint = functools.cache(_fingerprint)
+        self.sha256 = functools.cache(_sha256)
+
+    def resolve(self) -> Experiments:
+        files = {name: TABLES / f"{name}.yaml" for name in self.config.tables}
+        for name, file in files.items():
+            if not file.is_file():
+                known = [path.stem for path in TABLES.glob("*.yaml")]
+                raise LavishError(f"{self.where}: key 'tables': there is no {file}{nearest(name, known)}")
+        # In sorted order, so that which name a run shared by two tables gets does not depend on what is asked for.
+        for name, file in sorted(files.items()):
+            self._table(name, file)
+        return self.experiments
+
+    def _table(self, name: str, file: Path) -> None:
+        table = parse(TableConfig, _read_yaml(file), str(file))
+        if table.task not in self.config.tasks:
+            raise LavishError(
+                f"{file}: key 'task': unknown task '{table.task}'{nearest(table.task, self.config.tasks)}"
+            )
+        sections = {section.title for section in table.sections}
+        for figure, options in table.figures.items():
+            if options.section not in sections:
+                raise LavishError(
+                    f"{file}: figure '{figure}': unknown section '{options.section}'{nearest(options.section, sections)}"
+                )
+            if figure in self.experiments.figures:
+                other = self.experiments.figures[figure]
+                raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
+            self.experiments.figures[figure] = name
+
+        start = merge(self.config.defaults, self.config.tasks[table.task])
+        parse(RunConfig, start, f"{self.where}: defaults with tasks.{table.task}")
+        variants = _resolve_rows(table, file, start)
+        published = {
+            id: self._published(id, f"{file}: row '{row.variant}'") for row in _rows(table) for id in row.published
+        }
+        try:
+            runs = {variant: self._run(variant, config) for variant, (config, _) in variants.items()}
+        except MissingMaterial as error:
+            self.experiments.missing[name] = MissingMaterial(f"table '{name}' cannot be made: {error}")
+            return
+        unique = {run.name: run for run in runs.values()}
+        spec = {
+            "name": name,
+            **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
+            "seeds": self.config.seeds,
+            "sections": [
+                {
+                    "title": section.title,
+                    "rows": [
+                        {
+                            "variant": row.variant,
+                            "label": row.label or variants[row.variant][1],
+                            "run": f"results/runs/{runs[row.variant].name}",
+                            "published": [published[id] for id in row.published],
+                            "select_on": runs[row.variant].config.select_on,
+                        }
+                        for row in section.rows
+                    ],
+                }
+                for section in table.sections
+            ],
+            "facts": _facts(runs[table.baseline].config),
+        }
+        self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
+
+    def _run(self, variant: str, config: RunConfig) -> Run:
+        if config.audio_encoder is not None and config.audio_encoder.use == "none":
+            config = config.model_copy(update={"audio_encoder": None})
+        data = self._data(config.data)
+        backbone = self._weights(config.backbone)
+        audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
+        # What was measured of the material is part of the record of a run, and so are options left at their defaults.
+        resolved = config.model_copy(
+            update={
+                "task": config.task.model_copy(
+                    update={"options": _complete("tasks", config.task.name, config.task.options)}
+                ),
+                "adapter": config.adapter.model_copy(
+                    update={"options": _complete("adapters", config.adapter.method, config.adapter.options)}
+                ),
+                "data": data.config,
+                "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
+                "audio_encoder": config.audio_encoder
+                and config.audio_encoder.model_copy(update={"weights": audio_encoder and audio_encoder.config.weights}),
+            }
+        )
+        key = digest(
+            # Data and weights are named by their content: the same ones in another place make the same run.
+            resolved.model_dump(
+                mode="json", exclude={"data": True, "backbone": {"weights"}, "audio_encoder": {"weights"}}
+            ),
+            data.name,
+            backbone.name,
+            audio_encoder.name if audio_encoder else None,
+            RECIPE_VERSION,
+        )
+        if key not in self.by_hash:
+            run = Run(f"{config.task.name}-{variant}-{key}", resolved, data, backbone, audio_encoder)
+            self.by_hash[key] = self.experiments.runs[run.name] = run
+        return self.by_hash[key]
+
+    def _data(self, config: DataConfig) -> DataSet:
+        composed = None
+        if config.compose is None:
+            assert config.root is not None
+            remedy = f"{_OFFICIAL[config.format]}; set data.root to where it lies"
+            checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
+            config = config.model_copy(update={"sha256": checksum})
+        else:
+            assets = config.compose.assets
+            if isinstance(assets, FolderAssets):
+                remedy = (
+                    "it holds one folder a class with images/*.png (cut-outs with an alpha channel) and sounds/*; "
+                    "set data.compose.assets.root to where it lies"
+                )
+                key = "data.compose.assets.sha256"
+                checksum = self._fingerprint(assets.root, assets.sha256, "folder of assets", key, remedy)
+                assets = assets.model_copy(update={"sha256": checksum})
+                config = config.model_copy(update={"compose": config.compose.model_copy(update={"assets": assets})})
+            composition = config.composition().model_dump(mode="json", exclude={"compose": {"assets": {"root"}}})
+            composed = f"{config.name}-{digest('composed', composition, RECIPE_VERSION)}"
+        content = config.model_dump(mode="json", exclude={"root": True, "compose": True})
+        name = f"{config.name}-{digest('prepared', content, composed, RECIPE_VERSION)}"
+        data = self.experiments.data.setdefault(name, DataSet(name, config, composed))
+        if composed:
+            self.experiments.composed.setdefault(composed, data)
+        return data
+
+    def _weights(self, config: BackboneConfig | AudioEncoderConfig) -> Weights:
+        source = config.weights
+        if isinstance(source, FileWeights):
+            source = source.model_copy(update={"sha256": source.sha256 or self.sha256(source.path)})
+        # How the weights are used does not change them: rows that differ in it share one file.
+        kind: Literal["backbone", "audio_encoder"]
+        if isinstance(config, BackboneConfig):
+            kind, model = "backbone", config.model
+            config = BackboneConfig(model=config.model, spec=config.spec, weights=source)
+        else:
+            kind, model = "audio_encoder", config.kind
+            config = AudioEncoderConfig(kind=config.kind, spec=config.spec, weights=source)
+        content = config.model_dump(mode="json", exclude={"weights": {"path"}})
+        name = f"{model}-{digest(kind, content, RECIPE_VERSION)}"
+        return self.experiments.weights.setdefault(name, Weights(name, kind, config))
+
+    def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str:
+        if not root.is_dir():
+            raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}")
+        measured = self.fingerprint(root)
+        if expected is not None and expected != measured:
+            raise LavishError(
+                f"{what}: the checksum over {root} is {measured}, but {key} says {expected}: files were changed, added "
+                "or lost; restore them, or correct the key if the change is meant"
+            )
+        return measured
+
+    @functools.cached_property
+    def published(self) -> dict[str, dict[str, str]]:
+        if not PUBLISHED.is_file():
+            raise LavishError(f"there is no {PUBLISHED}: it holds the published numbers that rows of tables name")
+        with PUBLISHED.open(newline="", encoding="utf-8") as lines:
+            return {row["id"]: row for row in csv.DictReader(lines)}
+
+    def _published(self, id: str, where: str) -> dict[str, str]:
+        if id not in self.published:
+            raise LavishError(f"{where}: {PUBLISHED} has no id '{id}'{nearest(id, self.published)}")
+        return self.published[id]
+
+
+def _resolve_rows(table: TableConfig, file: Path, start: Mapping[str, Any]) -> dict[str, tuple[RunConfig, str]]:
+    """Return configuration and label of every variant of a table."""
+    variants: dict[str, tuple[RunConfig, str]] = {}
+    for row in _rows(table):
+        where = f"{file}: row '{row.variant}'"
+        if row.set is None:
+            if row.variant not in variants:
+                raise LavishError(
+                    f"{where}: refers to a variant that no row above defines{nearest(row.variant, variants)}; "
+                    "define it with `set` (`set: {}` for the defaults themselves)"
+                )
+            continue
+        if row.variant in variants:
+            raise LavishError(f"{where}: defined twice; a row without `set` refers to the one above")
+        variants[row.variant] = (parse(RunConfig, merge(start, row.set), where), row.label or row.variant)
+    if table.baseline not in variants:
+        raise LavishError(
+            f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
+        )
+    return variants
+
+
+def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method, those left at their default included: saying a default changes nothing."""
+    return {} if method == "none" else option_model(kind, method).model_validate(options).model_dump(mode="json")
+
+
+def _rows(table: TableConfig) -> Iterable[RowConfig]:
+    return (row for section in table.sections for row in section.rows)
+
+
+def _facts(config: RunConfig) -> dict[str, str]:
+    """What a table's caption says of the data and the backbone, read from its baseline."""
+    return {"data": _describe_data(config.data), "backbone": _describe_weights(config.backbone.model, config.backbone)}
+
+
+def _describe_data(data: DataConfig) -> str:
+    if data.compose is None:
+        return f"{data.name} (official {data.format.upper()} layout, {data.steps} steps a clip)"
+    clips = data.compose.clips
+    assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
+    return (
+        f"{data.name}: composed from {assets}, {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of "
+        f"{data.steps} steps"
+    )
+
+
+def _describe_weights(model: str, config: BackboneConfig) -> str:
+    sizes = ", ".join(f"{key} {value}" for key, value in config.spec.items())
+    source = {
+        "hub": "weights from the model hub",
+        "file": "weights from a file",
+        "pretrain": "pretrained in the workflow",
+        "random": "untrained",
+    }[config.weights.source]
+    return f"{model} ({sizes}; {source})" if sizes else f"{model} ({source})"
+
+
+def _fingerprint(root: Path) -> str:
+    # Imported only where a folder is used: most configurations compose all they need.
+    from lavish.data.fingerprint import fingerprint
+
+    return fingerprint(root)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise MissingMaterial(f"there is no file of weights {path}; set `weights.path` to where it lies")
+    return sha256_of(path)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LavishError(f"there is no configuration file {file}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LavishError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise LavishError(f"{file} holds no keys: expected `key: value` lines")
+    return values
+
+
+def _lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in known:
+        raise LavishError(f"the configuration has no {what} '{name}'{nearest(name, known)}")
+    return known[name]

@@ -1,0 +1,82 @@
+"""The options of adapters and tasks, read from the source of the class that takes them.
+
+An option of a method is a keyword-only argument of its class, with a type and a default, so a method stays one file.
+The signature is read from the syntax tree: importing the class would import torch, which takes longer than everything
+else a dry run of the workflow does.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from lavish.errors import nearest
+
+_PACKAGE = Path(__file__).parent
+_BASES = {"adapters": "Adapter", "tasks": "Task", "audio_encoders": "AudioEncoder"}
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None), "Literal": Literal}
+
+
+def available(kind: str) -> list[str]:
+    """Names of all methods of a kind (`adapters`, `tasks`): the modules of that package that define a method."""
+    return sorted(
+        path.stem for path in (_PACKAGE / kind).glob("*.py") if not path.stem.startswith("_") and path.stem != "base"
+    )
+
+
+@functools.cache
+def option_model(kind: str, method: str) -> Any:
+    """Return a pydantic model of the options of ``lavish/<kind>/<method>.py``.
+
+    Raises ValueError when there is no such file or it holds no class with keyword-only arguments to read.
+    """
+    path = method_path(kind, method)
+    arguments = _constructor(kind, path).args
+    fields: dict[str, Any] = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.annotation is None or default is None:
+            raise ValueError(f"{path}: option '{argument.arg}' needs a type and a default")
+        # Only names from _TYPES exist here: this reads a type, it runs no code of the file.
+        annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, _TYPES)  # noqa: S307
+        fields[argument.arg] = (annotation, ast.literal_eval(default))
+    return create_model(f"{method}_options", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def check_options(kind: str, method: str, options: dict[str, Any]) -> None:
+    """Raise ValueError, naming the nearest valid option, when `options` do not fit the method."""
+    try:
+        option_model(kind, method).model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = option_model(kind, method).model_fields
+            raise ValueError(f"{kind[:-1]} '{method}' has no option '{name}'{nearest(name, known)}") from None
+        raise ValueError(f"option '{name}' of {kind[:-1]} '{method}': {first['msg']}") from None
+
+
+def method_path(kind: str, method: str) -> Path:
+    """Return the source file of a method; ValueError with the nearest name when there is none."""
+    if method not in available(kind):
+        raise ValueError(f"unknown {kind[:-1]} '{method}'{nearest(method, available(kind))}")
+    return _PACKAGE / kind / f"{method}.py"
+
+
+def method_class(kind: str, path: Path) -> ast.ClassDef:
+    """Return the syntax tree of the one class in `path` that derives from the kind's base (`Adapter`, `Task`)."""
+    base = _BASES[kind]
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and any(isinstance(b, ast.Name) and b.id == base for b in node.bases):
+            return node
+    raise ValueError(f"{path} defines no class that derives from {base}")
+
+
+def _constructor(kind: str, path: Path) -> ast.FunctionDef:
+    for member in method_class(kind, path).body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return member
+    raise ValueError(f"the class of {path} has no constructor to read options from")

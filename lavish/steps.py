@@ -1,0 +1,210 @@
+"""The steps of the workflow as functions: what each `lavish` command does once its arguments are parsed.
+
+Every step reads files and writes files; nothing else passes between steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavish.config import AudioEncoderConfig, BackboneConfig, RunConfig, digest
+from lavish.errors import LavishError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lavish.data.batches import SplitReader
+    from lavish.model import AudioVisualModel
+
+RECORD_VERSION = 1
+
+
+def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
+    """Train a small backbone or audio encoder on other classes than the task's and write its weights."""
+    if config.weights.source != "pretrain":
+        raise LavishError(f"weights.source is '{config.weights.source}': only 'pretrain' is trained here")
+    if isinstance(config, AudioEncoderConfig):
+        from lavish.audio_encoders.pretraining import pretrain as pretrain_audio
+
+        pretrain_audio(config.spec, config.weights.recipe, out)
+    else:
+        from lavish.backbones.pretraining import pretrain as pretrain_backbone
+
+        pretrain_backbone(config.model, config.spec, config.weights.recipe, out)
+
+
+def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
+    """Fetch weights from the hub, or check those on disk, and put them at `out`."""
+    from lavish.weights import fetch, take_file, write_weights
+
+    if config.weights.source == "hub":
+        fetch(config.weights, config.model if isinstance(config, BackboneConfig) else config.kind, out)
+    elif config.weights.source == "file":
+        take_file(config.weights, out)
+    elif config.weights.source == "random":
+        import torch
+
+        torch.manual_seed(config.weights.seed)
+        write_weights(_untrained(config).state_dict(), out, {"source": "random", "seed": config.weights.seed})
+    else:
+        pretrain(config, out)
+
+
+def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
+    if isinstance(config, AudioEncoderConfig):
+        from lavish.audio_encoders import build
+
+        assert config.weights.source == "random"
+        return build(config.kind, config.spec, seed=config.weights.seed)
+    from lavish.backbones.build import build_backbone
+
+    return build_backbone(config.model, config.spec, config.spec.get("img_size", 0)).model
+
+
+def train(
+    config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
+) -> None:
+    """Train one run and write its checkpoint, history and record to `out`."""
+    from lavish import provenance
+    from lavish.device import choose, seed_everything
+    from lavish.training import train as train_model
+
+    started = time.time()
+    device = choose(device_name, config.training.cpu_threads)
+    seed_everything(seed, device, deterministic=config.training.deterministic)
+    training = _reader(config, data, "train", audio_features)
+    selection = _reader(config, data, config.select_on, audio_features)
+    model = _model(config, training, weights)
+    result = train_model(
+        model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
+    )
+    record = {
+        "record_version": RECORD_VERSION,
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "metric": model.task.metric,
+        "selected_on": config.select_on,
+        **vars(result),
+        "device": _device_name(device_name),
+        "data": {split: _checksums(data / split) for split in dict.fromkeys(("train", config.select_on))},
+        "weights": _weights_facts(weights),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(),
+        "machine": provenance.machine(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "job_seconds": time.time() - started,
+    }
+    _write_json(out / "record.json", record)
+
+
+def evaluate(
+    config: RunConfig,
+    seed: int,
+    data: Path,
+    split: str,
+    weights: Path,
+    audio_features: Path | None,
+    device_name: str,
+    run: Path,
+) -> None:
+    """Evaluate a trained run on a split and write its metrics and predictions to `run/split`."""
+    from lavish.device import choose, seed_everything
+    from lavish.evaluation import evaluate as evaluate_model
+    from lavish.evaluation import write_evaluation
+    from lavish.weights import read_weights
+
+    device = choose(device_name, config.training.cpu_threads)
+    seed_everything(seed, device, deterministic=config.training.deterministic)
+    reader = _reader(config, data, split, audio_features)
+    model = _model(config, reader, weights, statistics=_statistics(data / "train"))
+    checkpoint = run / "best.safetensors"
+    model.load_trainable_state(read_weights(checkpoint), checkpoint)
+    model.to(device)
+    result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
+    write_evaluation(result, run / split)
+
+
+def cost(config: RunConfig, out: Path) -> None:
+    """Count parameters and multiply-adds of one clip; needs neither data nor weights."""
+    import torch
+
+    from lavish.audio_encoders import build
+    from lavish.cost import count
+    from lavish.model import build_model, streams_of
+
+    torch.manual_seed(0)
+    data, sound = config.data, config.data.spectrogram
+    encoder = None
+    if config.audio_encoder is not None:
+        encoder = build(config.audio_encoder.kind, config.audio_encoder.spec)
+    neutral = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
+    feature_dim = encoder.feature_dim if encoder else 0
+    classes = [str(index) for index in range(data.num_classes)]
+    model = build_model(config, classes=classes, statistics=neutral, weights=None, audio_feature_dim=feature_dim)
+    streams = streams_of(config.modalities)
+    clip = (
+        torch.zeros(1, data.steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8) if "visual" in streams else None,
+        torch.zeros(1, data.steps, sound.mel_bins, sound.frames) if "audio" in streams else None,
+        torch.zeros(1, data.steps, feature_dim) if encoder else None,
+    )
+    extra = None if encoder is None else (encoder, encoder.example_inputs(data.steps, data.step_seconds))
+    _write_json(out, count(model, clip, extra))
+
+
+def _reader(config: RunConfig, data: Path, split: str, audio_features: Path | None) -> SplitReader:
+    from lavish.data.batches import SplitReader
+    from lavish.model import streams_of
+
+    features = None
+    if config.audio_encoder is not None:
+        if audio_features is None:
+            raise LavishError("the configuration has an audio_encoder: give its features with --audio-features")
+        features = audio_features / f"{split}.npy"
+    return SplitReader(data / split, streams_of(config.modalities), features)
+
+
+def _model(
+    config: RunConfig, reader: SplitReader, weights: Path, statistics: dict[str, Any] | None = None
+) -> AudioVisualModel:
+    from lavish.model import build_model
+
+    return build_model(
+        config,
+        classes=reader.store.classes,
+        statistics=statistics or reader.store.statistics,
+        weights=weights,
+        sounding_frames=reader.store.analysis_frames,
+        audio_feature_dim=reader.audio_feature_dim,
+    )
+
+
+def _statistics(split: Path) -> dict[str, Any]:
+    return json.loads((split / "statistics.json").read_text(encoding="utf-8"))
+
+
+def _checksums(split: Path) -> dict[str, str]:
+    return json.loads((split / "store.json").read_text(encoding="utf-8"))["checksums"]
+
+
+def _weights_facts(weights: Path) -> dict[str, Any]:
+    facts = weights.with_suffix(".json")
+    return json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {"path": str(weights)}
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return "cpu"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,59 @@
+"""Audio-visual event localisation (AVE): which event each one-second segment shows and plays, or background.
+
+Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018; head and loss as LAVISH has them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavish.adapters.base import Stream
+from lavish.encoder import StreamFeatures
+from lavish.tasks.base import Targets, Task
+
+
+class EventLocalization(Task):
+    """Two linear layers on the concatenated features of a step, nothing between them; segment accuracy.
+
+    Options:
+        hidden: width of the first layer.
+        loss: 'bce_softmax', binary cross-entropy on the softmax over classes (published), or 'ce', cross-entropy.
+    """
+
+    metric = "accuracy"
+
+    def __init__(
+        self,
+        widths: list[int],
+        classes: list[str],
+        *,
+        hidden: int = 512,
+        loss: Literal["bce_softmax", "ce"] = "bce_softmax",
+    ) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(sum(widths), hidden)
+        self.logits = nn.Linear(hidden, len(classes) + 1)  # the last class is background
+        self.loss_name = loss
+
+    def forward(self, streams: dict[Stream, StreamFeatures], features: list[Tensor]) -> Tensor:
+        """Return logits (clips, steps, classes + 1)."""
+        return self.logits(self.hidden(torch.cat(features, dim=-1)))
+
+    def loss(self, output: Tensor, targets: Targets) -> Tensor:
+        logits, labels = output.float().flatten(0, 1), targets["labels"].flatten()
+        if self.loss_name == "ce":
+            return functional.cross_entropy(logits, labels)
+        truth = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        # binary_cross_entropy refuses autocast's half precision; the logits are float32 here already.
+        with torch.autocast(logits.device.type, enabled=False):
+            return functional.binary_cross_entropy(logits.softmax(dim=1), truth)
+
+    def score(self, output: Tensor, targets: Targets) -> dict[str, np.ndarray]:
+        labels = targets["labels"].cpu().numpy()
+        predictions = output.argmax(dim=-1).cpu().numpy()
+        return {"score": (predictions == labels).mean(axis=1), "labels": labels, "predictions": predictions}

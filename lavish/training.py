@@ -1,0 +1,256 @@
+"""Training one run: one seed, the training split, selection on another split, resumable after each epoch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lavish.data.batches import Batch, SplitReader
+from lavish.device import autocast, peak_memory
+from lavish.errors import LavishError
+from lavish.evaluation import evaluate
+
+if TYPE_CHECKING:
+    from lavish.config import ScheduleConfig, TrainingConfig
+    from lavish.model import AudioVisualModel
+
+
+@dataclass
+class Progress:
+    """What a resumed training needs besides tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best_value: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What the record says of a finished training."""
+
+    best_epoch: int
+    best_value: float
+    epochs: int
+    wall_seconds: float
+    step_seconds_median: float
+    peak_memory_bytes: int
+
+
+def train(
+    model: AudioVisualModel,
+    training: SplitReader,
+    selection: SplitReader,
+    options: TrainingConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    out: Path,
+    identity: str,
+) -> TrainingResult:
+    """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
+
+    After every epoch ``resume.safetensors`` holds all that a later call needs to go on; a training that was cut off
+    ends with the same numbers as one that was not. `identity` names configuration and seed: the state of another run
+    is ignored. Random numbers depend on seed and epoch alone.
+
+    Raises:
+        LavishError: when the loss stops being a finite number.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(device)
+    groups = [
+        {"params": model.adapter_parameters(), "base_lr": options.lr_adapter},
+        {"params": list(model.task.parameters()), "base_lr": options.lr_head},
+    ]
+    optimizer_class = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class([g for g in groups if g["params"]], lr=0.0, weight_decay=options.weight_decay)
+    steps_per_epoch = math.ceil(math.ceil(len(training) / options.batch_size) / options.accumulate)
+    factor = schedule(options.schedule, steps_per_epoch, options.epochs)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
+
+    state = _TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
+    progress = state.load(device) or Progress()
+    bar = tqdm(total=options.epochs, initial=progress.epoch, desc="epochs", unit="epoch", mininterval=1.0)
+    while progress.epoch < options.epochs and progress.epoch - progress.best_epoch <= options.patience:
+        started = time.perf_counter()
+        torch.manual_seed(_mix(seed, progress.epoch))
+        order = np.random.default_rng([seed, progress.epoch]).permutation(len(training))
+        batches = training.batches(order, options.batch_size, device)
+        loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
+        value = evaluate(model, selection, options.batch_size, device, options.precision).value
+        progress.history.append(
+            {"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value}
+        )
+        if value > progress.best_value:
+            progress.best_epoch, progress.best_value = progress.epoch, value
+            _save(out / "best_so_far.safetensors", model.trainable_state())
+        progress.epoch += 1
+        progress.seconds += time.perf_counter() - started
+        state.save(progress)
+        bar.set_postfix({"loss": f"{loss:.4f}", model.task.metric: f"{value:.4f}", "best": f"{progress.best_value:.4f}"})
+        bar.update()
+    bar.close()
+    # Only now, because Snakemake deletes the declared outputs of a job that was cut off.
+    os.replace(out / "best_so_far.safetensors", out / "best.safetensors")
+    _write_history(out / "history.csv", progress.history)
+    state.path.unlink()
+    return TrainingResult(
+        best_epoch=progress.best_epoch,
+        best_value=progress.best_value,
+        epochs=progress.epoch,
+        wall_seconds=progress.seconds,
+        step_seconds_median=median(progress.step_seconds),
+        peak_memory_bytes=peak_memory(device),
+    )
+
+
+def _epoch(
+    model: AudioVisualModel,
+    batches: Iterator[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    factor: Callable[[int], float],
+    progress: Progress,
+    options: TrainingConfig,
+    device: torch.device,
+) -> float:
+    """Run one epoch; return the mean loss over clips."""
+    model.train()
+    total, clips = 0.0, 0
+    for group in _grouped(batches, options.accumulate):
+        started = time.perf_counter()
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = parameters["base_lr"] * factor(progress.step)
+        in_group = sum(len(batch) for batch in group)
+        losses = []
+        for batch in group:
+            with autocast(device, options.precision):
+                output = model(batch.frames, batch.log_mels, batch.audio_features)
+            # Weighted by clips, so that the gradient is that of the whole group as one batch, a short last one included.
+            loss = model.task.loss(output, batch.targets) * (len(batch) / in_group)
+            scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        group_loss = float(torch.stack(losses).sum())
+        if not math.isfinite(group_loss):
+            raise LavishError(
+                f"the loss became {group_loss} in epoch {progress.epoch}: lower training.lr_adapter or training.lr_head, "
+                "or use training.precision: float32"
+            )
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        total, clips = total + group_loss * in_group, clips + in_group
+        progress.step += 1
+        progress.step_seconds.append(time.perf_counter() - started)
+    return total / clips
+
+
+def schedule(options: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """Return the factor on both learning rates as a function of the optimizer step (a closed form: nothing to resume)."""
+    total = max(1, steps_per_epoch * epochs)
+    warmup = round(options.warmup * total)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if options.kind == "step":
+            return options.factor ** (step // steps_per_epoch // options.every)
+        if options.kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return 1.0
+
+    return factor
+
+
+class _TrainingState:
+    """The file that an interrupted training resumes from: tensors and, in its header, the rest as JSON."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: str,
+        model: AudioVisualModel,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        self.path, self.identity = path, identity
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+
+    def save(self, progress: Progress) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.trainable_state().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for name, value in slots.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        header = {
+            "identity": self.identity,
+            "progress": json.dumps(asdict(progress)),
+            "scaler": json.dumps(self.scaler.state_dict()),
+        }
+        _save(self.path, tensors, header)
+
+    def load(self, device: torch.device) -> Progress | None:
+        if not self.path.exists():
+            return None
+        with safe_open(self.path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("identity") != self.identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        prefix = "model."
+        weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        self.model.load_trainable_state(weights, self.path)
+        saved = self.optimizer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, slot = name.split(".", 2)
+                saved["state"].setdefault(int(index), {})[slot] = tensor.cpu() if slot == "step" else tensor
+        self.optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(json.loads(header["scaler"]))
+        return Progress(**json.loads(header["progress"]))
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _mix(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
+    os.replace(partial, path)
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

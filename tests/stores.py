@@ -1,0 +1,70 @@
+"""Small prepared stores for tests of what reads them: two classes that are a colour and a level of sound."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lavish.provenance import sha256_of
+
+
+def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, seed: int = 0) -> Path:
+    """Write one prepared split of `clips` clips with pictures of `size` pixels; class 2 is background."""
+    rng = np.random.default_rng(seed)
+    path.mkdir(parents=True)
+    labels = rng.integers(0, 3, (clips, steps))
+    level = labels[..., None, None] - 1.0
+    arrays = {
+        "frames.npy": (100 + 50 * level[..., None] + rng.integers(0, 40, (clips, steps, size, size, 3))).astype(np.uint8),
+        "log_mels.npy": (3 * level + rng.normal(size=(clips, steps, size, size))).astype(np.float16),
+        "waveforms.npy": rng.integers(-100, 100, (clips, steps * 1600)).astype(np.int16),
+    }
+    for name, array in arrays.items():
+        np.save(path / name, array)
+    np.savez(path / "targets.npz", labels=labels)
+    for name, header in (("clips.csv", ["clip"]), ("report.csv", ["clip", "status", "reason"])):
+        with (path / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows([f"-clip{index:03d}", "ok", ""][: len(header)] for index in range(clips))
+    statistics = {"frames": {"mean": [0.4] * 3, "std": [0.2] * 3}, "log_mels": {"mean": 0.0, "std": 2.0}}
+    (path / "statistics.json").write_text(json.dumps(statistics))
+    names = [*arrays, "targets.npz", "clips.csv", "report.csv", "statistics.json"]
+    manifest = {
+        "format": "ave",
+        "classes": ["dark", "middle"],
+        "steps": steps,
+        "analysis_frames": size,
+        "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
+        "sizes": {name: (path / name).stat().st_size for name in names},
+        "checksums": {name: sha256_of(path / name) for name in names},
+    }
+    (path / "store.json").write_text(json.dumps(manifest))
+    return path
+
+
+def run_values(**changes: object) -> dict[str, object]:
+    """Return a run configuration that fits the stores above, with `changes` to its top-level keys."""
+    values: dict[str, object] = {
+        "data": {
+            "name": "tiny",
+            "root": "nowhere",
+            "num_classes": 2,
+            "steps": 2,
+            "frame_size": 16,
+            "spectrogram": {"mel_bins": 16, "frames": 16},
+        },
+        "normalisation": {"frames": "train"},
+        "backbone": {
+            "model": "vit",
+            "spec": {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+            "weights": {"source": "random"},
+        },
+        "task": {"name": "event_localization", "options": {"hidden": 16, "loss": "ce"}},
+        "adapter": {"method": "lavish", "options": {"reduction": 4}},
+        "training": {"epochs": 3, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01},
+    }
+    return values | changes

@@ -1,0 +1,193 @@
+"""Intervals and tests against closed forms, scipy and simulation (seeded, so that each simulation is one fixed case)."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lavish.statistics import holm, interval, paired_test
+
+# Standard deviations of seed effects, unit effects and residuals.
+REGIMES = {
+    "units dominate": (0.0, 0.5, 0.3),
+    "seeds dominate": (0.05, 0.0, 0.3),
+    "both": (0.03, 0.5, 0.3),
+    "residuals only": (0.0, 0.0, 0.5),
+}
+
+
+def draw(generator: np.random.Generator, regime: str, seeds: int = 3, units: int = 250) -> np.ndarray:
+    seed, unit, residual = REGIMES[regime]
+    return (
+        seed * generator.standard_normal((seeds, 1))
+        + unit * generator.standard_normal((1, units))
+        + residual * generator.standard_normal((seeds, units))
+    )
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(20)
+
+
+def test_one_seed_is_the_paired_t_test(generator: np.random.Generator) -> None:
+    a, b = generator.random(40), generator.random(40)
+    ours, theirs = paired_test(a[None], b[None]), stats.ttest_rel(a, b)
+    low, high = theirs.confidence_interval()
+    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert (ours.low, ours.high) == pytest.approx((low, high))
+    assert ours.difference == pytest.approx(a.mean() - b.mean())
+    assert ours.degrees_of_freedom == 39
+    assert not ours.random_seeds
+
+
+def test_seeds_that_agree_leave_the_t_test_over_units(generator: np.random.Generator) -> None:
+    a, b = generator.random(40), generator.random(40)
+    ours = paired_test(np.tile(a, (3, 1)), np.tile(b, (3, 1)))
+    assert ours.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert ours.random_seeds
+
+
+def test_units_that_agree_leave_the_t_test_over_seeds(generator: np.random.Generator) -> None:
+    a, b = generator.random(4), generator.random(4)
+    ours = paired_test(np.tile(a[:, None], 30), np.tile(b[:, None], 30))
+    assert ours.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert ours.degrees_of_freedom == pytest.approx(3)
+
+
+def test_variance_and_degrees_of_freedom_are_those_of_the_two_way_layout() -> None:
+    # By hand: mean 4; seed means 3, 5; unit means 2, 4, 6. MS_seed = 3 * 2 / 1 = 6, MS_unit = 2 * 8 / 2 = 8, and the
+    # residuals (+-0.5 at the outer units) give MS_residual = 1 / 2 = 0.5.
+    scores = np.array([[1.5, 3.0, 4.5], [2.5, 5.0, 7.5]])
+    ours = paired_test(scores, np.zeros_like(scores))
+    variance = (6 + 8 - 0.5) / 6
+    freedom = 13.5**2 / (6**2 / 1 + 7.5**2 / 2)
+    assert ours.degrees_of_freedom == pytest.approx(freedom)
+    assert ours.p == pytest.approx(2 * stats.t.sf(4 / variance**0.5, freedom))
+    assert ours.high - ours.difference == pytest.approx(stats.t.ppf(0.975, freedom) * variance**0.5)
+
+
+def test_seeds_that_agree_by_chance_do_not_make_a_difference_certain() -> None:
+    # Every seed is one unit better, each on another one: Hillis's variance estimate is zero here.
+    a = np.zeros((3, 40))
+    a[[0, 1, 2], [0, 1, 2]] = 1
+    assert paired_test(a, np.zeros_like(a)).p > 0.05
+
+
+def test_no_difference_gives_p_one() -> None:
+    scores = np.random.default_rng(0).random((3, 30))
+    test = paired_test(scores, scores)
+    assert (test.difference, test.low, test.high, test.p) == (0, 0, 0, 1)
+
+
+def test_rounding_errors_of_equal_differences_do_not_count_as_variance() -> None:
+    scores = np.random.default_rng(0).random((3, 30))
+    assert paired_test(scores + 0.1, scores).p == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_size_under_no_difference(regime: str, generator: np.random.Generator) -> None:
+    rejected = [paired_test(draw(generator, regime), draw(generator, regime)).p < 0.05 for _ in range(1000)]
+    assert 0.01 <= np.mean(rejected) <= 0.065
+
+
+def test_power(generator: np.random.Generator) -> None:
+    # The effect is five standard errors: seeds 0.01 / sqrt(3), units 0.5 sqrt(2 / 250), residuals less.
+    rejected = []
+    for _ in range(200):
+        unit = 0.5 * generator.standard_normal((1, 250))
+        a, b = (0.01 * generator.standard_normal((3, 1)) + unit + draw(generator, "residuals only") for _ in range(2))
+        rejected.append(paired_test(a + 0.14, b).p < 0.05)
+    assert np.mean(rejected) > 0.8
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_coverage_with_three_seeds(regime: str, generator: np.random.Generator) -> None:
+    covered = []
+    for _ in range(400):
+        result = interval(draw(generator, regime), draws=400)
+        covered.append(result.low <= 0 <= result.high)
+    assert 0.925 <= np.mean(covered) <= 0.99
+
+
+def test_coverage_of_shares(generator: np.random.Generator) -> None:
+    """Segment accuracies in tenths, high enough to be skewed; the truth is the mean over very many clips."""
+
+    def shares(units: int) -> np.ndarray:
+        logit = 2.5 + 2 * generator.standard_normal((1, units)) + 0.1 * generator.standard_normal((3, 1))
+        return generator.binomial(10, 1 / (1 + np.exp(-logit)), (3, units)) / 10
+
+    truth = np.mean([shares(200_000).mean() for _ in range(20)])
+    results = [interval(shares(250), draws=400, limits=(0, 1)) for _ in range(400)]
+    assert 0.92 <= np.mean([result.low <= truth <= result.high for result in results]) <= 0.98
+
+
+def test_interval_of_one_seed_covers_units_only(generator: np.random.Generator) -> None:
+    scores = generator.standard_normal((1, 500))
+    result = interval(scores)
+    low, high = stats.t.interval(0.95, 499, scores.mean(), stats.sem(scores[0]))
+    assert not result.random_seeds
+    assert result.spread is None
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.03 * (high - low))
+
+
+def test_interval_reports_mean_and_spread_over_seeds(generator: np.random.Generator) -> None:
+    scores = generator.random((3, 50))
+    result = interval(scores)
+    assert result.mean == pytest.approx(scores.mean())
+    assert result.spread == pytest.approx(scores.mean(axis=1).std(ddof=1))
+    assert result.low < result.mean < result.high
+    assert result.random_seeds
+
+
+def test_interval_is_reproducible_and_its_seed_matters(generator: np.random.Generator) -> None:
+    scores = generator.random((3, 50))
+    assert interval(scores) == interval(scores)
+    assert interval(scores).low != interval(scores, seed=1).low
+
+
+def test_interval_level(generator: np.random.Generator) -> None:
+    scores = generator.random((3, 50))
+    wide, narrow = interval(scores, level=0.99), interval(scores, level=0.8)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_interval_stays_within_the_limits_of_the_metric() -> None:
+    scores = np.ones((3, 20))
+    scores[0, 0] = 0
+    assert interval(scores).high > 1
+    assert interval(scores, limits=(0, 1)).high == 1
+
+
+def test_interval_of_equal_scores_has_no_width() -> None:
+    result = interval(np.full((3, 20), 0.7))
+    assert (result.low, result.high) == pytest.approx((0.7, 0.7), abs=1e-12)
+
+
+def test_interval_is_fast(generator: np.random.Generator) -> None:
+    """50 ms are meant for an idle machine (about 30 ms measured); the test only catches a fall by an order."""
+    scores = (generator.random((3, 1000)) < 0.8).astype(float)
+    start = time.perf_counter()
+    interval(scores)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.04: times 3, 2, 1, and never below the one before.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 5)), np.full((2, 5), np.nan)])
+def test_unusable_scores_are_refused(scores: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="scores must be"):
+        interval(scores)
+
+
+def test_pairs_must_have_one_shape() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 5\) and \(2, 6\)"):
+        paired_test(np.zeros((2, 5)), np.zeros((2, 6)))

@@ -1,0 +1,232 @@
+# What the rules share: the experiments that the configuration describes, and how a job is told about its part of them.
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.utils import available_cpu_count
+
+import lavish.experiments
+from lavish.config import canonical_json
+from lavish.errors import LavishError
+
+
+wildcard_constraints:
+    table=r"\w+",
+    figure=r"\w+",
+    run=r"\w+-\w+-[0-9a-f]{8}",
+    composed=r"\w+-[0-9a-f]{8}",
+    data=r"\w+-[0-9a-f]{8}",
+    weights=r"[\w.]+-[0-9a-f]{8}",
+    split="train|val|test",
+    seed=r"\d+",
+
+
+def or_stop(function, *arguments):
+    """Call a function of the library; end with its message alone where it says that the configuration is wrong.
+
+    An exception that passes through here would reach the user wrapped in the places of the workflow it passed.
+    """
+    try:
+        return function(*arguments)
+    except LavishError as error:
+        logger.error(str(error))
+        sys.exit(1)
+
+
+# Snakemake has merged the files into `config` key by key. That is too simple where a file names another kind of
+# something (assets from a folder instead of procedural ones): `load` then drops what described the former kind.
+config_files = [
+    Path("config/config.yaml"),
+    *(Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles),
+]
+experiments = or_stop(lavish.experiments.load, config_files, workflow.config_settings.config)
+
+# Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. Last on the path, because
+# the environment that `--sdm conda` activates for a job shall win.
+os.environ.update(PATH=os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)]))
+
+# More jobs than processors only slow each other down, so `--cores 8` on a machine with two means two.
+processors = available_cpu_count()
+if (workflow.global_resources["_cores"].value or 0) > processors:
+    logger.info(f"This machine has {processors} processors: not more than {processors} cores will be used.")
+    workflow.register_resource("_cores", processors)
+
+# Half of the processors, so that pretraining can go on beside data that is being composed or prepared.
+workers = min(8, max(1, processors // 2))
+
+# Whether there are GPUs is for the profile or the command line (--resources gpu=1) to say.
+gpus = workflow.global_resources.get("gpu")
+gpu, device = (1, "cuda") if gpus is not None and gpus.value else (0, "cpu")
+
+
+def take_lock():
+    """Refuse to run beside another Snakemake in the same folder.
+
+    In place of Snakemake's own lock (`nolock` in the profiles), which outlives a killed run and then refuses the next
+    one until somebody unlocks. The kernel releases this one, whatever ends the process.
+    """
+    global lock  # open as long as this process lives
+    lock = open(".snakemake/lavish.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError("Another Snakemake is at work in this folder: wait until it has ended.") from None
+
+
+def run_of(wildcards):
+    return or_stop(experiments.run, wildcards.run)
+
+
+def data_of(wildcards):
+    return or_stop(experiments.data_set, wildcards.data)
+
+
+def weights_of(wildcards):
+    return or_stop(experiments.weights_named, wildcards.weights)
+
+
+def table_of(wildcards):
+    return or_stop(experiments.table, wildcards.table)
+
+
+def table_of_figure(wildcards):
+    return or_stop(experiments.table_of_figure, wildcards.figure)
+
+
+def store_file(data, split):
+    return f"results/data/prepared/{data.name}/{split}/store.json"
+
+
+def weights_file(weights):
+    return f"results/weights/{'pretrained' if weights.pretrained else 'pinned'}/{weights.name}.safetensors"
+
+
+# --- data ---
+
+
+def composition(wildcards):
+    data = or_stop(experiments.composition, wildcards.composed)
+    return canonical_json(data.config.composition())
+
+
+def composed_folder_is_done(wildcards):
+    """The mark that a composed folder is whole; a data set on disk needs none: its checksum is in the store's name."""
+    data = data_of(wildcards)
+    return [f"results/data/composed/{data.composed}.done"] if data.composed else []
+
+
+def official_folder(wildcards):
+    data = data_of(wildcards)
+    return f"results/data/composed/{data.composed}" if data.composed else str(data.config.root)
+
+
+def data_config(wildcards):
+    return canonical_json(data_of(wildcards).config)
+
+
+# --- weights ---
+
+
+def weights_kind(wildcards):
+    return weights_of(wildcards).kind
+
+
+def weights_config(wildcards):
+    return canonical_json(weights_of(wildcards).config)
+
+
+def audio_encoder_weights(wildcards):
+    return weights_file(weights_of(wildcards))
+
+
+# --- runs ---
+
+
+def run_config(wildcards):
+    return canonical_json(run_of(wildcards).config)
+
+
+def training_stores(wildcards):
+    """The splits a training may read. The test split is one of them only where the run says `select_on: test`."""
+    run = run_of(wildcards)
+    return [store_file(run.data, split) for split in run.training_splits]
+
+
+def evaluation_stores(wildcards):
+    """The split itself, and the training split's statistics, with which every split is normalised."""
+    data = run_of(wildcards).data
+    return [store_file(data, split) for split in dict.fromkeys([wildcards.split, "train"])]
+
+
+def prepared_folder(wildcards):
+    return f"results/data/prepared/{run_of(wildcards).data.name}"
+
+
+def backbone_weights(wildcards):
+    return weights_file(run_of(wildcards).backbone)
+
+
+def audio_features(run, splits):
+    """Features of the extra audio encoder; nothing for a run without one."""
+    if run.audio_encoder is None:
+        return []
+    return [f"results/data/audio_features/{run.data.name}/{run.audio_encoder.name}/{split}.npy" for split in splits]
+
+
+def training_audio_features(wildcards):
+    run = run_of(wildcards)
+    return audio_features(run, run.training_splits)
+
+
+def evaluated_audio_features(wildcards):
+    return audio_features(run_of(wildcards), [wildcards.split])
+
+
+def audio_features_arguments(wildcards, input):
+    """The option that names the folder of audio features, where there are any."""
+    return ["--audio-features", os.path.dirname(input.audio_features[0])] if input.audio_features else []
+
+
+def training_threads(wildcards):
+    # On a CPU the numbers depend on the number of threads, so that it is part of a run's configuration.
+    return run_of(wildcards).config.training.cpu_threads
+
+
+# --- tables ---
+
+
+def records(table):
+    """Everything a table is made from: small files only, so that it can be made again without weights or data."""
+    return {
+        "metrics": collect(
+            "results/runs/{run}/seed{seed}/test/{file}",
+            run=[run.name for run in table.runs],
+            seed=experiments.seeds,
+            file=["metrics.json", "predictions.parquet"],
+        ),
+        "records": collect(
+            "results/runs/{run}/seed{seed}/record.json",
+            run=[run.name for run in table.runs],
+            seed=experiments.seeds,
+        ),
+        "costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs]),
+    }
+
+
+def table_records(wildcards):
+    return records(table_of(wildcards))
+
+
+def figure_records(wildcards):
+    return records(table_of_figure(wildcards))
+
+
+def table_spec(wildcards):
+    return canonical_json(table_of(wildcards).spec)
+
+
+def figure_spec(wildcards):
+    return canonical_json(table_of_figure(wildcards).spec)

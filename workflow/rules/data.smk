@@ -1,0 +1,84 @@
+# REQUIRED INPUTS: none, or a data set in its official layout, or a folder of pictures and sounds (config: data)
+# OUTPUTS: results/data/composed/<name>-<hash>/            a composed data set in its official layout
+#          results/data/prepared/<name>-<hash>/<split>/    the store that training and evaluation read
+#          results/data/audio_features/<data>/<weights>/   features of an extra audio encoder
+
+
+# Only a mark is declared: Snakemake would delete a declared folder when the job is cut off, and all clips with it.
+rule compose:
+    output:
+        done=touch("results/data/composed/{composed}.done"),
+    log:
+        "results/logs/compose/{composed}.log",
+    benchmark:
+        "results/benchmarks/compose/{composed}.tsv"
+    priority: 80
+    conda:
+        "../envs/lavish.yaml"
+    threads: workers
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        config=composition,
+        out=subpath(output.done, strip_suffix=".done"),
+    message:
+        "Composing {wildcards.composed}"
+    shell:
+        "( set -x; lavish compose --config {params.config:q} --out {params.out:q} --jobs {threads} ) &> {log:q}"
+
+
+# One job a split, so that no job that trains waits for the test split or could read it. The arrays beside store.json
+# are undeclared for the same reason as above: what an interrupted job has prepared is kept.
+rule prepare:
+    input:
+        composed_folder_is_done,
+    output:
+        store="results/data/prepared/{data}/{split}/store.json",
+    log:
+        "results/logs/prepare/{data}-{split}.log",
+    benchmark:
+        "results/benchmarks/prepare/{data}-{split}.tsv"
+    priority: 70
+    conda:
+        "../envs/lavish.yaml"
+    threads: workers
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=data_config,
+        root=official_folder,
+        out=subpath(output.store, parent=True),
+    message:
+        "Preparing split {wildcards.split} of {wildcards.data}"
+    shell:
+        "( set -x; lavish prepare --config {params.config:q} --root {params.root:q} --split {wildcards.split}"
+        " --out {params.out:q} --jobs {threads} ) &> {log:q}"
+
+
+rule encode_audio:
+    input:
+        store="results/data/prepared/{data}/{split}/store.json",
+        weights=audio_encoder_weights,
+    output:
+        features="results/data/audio_features/{data}/{weights}/{split}.npy",
+    log:
+        "results/logs/encode_audio/{data}-{weights}-{split}.log",
+    benchmark:
+        "results/benchmarks/encode_audio/{data}-{weights}-{split}.tsv"
+    priority: 60
+    conda:
+        "../envs/lavish.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        config=weights_config,
+        data=subpath(input.store, parent=True),
+    message:
+        "Encoding the sound of split {wildcards.split} of {wildcards.data} with {wildcards.weights}"
+    shell:
+        "( set -x; lavish encode-audio --config {params.config:q} --weights {input.weights:q} --data {params.data:q}"
+        " --out {output.features:q} ) &> {log:q}"

@@ -1,0 +1,99 @@
+# REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
+# OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
+#          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet
+#          results/runs/<task>-<variant>-<hash>/cost.json
+
+
+# The state that an interrupted training resumes from lies beside the outputs, undeclared: Snakemake deletes declared
+# outputs of a job that was cut off.
+rule train:
+    input:
+        stores=training_stores,
+        weights=backbone_weights,
+        audio_features=training_audio_features,
+    output:
+        weights="results/runs/{run}/seed{seed}/best.safetensors",
+        history="results/runs/{run}/seed{seed}/history.csv",
+        record="results/runs/{run}/seed{seed}/record.json",
+    log:
+        "results/logs/train/{run}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{run}-seed{seed}.tsv"
+    priority: 50
+    conda:
+        "../envs/lavish.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpu,
+        device=device,
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        config=run_config,
+        data=prepared_folder,
+        audio_features=audio_features_arguments,
+        out=subpath(output.record, parent=True),
+    message:
+        "Training {wildcards.run} with seed {wildcards.seed}"
+    shell:
+        "( set -x; lavish train --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
+        " --weights {input.weights:q} {params.audio_features:q} --device {resources.device} --out {params.out:q} )"
+        " &> {log:q}"
+
+
+rule evaluate:
+    input:
+        stores=evaluation_stores,
+        weights=backbone_weights,
+        audio_features=evaluated_audio_features,
+        best="results/runs/{run}/seed{seed}/best.safetensors",
+    output:
+        metrics="results/runs/{run}/seed{seed}/{split}/metrics.json",
+        predictions="results/runs/{run}/seed{seed}/{split}/predictions.parquet",
+    log:
+        "results/logs/evaluate/{run}-seed{seed}-{split}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{run}-seed{seed}-{split}.tsv"
+    priority: 40
+    conda:
+        "../envs/lavish.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpu,
+        device=device,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        config=run_config,
+        data=prepared_folder,
+        audio_features=audio_features_arguments,
+        run=subpath(input.best, parent=True),
+    message:
+        "Evaluating {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
+    shell:
+        "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
+        " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
+        " --device {resources.device} ) &> {log:q}"
+
+
+# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait.
+rule cost:
+    output:
+        cost="results/runs/{run}/cost.json",
+    log:
+        "results/logs/cost/{run}.log",
+    benchmark:
+        "results/benchmarks/cost/{run}.tsv"
+    priority: 0
+    conda:
+        "../envs/lavish.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=run_config,
+    message:
+        "Counting parameters and operations of {wildcards.run}"
+    shell:
+        "( set -x; lavish cost --config {params.config:q} --out {output.cost:q} ) &> {log:q}"
