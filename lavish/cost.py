@@ -97,6 +97,7 @@ class _Clip(nn.Module):
 def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     analysis = FlopCountAnalysis(module.eval(), inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+    analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         analysis.total()
@@ -117,6 +118,12 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
     for size in batch:
         products *= size
     return products
+
+
+def _batched_product_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """The product in a + b @ c over a batch; fvcore has no handler for it."""
+    batch, rows, inner = get_shape(inputs[1])
+    return batch * rows * inner * get_shape(inputs[2])[-1]
 
 
 def _select(counted: FlopCountAnalysis, module: str) -> Counter[str]:

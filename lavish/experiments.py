@@ -42,8 +42,8 @@ TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
 
 _OFFICIAL = {
-    "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization in "
-    "Unconstrained Videos', ECCV 2018): Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and the folder AVE/",
+    "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization "
+    "in Unconstrained Videos', ECCV 2018): Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and the folder AVE/",
 }
 
 
@@ -86,6 +86,11 @@ class Run:
     audio_encoder: Weights | None
 
     @property
+    def folder(self) -> str:
+        """Where its results go."""
+        return f"results/runs/{self.name}"
+
+    @property
     def training_splits(self) -> tuple[Split, Split]:
         """The only splits a training may read: the one it learns from and the one its epoch is selected on."""
         return ("train", self.config.select_on)
@@ -93,7 +98,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: the runs of its rows, and what the commands that write it and its figures are told."""
+    """A table or one of its figures: the runs it shows, and what the command that writes it is told."""
 
     name: str
     runs: tuple[Run, ...]
@@ -126,9 +131,25 @@ class Experiments:
             raise self.missing[name]
         return _lookup(self.tables, name, "table")
 
-    def table_of_figure(self, name: str) -> Table:
-        """Return the table whose runs a figure shows."""
-        return self.table(_lookup(self.figures, name, "figure"))
+    def figure(self, name: str) -> Table:
+        """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
+        table = self.table(_lookup(self.figures, name, "figure"))
+        options = table.spec["figures"][name]
+        drawn = next(section for section in table.spec["sections"] if section["title"] == options["section"])
+        # A table must hold its baseline, in a section that is not drawn if need be.
+        baseline = next(
+            row
+            for section in table.spec["sections"]
+            for row in section["rows"]
+            if row["variant"] == table.spec["baseline"]
+        )
+        spec = {key: table.spec[key] for key in ("name", "title", "task", "baseline", "seeds")} | {
+            "columns": ["metric"],
+            "figures": {name: options},
+            "sections": [drawn, {"title": "Baseline", "rows": [{**baseline, "published": []}]}],
+        }
+        folders = {row["run"] for row in drawn["rows"]}
+        return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
 
     def run(self, name: str) -> Run:
         """Return a run by the name of its folder."""
@@ -197,9 +218,8 @@ class _Resolver:
         sections = {section.title for section in table.sections}
         for figure, options in table.figures.items():
             if options.section not in sections:
-                raise LavishError(
-                    f"{file}: figure '{figure}': unknown section '{options.section}'{nearest(options.section, sections)}"
-                )
+                hint = nearest(options.section, sections)
+                raise LavishError(f"{file}: figure '{figure}': unknown section '{options.section}'{hint}")
             if figure in self.experiments.figures:
                 other = self.experiments.figures[figure]
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
@@ -228,7 +248,7 @@ class _Resolver:
                         {
                             "variant": row.variant,
                             "label": row.label or variants[row.variant][1],
-                            "run": f"results/runs/{runs[row.variant].name}",
+                            "run": runs[row.variant].folder,
                             "published": [published[id] for id in row.published],
                             "select_on": runs[row.variant].config.select_on,
                         }

@@ -27,11 +27,13 @@ _COSTS = {
     "adapter_gmacs": ("adapter_macs", 1e9, "Adapter cost (GMACs per clip, log scale)"),
     "trainable_params": ("trainable_params", 1e6, "Trainable parameters (M, log scale)"),
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    # A dollar sign in a label is a dollar sign.
+    "text.parse_math": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "lavish",
 }
@@ -40,7 +42,8 @@ _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {
 _COLOURS = ("#0072b2", "#b34700", "#00735c", "#8c3b76", "#5a5a5a", "#7a6a00", "#1b4f9c", "#a3273a")
 # Offsets (points) that labels are tried at.
 _HEIGHTS = tuple(range(-130, 131, 5))
-_SIDES: tuple[tuple[int, Literal["left", "right"]], ...] = ((1, "left"), (-1, "right"))
+_Side = Literal["left", "right", "center"]
+_SIDES: tuple[tuple[int, _Side], ...] = ((1, "left"), (-1, "right"))
 # Points whose costs are closer than this (pixels) are drawn side by side, so that their intervals stay apart.
 _SIDE_BY_SIDE = 12.0
 
@@ -91,7 +94,8 @@ def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
 
 def _points(comparison: Comparison, cost: str) -> tuple[list[_Point], list[str]]:
     key, unit, _ = _COSTS[cost]
-    points, left_out = [], []
+    points: list[_Point] = []
+    left_out: list[str] = []
     for row in comparison.rows:
         reasons = [result.reason for result in (row.run, row.cost) if isinstance(result, Missing)]
         if row.interval is None or not isinstance(row.cost, Cost):
@@ -169,7 +173,9 @@ def _cost_axis(axes: Axes, label: str, costs: list[float]) -> None:
     axes.set_xlim(min(costs) / margin, max(costs) * margin)
     decades = axes.get_xlim()[1] / axes.get_xlim()[0]
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 1000 else (1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
+    )
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -229,17 +235,17 @@ def _draw_label(axes: Axes, canvas: FigureCanvasAgg, point: _Point, place: float
     renderer = canvas.get_renderer()
     frame = axes.get_window_extent()
 
-    def put(dx: int, dy: int, side: Literal["left", "right", "center"]) -> Bbox:
+    def put(dx: int, dy: int, side: _Side) -> Bbox:
         text.set(position=(dx, dy), horizontalalignment=side, verticalalignment="center")
         return text.get_window_extent(renderer)
 
-    def badness(candidate: tuple[int, int, Literal["left", "right", "center"]]) -> float:
+    def badness(candidate: tuple[int, int, _Side]) -> float:
         box = put(*candidate)
         covered = sum(_overlap(box, other) for other in taken) + float(box.width * box.height) - _overlap(box, frame)
         return covered + abs(candidate[0]) + 2 * abs(candidate[1])
 
     beside = [(sign * dx, dy, side) for dy in _HEIGHTS for dx in (10, 24) for sign, side in _SIDES]
-    above = [(0, dy, "center") for dy in _HEIGHTS if abs(dy) >= 15]
+    above: list[tuple[int, int, _Side]] = [(0, dy, "center") for dy in _HEIGHTS if abs(dy) >= 15]
     best = min([*beside, *above], key=badness)
     box = put(*best)
     if max(abs(best[0]) - 12, abs(best[1]) - 9) > 0:

@@ -65,7 +65,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, and multiply-adds counted once per clip at batch 1; `others` are further counts of cost.json."""
+    """Parameters, and multiply-adds counted once per clip at batch 1; `others` are further numbers of cost.json."""
 
     trainable_params: int
     total_params: int
@@ -140,7 +140,7 @@ def read_cost(run: Path) -> Cost:
     values = _read_json(path, "cost.json")
     known = ("trainable_params", "total_params", "adapter_params", "adapter_macs", "total_macs")
     counts = {key: _get(values, key, int, path) for key in known}
-    others = {key: _get(values, key, int, path) for key in values if key not in known}
+    others = {key: value for key, value in values.items() if key not in known and type(value) is int}
     return Cost(**counts, others=others)
 
 
@@ -219,11 +219,12 @@ def _read_json(path: Path, short: str) -> dict[str, Any]:
 
 
 def _get(values: dict[str, Any], key: str, kind: type, path: Path) -> Any:
-    """Return ``values[key]`` as a `kind`; whole numbers count as float, booleans as neither."""
+    """Return ``values[key]`` as a `kind`; whole numbers count as float, booleans as no number."""
     if key not in values:
         raise LavishError(f"{path}: key '{key}' is missing: remove the file and run its step again")
     value = values[key]
-    allowed = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or isinstance(value, bool):
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
         raise LavishError(f"{path}: key '{key}' is {value!r}, not of type {kind.__name__}: run its step again")
-    return float(value) if kind is float else value
+    return value

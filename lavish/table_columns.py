@@ -89,14 +89,12 @@ def _metric_cells(row: Row, _: PublishedMarks) -> tuple[str, ...]:
 
 
 def _metric_fields(row: Row) -> dict[str, Value]:
-    result = row.interval
-    return {
-        "metric": row.run.metric if isinstance(row.run, RunResult) else None,
-        "mean": result and result.mean,
-        "std": result and result.spread,
-        "low": result and result.low,
-        "high": result and result.high,
-    }
+    fields: dict[str, Value] = dict.fromkeys(("metric", "mean", "std", "low", "high"))
+    if isinstance(row.run, RunResult) and row.interval is not None:
+        result = row.interval
+        fields |= {"metric": row.run.metric, "mean": result.mean, "std": result.spread}
+        fields |= {"low": result.low, "high": result.high}
+    return fields
 
 
 def _metric_note(comparison: Comparison) -> str:
@@ -104,17 +102,17 @@ def _metric_note(comparison: Comparison) -> str:
     listed = ", ".join(str(seed) for seed in seeds)
     if len(seeds) == 1:
         return (
-            f"One seed ({listed}), {units} test clips. The intervals ({LEVEL_TEXT}, bootstrap over test clips) hold for "
-            "this one training; how much another seed would differ is not known."
+            f"One seed ({listed}), {units} test clips. The intervals ({LEVEL_TEXT}, bootstrap over test clips) hold "
+            "for this one training; how much another seed would differ is not known."
         )
     return (
-        f"Mean ± standard deviation over {len(seeds)} seeds ({listed}), {units} test clips. The intervals ({LEVEL_TEXT}) "
-        "come from a bootstrap over test clips and seeds, corrected for the number of seeds "
+        f"Mean ± standard deviation over {len(seeds)} seeds ({listed}), {units} test clips. The intervals "
+        f"({LEVEL_TEXT}) come from a bootstrap over test clips and seeds, corrected for the number of seeds "
         "(variances of the two-way layout, Student's t)."
     )
 
 
-def _difference_headings(comparison: Comparison) -> tuple[str, ...]:
+def _difference_headings(_: Comparison) -> tuple[str, ...]:
     return ("Difference (points)", "p (Holm)")
 
 
@@ -131,22 +129,20 @@ def _difference_cells(row: Row, _: PublishedMarks) -> tuple[str, ...]:
 
 
 def _difference_fields(row: Row) -> dict[str, Value]:
-    compared = row.difference if isinstance(row.difference, Difference) else None
-    return {
-        "difference": compared and compared.test.difference,
-        "difference_low": compared and compared.test.low,
-        "difference_high": compared and compared.test.high,
-        "p": compared and compared.test.p,
-        "p_holm": compared and compared.p_holm,
-    }
+    fields: dict[str, Value] = dict.fromkeys(("difference", "difference_low", "difference_high", "p", "p_holm"))
+    if isinstance(row.difference, Difference):
+        test = row.difference.test
+        fields |= {"difference": test.difference, "difference_low": test.low, "difference_high": test.high}
+        fields |= {"p": test.p, "p_holm": row.difference.p_holm}
+    return fields
 
 
 def _difference_note(comparison: Comparison) -> str:
     over = "test clips and seeds" if len(comparison.spec.seeds) > 1 else "test clips (one seed: two trainings compared)"
     count = comparison.comparisons
     return (
-        f"Differences are to '{comparison.baseline.spec.label}', in percentage points with {LEVEL_TEXT} interval, paired "
-        f"by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for the "
+        f"Differences are to '{comparison.baseline.spec.label}', in percentage points with {LEVEL_TEXT} interval, "
+        f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for the "
         f"{count} comparison{'' if count == 1 else 's'} of this table (a variant listed twice is compared once); the "
         "intervals are not corrected."
     )
@@ -232,7 +228,7 @@ def _reason(result: object) -> str:
 _PARAMETERS = "Trainable and total parameters in millions (M); total includes the frozen backbone and encoders."
 _MULTIPLY_ADDS = (
     "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): the adapters alone, "
-    "and everything that runs for a clip."
+    "and everything that runs for a clip; normalisation layers are counted as fvcore does."
 )
 
 COLUMNS: dict[str, Column] = {

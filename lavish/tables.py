@@ -180,9 +180,9 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = [f"{key[:1].upper()}{key[1:].replace('_', ' ')}: {text}" for key, text in spec.facts.items()]
     if any(row.run is not None for row in comparison.rows):
         on_test = any(row.selected_on_test for row in comparison.rows)
+        exception = f", except in rows marked {_DAGGER}" if on_test else ""
         notes.append(
-            f"Checkpoints were selected on the validation split{f', except in rows marked {_DAGGER}' if on_test else ''}; "
-            "every number is on the test split."
+            f"Checkpoints were selected on the validation split{exception}; every number is on the test split."
         )
         if on_test:
             notes.append(
@@ -191,7 +191,9 @@ def _notes(comparison: Comparison) -> list[str]:
             )
     notes += [COLUMNS[name].note(comparison) for name in spec.columns]
     if any(NOTHING in line for _, rows in comparison.sections for line in _lines(comparison, rows)):
-        notes.append(f"{NOTHING}: nothing to print here (no published number, no comparison with itself, or no result).")
+        notes.append(
+            f"{NOTHING}: nothing to print here (no published number, no comparison with itself, or no result)."
+        )
     return list(dict.fromkeys(notes))
 
 

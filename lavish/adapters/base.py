@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ class Adapter(nn.Module, ABC):
     The constructor takes the stream, the token widths of this and of the other stream and whether anything may cross,
     then the method's options, keyword-only, each with a type and a default: they are what `adapter.options` may say.
     """
+
+    crosses: ClassVar[bool] = True
+    """Whether the method reads the other stream at all, where the direction of fusion lets it."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:

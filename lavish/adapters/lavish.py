@@ -19,7 +19,8 @@ from lavish.errors import LavishError
 class GroupedLinear(nn.Module):
     """A linear map of `groups` independent blocks, without bias: a grouped 1x1 convolution over tokens.
 
-    The weight is (groups, in / groups, out / groups); initialised as torch's convolution is, uniform within
+    The weight is (groups, narrow / groups, wide / groups), whichever of in and out is wide: with the long rows
+    contiguous, small maps take half the time on a CPU. Initialised as torch's convolution is, uniform within
     1 / sqrt(in / groups).
     """
 
@@ -27,20 +28,18 @@ class GroupedLinear(nn.Module):
         super().__init__()
         if in_features % groups or out_features % groups:
             raise LavishError(
-                f"adapter.options.groups: {groups} groups divide neither a width of {in_features} into {out_features}; "
-                "choose groups and reduction so that both widths are multiples of groups"
+                f"adapter.options.groups: {groups} does not divide the widths {in_features} and {out_features} of the "
+                "bottleneck; choose groups and reduction so that both are multiples of groups"
             )
+        self.widens = out_features > in_features
+        narrow, wide = sorted((in_features // groups, out_features // groups))
         bound = (in_features // groups) ** -0.5
-        weight = torch.empty(groups, in_features // groups, out_features // groups)
-        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(groups, narrow, wide).uniform_(-bound, bound))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (T, in) to (T, out)."""
-        groups = self.weight.shape[0]
-        if groups == 1:
-            return tokens @ self.weight[0]
-        blocks = tokens.unflatten(1, (groups, -1)).transpose(0, 1)
-        return torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1)
+        parts = zip(tokens.chunk(len(self.weight), dim=1), self.weight, strict=True)
+        return torch.cat([x @ weight if self.widens else functional.linear(x, weight) for x, weight in parts], dim=1)
 
 
 class LavishAdapter(Adapter):
@@ -109,28 +108,36 @@ class LavishAdapter(Adapter):
         self.gate_order = gate_order
 
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
-        x = tokens
-        if self.gate_av is not None:
-            read = other
-            if self.latents is not None:
-                latents = self.latents.expand(len(other), -1, -1)
-                read = latents + attend(latents, other)
-            x = x + self.gate_av * attend(x, read)
-        flat = self.norm_before(x).flatten(0, 1)
-        hidden = self.activation(self.down_norm(self.down(flat)))
-        out = self.up_norm(self.up(hidden))
-        if self.gate_order == "gate_first":
-            return self.norm_after(self._gated(out)).view_as(tokens)
-        return self._gated(self.norm_after(out)).view_as(tokens)
+        flat = self.norm_before(self._cross(tokens, other)).flatten(0, 1)
+        out = self.up_norm(self.up(self.activation(self.down_norm(self.down(flat)))))
+        if self.gate is None:
+            out = self.norm_after(out)
+        elif self.gate_order == "gate_first":
+            out = self.norm_after(self.gate * out)
+        elif isinstance(self.norm_after, nn.LayerNorm):
+            # g LN(z) = LN(z) with scale and shift times g: two passes over all tokens fewer, forward and backward.
+            scale, shift = self.gate * self.norm_after.weight, self.gate * self.norm_after.bias
+            out = functional.layer_norm(out, self.norm_after.normalized_shape, scale, shift, self.norm_after.eps)
+        else:
+            out = self.gate * out
+        return out.view_as(tokens)
 
-    def _gated(self, out: Tensor) -> Tensor:
-        return out if self.gate is None else self.gate * out
+    def _cross(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return x' of the class's equations: this stream after reading the other, through latent tokens if any."""
+        if self.gate_av is None:
+            return x
+        if self.latents is None:
+            return x + self.gate_av * attend(x, other)
+        latents = self.latents.expand(len(other), -1, -1)
+        read = torch.baddbmm(latents, torch.bmm(latents, other.transpose(1, 2)).softmax(dim=-1), other)
+        # The gate scales a few latents instead of all tokens.
+        return torch.baddbmm(x, torch.bmm(x, read.transpose(1, 2)).softmax(dim=-1), self.gate_av * read)
 
 
 def attend(queries: Tensor, keys: Tensor) -> Tensor:
     """Return softmax(q k^T) k for q (B, N, C) and k (B, M, C): one head, keys as values, no scaling.
 
-    Fused, so that without latent tokens no N x N' matrix stays in memory.
+    Fused, so that without latent tokens no N x N' matrix is ever in memory.
     """
     return functional.scaled_dot_product_attention(
         queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), scale=1.0

@@ -18,14 +18,15 @@ from tqdm import tqdm
 
 from lavish.audio_encoders import build
 from lavish.audio_encoders.transformer import AudioTransformer
-from lavish.config import PretrainConfig
+from lavish.config import PretrainConfig, ProceduralAssets, SplitCounts
+from lavish.data.assets import open_library
 from lavish.data.spectrogram import log_mels
 from lavish.weights import write_weights
 
 # How often a mixture holds no, one or two sounds: the encoder must also have heard silence and hiss.
 _SOURCES = (0.1, 0.45, 0.45)
 _LEVELS_DB = (-14.0, 0.0)
-_NOISE_DB = (-60.0, -30.0)
+_NOISE_DB = (-70.0, -40.0)
 _WEIGHT_DECAY = 0.05
 
 
@@ -55,7 +56,7 @@ def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
     """
     held_out = max(1, recipe.instances // 4)
     counts = SplitCounts(train=recipe.instances, val=held_out, test=1)
-    library = ProceduralAssets(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
+    library = open_library(ProceduralAssets(instances=counts, seed=recipe.seed), purpose="pretraining")
     tensors, metadata = train_encoder(spec, recipe, library)
     write_weights(tensors, out, metadata)
 

@@ -59,7 +59,7 @@ class Container:
                     continue
                 # Packets come in decoding order: once that has passed the end, so will all pictures to come.
                 stamp = packet.pts if packet.dts is None else packet.dts
-                if stamp is None or float(stamp * packet.time_base) - self.zero <= duration:
+                if stamp is None or self.seconds(stamp, packet) <= duration:
                     self._packets[packet.stream_index].append(packet)
                 else:
                     unfinished.remove(packet.stream_index)
@@ -68,7 +68,13 @@ class Container:
         except (av.FFmpegError, OSError):
             self.damaged |= unfinished
 
-    def packets(self, stream: Any) -> list[av.Packet]:
+    def seconds(self, stamp: int, timed: Any) -> float:
+        """Return a timestamp of a packet or stream as seconds from the start of the container."""
+        base = timed.time_base
+        # Whole numbers up to the division: as exact as a fraction, without its cost for every packet.
+        return stamp * base.numerator / base.denominator - self.zero
+
+    def packets(self, stream: Any) -> list[Any]:
         """Return the packets read of one stream, in decoding order."""
         return self._packets[stream.index]
 

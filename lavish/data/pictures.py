@@ -41,8 +41,10 @@ def video_pictures(
     end = -math.inf
     if all(packet.pts is not None for packet in packets):
         # From a key packet on, every picture that is shown later can be decoded without what lies before.
-        keys = [(_start(container, packet), n) for n, packet in enumerate(packets) if packet.is_keyframe]
-        end = max((_start(container, packet) + _length(packet, interval) for packet in packets), default=end)
+        keys = [(container.seconds(packet.pts, packet), n) for n, packet in enumerate(packets) if packet.is_keyframe]
+        end = max(
+            (container.seconds(packet.pts, packet) + _length(packet, interval) for packet in packets), default=end
+        )
 
     pictures = _decoded(container, stream, 0, interval)
     shown: _Picture | None = None
@@ -50,10 +52,13 @@ def video_pictures(
     drawn: list[np.ndarray] = []
     covered = []
     for time in times:
-        key = max((number for start, number in keys if start <= time), default=0)
-        if ahead is not None and key > ahead.packet:
+        # The last key packet will do, unless it is damaged and gives no picture in time.
+        fed = math.inf if ahead is None else ahead.packet
+        for key in [number for start, number in reversed(keys) if start <= time and number > fed]:
             pictures = _decoded(container, stream, key, interval)
             ahead = next(pictures, None)
+            if ahead is not None and ahead.time <= time:
+                break
         before = shown
         while ahead is not None and (shown is None or ahead.time <= time):
             shown, ahead = ahead, next(pictures, None)
@@ -95,15 +100,11 @@ def folder_pictures(folder: Path, times: Sequence[float], duration: float, size:
 def _decoded(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Picture]:
     for count, (packet, frame) in enumerate(container.decode(stream, first)):
         if frame.pts is not None:
-            yield _Picture(packet, float(frame.pts * stream.time_base) - container.zero, frame)
+            yield _Picture(packet, container.seconds(frame.pts, stream), frame)
         elif interval > 0:
             yield _Picture(packet, count * interval, frame)
         else:
             raise MediaError(f"no timestamps in {container.name}")
-
-
-def _start(container: Container, packet: Any) -> float:
-    return float(packet.pts * packet.time_base) - container.zero
 
 
 def _length(packet: Any, interval: float) -> float:

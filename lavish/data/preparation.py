@@ -34,7 +34,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     """Write the prepared store of one split (:class:`lavish.data.store.SplitStore`) to the folder `out`.
 
     The work goes on in ``<out>.partial`` and becomes `out` by one rename at the end. Interrupted work is taken up
-    again; another configuration, list or medium starts it anew. The result depends neither on `jobs` nor on interruptions.
+    again; another configuration, list or medium starts it anew. Neither interruptions nor `jobs` change the result.
 
     Every clip of the official list has a line in report.csv: `ok`, `repaired` (kept, but something had to be filled in
     or is not as promised, see :mod:`lavish.data.media`) or `left_out` (not in the arrays).
@@ -68,29 +68,29 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     folder = out.with_name(out.name + ".partial")
     values = ClipValues(folder, config.steps, config.step_seconds, config.frame_size, spectrogram, heard)
 
+    outcomes = {
+        index: Outcome(index, "left_out", reason)
+        for index, source in enumerate(sources)
+        if (reason := missing_media(source))
+    }
+    # Hours of decoding are not worth it when the end is known before they start.
+    _check_lost(config, root, split, sources, outcomes, folder)
     with Journal(folder, _job(config, split, sources, targets), sources, _array_maker(config, len(sources))) as journal:
-        absent = {
-            index: Outcome(index, "left_out", reason)
-            for index, source in enumerate(sources)
-            if index not in journal.finished and (reason := missing_media(source))
-        }
-        # Hours of decoding are not worth it when the end is known before they start.
-        _check_lost(config, root, split, sources, absent, folder)
-        pending = [(index, source) for index, source in enumerate(sources) if index not in {*journal.finished, *absent}]
-        with tqdm(total=len(sources), initial=len(sources) - len(pending), unit="clip", disable=None) as bar:
+        outcomes |= journal.finished
+        pending = [(index, source) for index, source in enumerate(sources) if index not in outcomes]
+        with tqdm(total=len(sources), initial=len(outcomes), unit="clip", disable=None) as bar:
             bar.set_description(f"{config.name} {split}")
-            for outcomes in decode_all(values, pending, jobs):
-                journal.add(outcomes)
-                bar.update(len(outcomes))
-        finished = {**absent, **journal.finished}
-        _check_lost(config, root, split, sources, finished, folder)
-
-        kept = [index for index in range(len(sources)) if finished[index].status != "left_out"]
-        arrays = _dense_arrays(folder, kept, len(sources))
-        kept_targets: dict[str, Any] = {name: array[kept] for name, array in targets.items()}
-        np.savez(folder / "targets.npz", **kept_targets)
+            for chunk in decode_all(values, pending, jobs):
+                journal.add(chunk)
+                bar.update(len(chunk))
+        outcomes |= journal.finished
+        _check_lost(config, root, split, sources, outcomes, folder)
+        kept = {index: outcomes[index] for index in range(len(sources)) if outcomes[index].status != "left_out"}
+        arrays = _dense_arrays(folder, list(kept), len(sources))
+        _write_json(folder / "statistics.json", _statistics(list(kept.values()), config, heard))
         _write_csv(folder / "clips.csv", ["clip"], [[sources[index].clip] for index in kept])
-        _write_json(folder / "statistics.json", _statistics([finished[index] for index in kept], config, heard))
+        kept_targets: dict[str, Any] = {name: array[list(kept)] for name, array in targets.items()}
+        np.savez(folder / "targets.npz", **kept_targets)
         manifest = {
             "format": config.format,
             "split": split,
@@ -98,7 +98,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             "clips": len(kept),
             "steps": config.steps,
             "analysis_frames": heard,
-            **_describe(arrays | {name: folder / name for name in FILES if name not in ARRAYS}),
+            **_describe({name: arrays.get(name, folder / name) for name in FILES}),
             "config": config.model_dump(mode="json"),
         }
         _write_json(folder / MANIFEST, manifest)
@@ -175,6 +175,7 @@ def _check_lost(
         [source.clip, *((done.status, done.reason) if (done := outcomes.get(index)) else unread)]
         for index, source in enumerate(sources)
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "report.csv", ["clip", "status", "reason"], rows)
     lost = [row for row in rows if row[1] == "left_out"]
     if len(lost) > config.max_lost * len(sources) or len(lost) == len(sources):
@@ -187,13 +188,14 @@ def _check_lost(
 
 
 def _dense_arrays(folder: Path, kept: Sequence[int], clips: int) -> dict[str, Path]:
-    """Return the array files without the gaps of clips that were left out: copies if there are any."""
+    """Return copies of the array files without the rows of clips that were left out; none if there are none."""
+    paths = {name: folder / f"kept_{name}" for name in ARRAYS}
+    for path in paths.values():
+        path.unlink(missing_ok=True)  # of an interruption at this place
     if len(kept) == clips:
-        return {name: folder / name for name in ARRAYS}
-    paths = {}
-    for name, array in zip(ARRAYS, open_arrays(folder, "r"), strict=True):
-        paths[name] = folder / f"kept_{name}"
-        dense = _make_array(paths[name], array.dtype, (len(kept), *array.shape[1:]))
+        return {}
+    for path, array in zip(paths.values(), open_arrays(folder, "r"), strict=True):
+        dense = _make_array(path, array.dtype, (len(kept), *array.shape[1:]))
         for start in range(0, len(kept), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             dense[rows] = array[kept[rows]]

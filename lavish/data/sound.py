@@ -52,7 +52,7 @@ def _pieces(container: Container, stream: Any) -> Iterator[tuple[float, int, np.
     start, end, rate = 0.0, 0.0, 0
     collected: list[np.ndarray] = []
     for _, frame in container.decode(stream):
-        time = end if frame.pts is None else float(frame.pts * stream.time_base) - container.zero
+        time = end if frame.pts is None else container.seconds(frame.pts, stream)
         if collected and (frame.sample_rate != rate or abs(time - end) > _GAP_SECONDS):
             yield start, rate, np.concatenate(collected)
             collected = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchaudio.compliance import kaldi  # type: ignore[import-untyped]
+from torchaudio.compliance import kaldi
 
 from lavish.data.windows import analysis_frames, window_starts
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ class SplitStore:
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
             self.clips = [row["clip"] for row in csv.DictReader(file)]
         self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
-        with np.load(self.path / "targets.npz", allow_pickle=False) as arrays:
-            self.targets: dict[str, np.ndarray] = dict(arrays)
+        self.targets: dict[str, np.ndarray] = self._arrays("targets.npz")
         for name, array in self.targets.items():
             self._check_clips(f"targets.npz, '{name}'", len(array))
 
@@ -94,6 +94,13 @@ class SplitStore:
         except ValueError as error:
             raise LavishError(f"{path}: not JSON ({error}): {_REMEDY}") from None
 
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.path / name, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise LavishError(f"{self.path / name}: no arrays ({error}): {_REMEDY}") from None
+
     def _check_size(self, name: str) -> None:
         path, expected = self.path / name, self.manifest["sizes"][name]
         if not path.exists():
@@ -102,7 +109,10 @@ class SplitStore:
             raise LavishError(f"{path}: {size} bytes instead of {expected}: {_REMEDY}")
 
     def _map(self, name: str) -> np.ndarray:
-        array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise LavishError(f"{self.path / name}: no array ({error}): {_REMEDY}") from None
         shape, dtype = self.manifest["arrays"][name]["shape"], self.manifest["arrays"][name]["dtype"]
         if list(array.shape) != shape or str(array.dtype) != dtype:
             raise LavishError(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lavish.adapters.base import adapter_class
 from lavish.encoder import TwoStreamEncoder
 
 
@@ -54,6 +55,8 @@ def test_direction_says_what_crosses(backbone, method, direction, changes):
     encoder = TwoStreamEncoder(backbone, method=method, direction=direction).eval()
     open_gates(encoder)
     first = outputs(encoder)
+    if not adapter_class(method).crosses:
+        changes = set()
     for changed, other in (("visual", "audio"), ("audio", "visual")):
         with torch.no_grad():
             second = encoder({**pictures(), changed: torch.zeros(2, 3, 32, 32)})[other].tokens

@@ -161,5 +161,7 @@ def test_pretraining_writes_weights_that_the_encoder_reads(tmp_path: Path) -> No
 
 def test_configuration_names_a_misspelt_key() -> None:
     values = {"kind": "transformer", "weights": {"source": "random"}, "spec": {"dpeth": 2}}
-    with pytest.raises(LavishError, match=r"audio_encoder 'transformer' has no option 'dpeth' \(did you mean 'depth'\?\)"):
+    with pytest.raises(
+        LavishError, match=r"audio_encoder 'transformer' has no option 'dpeth' \(did you mean 'depth'\?\)"
+    ):
         parse(AudioEncoderConfig, values, "config.yaml")

@@ -34,9 +34,9 @@ def ours(name: str, values: np.ndarray, groups: int) -> tuple[str, torch.Tensor]
     """Translate a tensor of the public code, or its gradient, into our name and layout."""
     tensor = torch.from_numpy(np.asarray(values))
     if name.endswith("sampler.weight"):
-        # (out, in / groups, 1, 1) -> (groups, in / groups, out / groups)
-        target = "down.weight" if name.startswith("down") else "up.weight"
-        return target, tensor[:, :, 0, 0].unflatten(0, (groups, -1)).transpose(1, 2)
+        # (out, in / groups, 1, 1) -> (groups, narrow / groups, wide / groups)
+        blocks = tensor[:, :, 0, 0].unflatten(0, (groups, -1))
+        return ("down.weight", blocks) if name.startswith("down") else ("up.weight", blocks.transpose(1, 2))
     head, _, tail = name.partition(".")
     if head.startswith("gate"):
         return head, tensor.squeeze()
@@ -139,11 +139,13 @@ def test_the_batch_norm_gradient_is_the_true_one(shared):
     torch.testing.assert_close((values[0] - values[1]) / (2 * step), (gradient * direction).sum(), rtol=1e-5, atol=1e-5)
 
 
-def test_grouped_linear_is_a_grouped_convolution():
-    layer = GroupedLinear(12, 6, groups=3)
-    convolution = torch.nn.Conv1d(12, 6, 1, groups=3, bias=False)
-    convolution.weight.data = layer.weight.detach().transpose(1, 2).flatten(0, 1).unsqueeze(-1)
-    x = torch.randn(5, 12)
+@pytest.mark.parametrize(("width", "out"), [(12, 6), (6, 12)])
+def test_grouped_linear_is_a_grouped_convolution(width, out):
+    layer = GroupedLinear(width, out, groups=3)
+    convolution = torch.nn.Conv1d(width, out, 1, groups=3, bias=False)
+    blocks = layer.weight.detach().transpose(1, 2) if layer.widens else layer.weight.detach()
+    convolution.weight.data = blocks.flatten(0, 1).unsqueeze(-1)
+    x = torch.randn(5, width)
     torch.testing.assert_close(layer(x), convolution(x.unsqueeze(-1)).squeeze(-1))
 
 

@@ -92,8 +92,8 @@ def table_of(wildcards):
     return or_stop(experiments.table, wildcards.table)
 
 
-def table_of_figure(wildcards):
-    return or_stop(experiments.table_of_figure, wildcards.figure)
+def figure_of(wildcards):
+    return or_stop(experiments.figure, wildcards.figure)
 
 
 def store_file(data, split):
@@ -199,7 +199,7 @@ def training_threads(wildcards):
 
 
 def records(table):
-    """Everything a table is made from: small files only, so that it can be made again without weights or data."""
+    """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
     return {
         "metrics": collect(
             "results/runs/{run}/seed{seed}/test/{file}",
@@ -221,7 +221,7 @@ def table_records(wildcards):
 
 
 def figure_records(wildcards):
-    return records(table_of_figure(wildcards))
+    return records(figure_of(wildcards))
 
 
 def table_spec(wildcards):
@@ -229,4 +229,4 @@ def table_spec(wildcards):
 
 
 def figure_spec(wildcards):
-    return canonical_json(table_of_figure(wildcards).spec)
+    return canonical_json(figure_of(wildcards).spec)

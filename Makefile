@@ -1,0 +1,66 @@
+# The README's commands. Each first builds .venv when it is missing, half made, or made from another requirements.lock.
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps that carry a checksum: a changed lock makes a new environment, a changed pyproject.toml installs lavish again.
+checksum = $(shell $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:16])' $(1))
+PACKAGES := $(VENV)/packages-$(call checksum,requirements.lock)
+READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
+
+# Tests and tools share the machine by processes, not by threads.
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help environment table smoke test check format schemas lock
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+environment: $(READY)  ## build .venv from requirements.lock
+
+table: $(READY)  ## the main table with the embedded default: results/table_ablation.md
+	$(BIN)/snakemake --cores $(CORES) results/table_ablation.md
+	@echo && cat results/table_ablation.md
+
+smoke: $(READY)  ## every table and figure in minutes, in .smoke/: shows that everything works
+	@mkdir -p .smoke && ln -sfn ../config .smoke/config
+	$(BIN)/snakemake --cores $(CORES) --directory .smoke --configfile config/smoke.yaml
+	@echo && ls .smoke/results/table_*.md .smoke/results/figures/*.svg
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+format: $(READY)  ## format all code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/config.py
+	$(BIN)/python -m lavish.schemas
+
+lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra slurm --python-version 3.11 --no-annotate --quiet \
+	    --custom-compile-command 'make lock' --output-file requirements.lock $(UPGRADE)
+
+$(PACKAGES):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is $$($(PYTHON) --version), lavish needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "Building $(VENV) from requirements.lock (some 5 GB; takes minutes)"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
+	touch $@
+
+$(READY): $(PACKAGES)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/lavish-*
+	touch $@

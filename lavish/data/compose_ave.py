@@ -1,0 +1,78 @@
+"""Writes composed clips in the official layout of the AVE data set; :mod:`lavish.data.ave` describes and reads it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lavish.data.assets import AssetLibrary
+from lavish.data.rendering import Medium, render_pictures, render_sound
+from lavish.data.scene_graph import Scene
+from lavish.data.video_writing import write_video, write_whole
+from lavish.errors import LavishError
+
+_HEADER = "Category&VideoID&Quality&StartTime&EndTime"
+_LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+_DASH_EVERY = 16
+
+
+def clip_id(seed: int, scene: Scene) -> str:
+    """Return the clip's id: 11 characters like a YouTube id, of which some begin with '-' as theirs do."""
+    name = f"{seed}/{scene.split}/{scene.number}"
+    characters = base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()).decode()[:11]
+    return f"-{characters[1:]}" if scene.number % _DASH_EVERY == 0 else characters
+
+
+def check(classes: Sequence[str], medium: Medium) -> None:
+    """Raise LavishError for what this layout cannot hold."""
+    for name in classes:
+        if "&" in name or name != name.strip() or not name.isprintable():
+            raise LavishError(f"class '{name}' cannot be written to the lists of the AVE layout: rename its folder")
+    if medium.picture_size % 2:
+        raise LavishError(f"compose.picture_size is {medium.picture_size}: H.264 video needs an even one")
+
+
+def is_finished(out: Path, seed: int, scene: Scene) -> bool:
+    """Tell whether the clip has been written."""
+    return _path(out, seed, scene).exists()
+
+
+def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
+    """Render and write the media of one clip."""
+    path = _path(out, seed, scene)
+    path.parent.mkdir(exist_ok=True)
+    write_video(
+        path,
+        render_pictures(seed, scene, library, medium),
+        medium.frame_rate,
+        render_sound(seed, scene, library, medium),
+        medium.sample_rate,
+    )
+
+
+def write_lists(
+    out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
+) -> None:
+    """Write the text files: the lists of the splits, the annotations of all clips and the categories."""
+    lines = {
+        split: [
+            f"{classes[scene.class_index]}&{clip_id(seed, scene)}&good"
+            f"&{scene.event.start * medium.step_seconds:g}&{scene.event.end * medium.step_seconds:g}"
+            for scene in scenes[split]
+        ]
+        for split in _LISTS
+    }
+    for split, name in _LISTS.items():
+        _write_lines(out / name, lines[split])
+    _write_lines(out / "categories.txt", classes)
+    _write_lines(out / "Annotations.txt", [_HEADER, *(line for split in _LISTS for line in lines[split])])
+
+
+def _path(out: Path, seed: int, scene: Scene) -> Path:
+    return out / "AVE" / f"{clip_id(seed, scene)}.mp4"
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,217 @@
+"""The composer: from assets to a data set in an official layout, which is then read like any real one.
+
+:mod:`lavish.data.scene_graph` says what happens in a clip, :mod:`lavish.data.rendering` makes pictures and sound of it,
+and a module per format writes them (:class:`Layout`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from tqdm import tqdm
+
+from lavish.config import SPLITS, CompositionConfig, FolderAssets, canonical_json
+from lavish.data.assets import AssetLibrary, open_library
+from lavish.data.fingerprint import fingerprint
+from lavish.data.rendering import Medium
+from lavish.data.scene_graph import Scene, draw_scene
+from lavish.data.video_writing import SAMPLE_RATES, write_whole
+from lavish.data.workers import open_pool
+from lavish.errors import LavishError, nearest
+
+# Of the clips' contents: raised when composing changes, so that no unfinished work of older code is taken up.
+_VERSION = 1
+_MODULES = {"ave": "lavish.data.compose_ave"}
+_MARKER = "composition.json"
+_CHUNK = 8  # clips per task of a worker
+
+
+class Layout(Protocol):
+    """The functions of a format's module. `out` is the folder of the layout, `seed` that of the composition."""
+
+    def check(self, classes: Sequence[str], medium: Medium) -> None:
+        """Raise LavishError for what the layout cannot hold."""
+
+    def clip_id(self, seed: int, scene: Scene) -> str:
+        """Return the name of a clip, unique within the data set."""
+
+    def is_finished(self, out: Path, seed: int, scene: Scene) -> bool:
+        """Tell whether the media of a clip have been written."""
+
+    def write_clip(self, out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
+        """Render and write the media of a clip; each file appears whole or not at all."""
+
+    def write_lists(
+        self, out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
+    ) -> None:
+        """Write the files that list clips and annotations."""
+
+
+def compose(config: CompositionConfig, out: Path, jobs: int) -> None:
+    """Compose a data set and write it to the folder `out` in the official layout of `config.format`.
+
+    Beside the layout's own files there are scenes.jsonl (what happens in each clip, a line each) and composition.json
+    (the configuration). The work goes on in ``<out>.partial``, which becomes `out` by one rename at the end;
+    interrupted work is taken up again. Equal configurations give equal bytes, whatever `jobs` and interruptions.
+
+    Args:
+        config: what to compose, from which assets.
+        out: folder to write; it may exist if it is empty or an older composition, which is replaced.
+        jobs: worker processes.
+
+    Raises:
+        LavishError: the configuration cannot be met, an asset cannot be read, or `out` holds something else.
+    """
+    if jobs < 1:
+        raise LavishError(f"--jobs {jobs}: give at least 1")
+    if out.exists() and not (out.is_dir() and (_is_composition(out) or not any(out.iterdir()))):
+        raise LavishError(f"--out {out}: something else lies there: remove it or choose another folder")
+    worker = _Worker(config)
+    layout, library, medium = worker.layout, worker.library, worker.medium
+    _check(config, library)
+    layout.check(library.classes, medium)
+    description = _describe(config)
+    seed, counts = config.compose.seed, config.compose.clips.model_dump()
+    scenes: dict[str, list[Scene]] = {
+        split: [worker.scene(split, number) for number in range(counts[split])] for split in SPLITS
+    }
+
+    folder = out.with_name(f"{out.name}.partial")
+    _open(folder, description)
+    everything = [scene for split in SPLITS for scene in scenes[split]]
+    pending = [(scene.split, scene.number) for scene in everything if not layout.is_finished(folder, seed, scene)]
+    with tqdm(total=len(everything), initial=len(everything) - len(pending), unit="clip", disable=None) as bar:
+        bar.set_description("compose")
+        for written in _write_all(config, worker, folder, pending, jobs):
+            bar.update(written)
+    lines = [json.dumps(_inspectable(layout.clip_id(seed, scene), scene, library.classes)) for scene in everything]
+    write_whole(folder / "scenes.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    layout.write_lists(folder, seed, scenes, library.classes, medium)
+    if out.exists():
+        shutil.rmtree(out)
+    folder.rename(out)
+
+
+class _Worker:
+    """What is needed to compose a clip; every process opens its own library."""
+
+    def __init__(self, config: CompositionConfig) -> None:
+        if config.format not in _MODULES:
+            raise LavishError(f"format: nothing is composed as '{config.format}'{nearest(config.format, _MODULES)}")
+        self.layout = cast(Layout, importlib.import_module(_MODULES[config.format]))
+        self.library = open_library(config.compose.assets)
+        self.medium = Medium(
+            config.steps,
+            config.step_seconds,
+            config.compose.picture_size,
+            config.compose.frame_rate,
+            config.compose.sample_rate,
+        )
+        self._seed = config.compose.seed
+        self._chances = {
+            "silent_object": config.compose.silent_object,
+            "unseen_sound": config.compose.unseen_sound,
+        }
+
+    def scene(self, split: Any, number: int) -> Scene:
+        return draw_scene(self._seed, self.library, split, number, steps=self.medium.steps, **self._chances)
+
+    def write(self, out: Path, clips: Sequence[tuple[str, int]]) -> int:
+        for split, number in clips:
+            self.layout.write_clip(out, self._seed, self.scene(split, number), self.library, self.medium)
+        return len(clips)
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(config: CompositionConfig) -> None:
+    global _worker
+    _worker = _Worker(config)
+
+
+def _write_chunk(out: Path, clips: Sequence[tuple[str, int]]) -> int:
+    assert _worker is not None
+    return _worker.write(out, clips)
+
+
+def _write_all(
+    config: CompositionConfig, worker: _Worker, out: Path, clips: Sequence[tuple[str, int]], jobs: int
+) -> Iterator[int]:
+    """Write clips; yields how many more there are."""
+    chunks = [clips[start : start + _CHUNK] for start in range(0, len(clips), _CHUNK)]
+    if jobs == 1 or len(chunks) < 2:
+        yield from (worker.write(out, chunk) for chunk in chunks)
+        return
+    pool = open_pool(min(jobs, len(chunks)), [_MODULES[config.format]], _start_worker, (config,))
+    try:
+        yield from pool.map(_write_chunk, [out] * len(chunks), chunks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check(config: CompositionConfig, library: AssetLibrary) -> None:
+    compose = config.compose
+    for key, seed in (("compose.seed", compose.seed), ("compose.assets.seed", getattr(compose.assets, "seed", 0))):
+        if seed < 0:
+            raise LavishError(f"{key} is {seed}: give 0 or more")
+    if len(library.classes) < 3:
+        raise LavishError(
+            f"compose.assets: {len(library.classes)} classes, but an event, an object that is silent and a sound that "
+            "is not seen need one each: give at least 3"
+        )
+    if compose.sample_rate not in SAMPLE_RATES:
+        rates = ", ".join(map(str, SAMPLE_RATES))
+        raise LavishError(f"compose.sample_rate is {compose.sample_rate}, which AAC sound cannot have: use {rates}")
+    if config.steps < 1:
+        raise LavishError(f"steps is {config.steps}: give at least 1")
+    if config.step_seconds * compose.frame_rate < 1:
+        raise LavishError(
+            f"steps of {config.step_seconds:g} s would hold no picture at {compose.frame_rate} frames a second: raise "
+            "compose.frame_rate"
+        )
+
+
+def _describe(config: CompositionConfig) -> bytes:
+    """Return the text of composition.json: what the clips depend on, so not where the assets lie."""
+    assets = config.compose.assets
+    values = config.model_dump(mode="json")
+    if isinstance(assets, FolderAssets):
+        measured = fingerprint(assets.root)
+        if assets.sha256 is not None and assets.sha256 != measured:
+            raise LavishError(
+                f"{assets.root}: its checksum is {measured}, but compose.assets.sha256 says {assets.sha256}: the "
+                "folder has changed; restore it, or correct the key"
+            )
+        del values["compose"]["assets"]["root"]
+        values["compose"]["assets"]["sha256"] = measured
+    text = json.dumps(json.loads(canonical_json({"composer": _VERSION, **values})), indent=1)
+    return f"{text}\n".encode()
+
+
+def _is_composition(folder: Path) -> bool:
+    return (folder / _MARKER).is_file()
+
+
+def _open(folder: Path, description: bytes) -> None:
+    """Make the folder of unfinished work, or keep what it holds if that belongs to the same composition."""
+    marker = folder / _MARKER
+    if not marker.is_file() or marker.read_bytes() != description:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_whole(marker, description)
+
+
+def _inspectable(clip: str, scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
+    values = dataclasses.asdict(scene)
+    for item in (values, *values["objects"], *values["sounds"]):
+        item["class"] = classes[item.pop("class_index")]
+    for item in values["objects"]:
+        item["place"], item["motion"] = item["place"]._asdict(), item["motion"]._asdict()
+    return {"clip": clip, **values}

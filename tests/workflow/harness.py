@@ -1,0 +1,150 @@
+"""A small workflow whose jobs a stub does, so that tests see what Snakemake would run and why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+# Stands in for the command `lavish`: makes the files that each step leaves, and nothing in them.
+STUB = """\
+#!/usr/bin/env bash
+set -eu
+command=$1
+while [ $# -gt 0 ]; do
+  case $1 in --out) out=$2 ;; --run) run=$2 ;; --split) split=$2 ;; esac
+  shift
+done
+leave() { for file in "$@"; do mkdir -p "$(dirname "$file")"; echo "$command" > "$file"; done; }
+case $command in
+  compose) mkdir -p "$out" ;;
+  prepare) leave "$out/store.json" ;;
+  pretrain | weights) leave "$out" "${out%.safetensors}.json" ;;
+  train)
+    if [ "${HANG:-}" ]; then leave "$out/resume.safetensors" "$out/best.safetensors"; sleep 60; fi
+    leave "$out/best.safetensors" "$out/history.csv" "$out/record.json"
+    ;;
+  evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
+  table) leave "$out.md" "$out.csv" "$out.tex" ;;
+  *) leave "$out" ;;
+esac
+"""
+
+TABLE = {
+    "title": "Small table",
+    "task": "event_localization",
+    "baseline": "lavish",
+    "columns": ["metric"],
+    "sections": [
+        {
+            "title": "All",
+            "rows": [
+                {"variant": "lavish", "set": {}},
+                {"variant": "avish", "set": {"adapter": {"options": {"latents": 0}}}},
+                {"variant": "encoder", "set": {"audio_encoder": {"use": "join"}}},
+                {"variant": "published", "set": {"select_on": "test"}},
+            ],
+        },
+    ],
+    "figures": {"small_figure": {"title": "Small figure", "section": "All"}},
+}
+
+
+def snakemake(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call Snakemake and wait for it."""
+    process = start_snakemake(*arguments, **environment)
+    output, _ = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+
+def start_snakemake(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Call Snakemake from the root of the repository, where it finds the Snakefile and the default profile."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+class Workflow:
+    """A working directory with a configuration of its own, and the ways the tests call Snakemake in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def with_default_configuration(cls, folder: Path) -> Workflow:
+        shutil.copytree(ROOT / "config", folder / "config")
+        return cls(folder)
+
+    @classmethod
+    def with_small_table(cls, folder: Path) -> Workflow:
+        workflow = cls.with_default_configuration(folder)
+        workflow.write("config/tables/small.yaml", TABLE)
+        workflow.change("config/config.yaml", tables=["small"], seeds=[0, 1])
+        return workflow
+
+    def copy(self, folder: Path) -> Workflow:
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Workflow(folder)
+
+    def read(self, file: str) -> dict:
+        return yaml.safe_load((self.folder / file).read_text())
+
+    def write(self, file: str, values: dict) -> None:
+        (self.folder / file).write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def change(self, file: str, **values: object) -> None:
+        self.write(file, {**self.read(file), **values})
+
+    def set_row(self, variant: str, **values: object) -> None:
+        """Change keys of one row of the small table."""
+        table = self.read("config/tables/small.yaml")
+        next(row for row in table["sections"][0]["rows"] if row["variant"] == variant).update(values)
+        self.write("config/tables/small.yaml", table)
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call Snakemake in the folder and wait for it."""
+        return snakemake(*self._in_folder(), *arguments, PATH=self._path_with_stub())
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Call Snakemake in the folder."""
+        return start_snakemake(*self._in_folder(), *arguments, PATH=self._path_with_stub(), **environment)
+
+    def _in_folder(self) -> list[str]:
+        return ["--directory", str(self.folder), "--cores", "512"]
+
+    def _path_with_stub(self) -> str:
+        stub = self.folder / "bin" / "lavish"
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(STUB)
+        stub.chmod(0o755)
+        return f"{stub.parent}{os.pathsep}{os.environ['PATH']}"
+
+    def planned(self, *arguments: str) -> Counter[str]:
+        """Count the jobs of each rule that a call would run, `all` left out."""
+        result = self.call(*arguments, "--dry-run", "--quiet", "rules", "reason", "host")
+        assert result.returncode == 0, result.stdout
+        lines = result.stdout.splitlines()
+        if any("Nothing to be done" in line for line in lines):
+            return Counter()
+        start = next(number for number, line in enumerate(lines) if line.startswith("-----"))
+        jobs: Counter[str] = Counter()
+        for line in lines[start + 1 :]:
+            rule, count = line.split()
+            if rule == "total":
+                break
+            jobs[rule] = int(count)
+        del jobs["all"]
+        return jobs

@@ -1,0 +1,136 @@
+"""What the graph of jobs may and may not contain."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import pytest
+from harness import Workflow, snakemake
+
+
+class Graph:
+    """The jobs that a call would run, each with what it waits for."""
+
+    def __init__(self, workflow: Workflow, *arguments: str) -> None:
+        result = workflow.call(*arguments, "--dag", "dot", "--forceall")
+        assert result.returncode == 0, result.stdout
+        # A job is labelled with its rule and those of its wildcards that none of the jobs it waits for has.
+        self.label = dict(re.findall(r'(\d+)\[label = "([^"]*)"', result.stdout))
+        self.needs: dict[str, set[str]] = {job: set() for job in self.label}
+        for needed, job in re.findall(r"(\d+) -> (\d+)", result.stdout):
+            self.needs[job].add(needed)
+
+    def jobs(self, rule: str) -> list[str]:
+        return [job for job, label in self.label.items() if label.split("\\n")[0] == rule]
+
+    def ancestors(self, job: str) -> set[str]:
+        return self.needs[job].union(*(self.ancestors(needed) for needed in self.needs[job]))
+
+    def needs_split(self, job: str, split: str) -> bool:
+        labels = [self.label[ancestor].split("\\n") for ancestor in self.ancestors(job)]
+        return any(label[0] == "prepare" and f"split: {split}" in label for label in labels)
+
+    def variants(self, jobs: list[str]) -> set[str]:
+        return {found[1] for job in jobs if (found := re.search(r"run: \w+-(\w+)-", self.label[job]))}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return Graph(Workflow.with_default_configuration(tmp_path_factory.mktemp("default")))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return Graph(Workflow.with_small_table(tmp_path_factory.mktemp("small")))
+
+
+def test_no_training_of_the_default_has_a_path_to_the_test_split(default: Graph) -> None:
+    trainings = default.jobs("train")
+    assert len(default.variants(trainings)) > 10
+    for job in trainings:
+        assert default.needs_split(job, "train"), default.label[job]
+        assert default.needs_split(job, "val"), default.label[job]
+        assert not default.needs_split(job, "test"), default.label[job]
+
+
+def test_every_evaluation_of_the_default_reads_the_test_split(default: Graph) -> None:
+    evaluations = default.jobs("evaluate")
+    assert len(evaluations) == len(default.jobs("train"))
+    assert all(default.needs_split(job, "test") for job in evaluations)
+
+
+def test_select_on_test_alone_lets_a_training_read_the_test_split(small: Graph) -> None:
+    reading = [job for job in small.jobs("train") if small.needs_split(job, "test")]
+    assert small.variants(reading) == {"published"}
+    assert not any(small.needs_split(job, "val") for job in reading)
+
+
+def test_only_rows_with_an_extra_audio_encoder_wait_for_its_features(small: Graph) -> None:
+    features = set(small.jobs("encode_audio"))
+    assert len(features) == 3
+    assert small.variants([job for job in small.jobs("train") if small.ancestors(job) & features]) == {"encoder"}
+
+
+def test_cost_waits_for_nothing(default: Graph) -> None:
+    assert default.jobs("cost")
+    assert not any(default.needs[job] for job in default.jobs("cost"))
+
+
+def test_no_training_is_told_of_the_test_split(finished: Workflow) -> None:
+    """The same on files: none of those that Snakemake recorded as read by a training belongs to the test split."""
+    result = finished.call("--detailed-summary")
+    lines = result.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("output_file\t"))
+    rows = csv.DictReader(lines[start:], delimiter="\t", quoting=csv.QUOTE_NONE)
+    inputs = {row["output_file"]: row["input-file(s)"].split(",") for row in rows if row["rule"] == "train"}
+    assert len(inputs) == 4 * 2 * 3
+    reading = {
+        file.split("-")[1] for file, read in inputs.items() if any(re.search(r"\btest\b", name) for name in read)
+    }
+    assert reading == {"published"}
+
+
+def test_no_more_jobs_than_processors(finished: Workflow) -> None:
+    # The harness asks for 512 cores.
+    output = (finished.folder / "output.txt").read_text()
+    assert f"Provided cores: {min(512, len(os.sched_getaffinity(0)))}\n" in output
+
+
+def test_every_job_leaves_a_log_that_begins_with_its_command(finished: Workflow) -> None:
+    logs = list((finished.folder / "results/logs").rglob("*.log"))
+    assert {log.parent.name for log in logs} >= {"compose", "prepare", "pretrain", "train", "evaluate", "cost", "table"}
+    for log in logs:
+        assert re.match(rf"\+ lavish {log.parent.name.replace('_', '-')} ", log.read_text()), log
+
+
+def test_gpus_of_the_profile_or_command_line_decide_the_device(finished: Workflow) -> None:
+    target = "results/table_small.md"
+    for more, device in (([], "cpu"), (["--resources", "gpu=1"], "cuda")):
+        result = finished.call(target, "--dry-run", "--printshellcmds", "--forceall", *more)
+        assert result.returncode == 0, result.stdout
+        devices = re.findall(r"lavish (train|evaluate) .*--device (\w+)", result.stdout)
+        assert set(devices) == {("train", device), ("evaluate", device)}
+
+
+def test_a_gpu_alone_makes_nothing_run_again(finished: Workflow) -> None:
+    assert not finished.planned("--resources", "gpu=1")
+
+
+def test_linter_finds_nothing() -> None:
+    result = snakemake("--lint")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("file", ["smoke.yaml", "av_pairs.yaml"])
+def test_other_configurations_make_the_same_table(file: str, tmp_path: Path) -> None:
+    workflow = Workflow.with_default_configuration(tmp_path / "work")
+    for kind, suffix in (("images", "png"), ("sounds", "flac")):
+        folder = tmp_path / "shared/data/av_pairs/cat" / kind
+        folder.mkdir(parents=True)
+        (folder / f"one.{suffix}").write_bytes(b"content")
+    jobs = workflow.planned("results/table_ablation.md", "--configfile", str(workflow.folder / "config" / file))
+    assert jobs["table"] == 1
+    assert jobs["train"] == jobs["evaluate"] == 2 * jobs["cost"]

@@ -1,0 +1,55 @@
+"""A mistake in the configuration ends in one message, without the places of the workflow it came through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import Workflow
+
+
+def message(workflow: Workflow, *arguments: str) -> str:
+    """Return what a failing call says, without what Snakemake prints of itself before."""
+    result = workflow.call(*arguments, "--dry-run", "--quiet", "host")
+    assert result.returncode == 1, result.stdout
+    own = (
+        "Using workflow specific profile",
+        "This machine has",
+        "Assuming unrestricted",
+        "Building DAG",
+        "Config file",
+    )
+    lines = [line for line in result.stdout.splitlines() if line and not line.startswith(own)]
+    return "\n".join(lines)
+
+
+def test_misspelt_option_of_an_adapter(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("avish", set={"adapter": {"options": {"latent": 0}}})
+    assert message(workflow) == (
+        "config/tables/small.yaml: row 'avish':\n"
+        "  key 'adapter': adapter 'lavish' has no option 'latent' (did you mean 'latents'?)"
+    )
+
+
+def test_missing_folder_stops_only_what_needs_it(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    table = workflow.read("config/tables/small.yaml")
+    data = {"name": "ave", "root": "data/AVE", "num_classes": 28}
+    table["sections"][0]["rows"][0]["set"] = {"data": data}
+    del table["figures"]
+    workflow.write("config/tables/real.yaml", table)
+    workflow.change("config/config.yaml", tables=["small", "real"])
+    assert workflow.planned("results/table_small.md")["table"] == 1
+    said = message(workflow, "results/table_real.md")
+    assert said.startswith(
+        "table 'real' cannot be made: data set 'ave': there is no folder data/AVE; the AVE data set is"
+    )
+    assert "set data.root to where it lies" in said
+    assert "\n" not in said
+
+
+def test_unknown_table(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    assert message(workflow, "results/table_smal.md") == (
+        "the configuration has no table 'smal' (did you mean 'small'?)"
+    )

@@ -1,0 +1,94 @@
+"""What a change of the configuration makes run again, and what it does not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+
+from harness import Workflow
+
+
+def test_a_second_call_finds_nothing_to_be_done(finished: Workflow) -> None:
+    assert not finished.planned()
+
+
+def test_editing_one_variant_reruns_its_jobs_and_the_table(edited: Workflow) -> None:
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    assert edited.planned("results/table_small.md") == {"train": 2, "evaluate": 2, "cost": 1, "table": 1}
+
+
+def test_taking_the_edit_back_reruns_the_table_alone(edited: Workflow) -> None:
+    table = edited.read("config/tables/small.yaml")
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    assert edited.call("results/table_small.md").returncode == 0
+    edited.write("config/tables/small.yaml", table)
+    assert edited.planned("results/table_small.md") == {"table": 1}
+
+
+def test_adding_a_seed_trains_that_seed_alone(edited: Workflow) -> None:
+    edited.change("config/config.yaml", seeds=[0, 1, 2])
+    assert edited.planned() == {"train": 4, "evaluate": 4, "table": 1, "figure": 1}
+
+
+def test_a_label_changes_the_table_and_the_figure_alone(edited: Workflow) -> None:
+    edited.set_row("avish", label="Direct attention")
+    assert edited.planned() == {"table": 1, "figure": 1}
+
+
+def test_a_figure_ignores_rows_of_other_sections(edited: Workflow) -> None:
+    table = edited.read("config/tables/small.yaml")
+    other = {
+        "title": "Other",
+        "rows": [{"variant": "lavish"}, {"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}],
+    }
+    edited.write("config/tables/small.yaml", {**table, "sections": [*table["sections"], other]})
+    assert edited.planned() == {"train": 2, "evaluate": 2, "cost": 1, "table": 1}
+
+
+def test_a_default_that_all_rows_share_reruns_all_trainings_but_no_data(edited: Workflow) -> None:
+    config = edited.read("config/config.yaml")
+    config["defaults"]["training"]["epochs"] += 1
+    edited.write("config/config.yaml", config)
+    assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 4, "table": 1, "figure": 1}
+
+
+def test_other_frame_size_prepares_again_but_composes_nothing(edited: Workflow) -> None:
+    config = edited.read("config/config.yaml")
+    config["defaults"]["data"]["frame_size"] = 64
+    edited.write("config/config.yaml", config)
+    jobs = edited.planned()
+    assert jobs["prepare"] == 3
+    assert jobs["compose"] == jobs["pretrain"] == 0
+
+
+def test_the_command_line_overrides_files(edited: Workflow) -> None:
+    assert edited.planned("results/table_small.md", "--config", "seeds=[0]") == {"table": 1}
+
+
+def test_two_calls_do_not_work_in_one_folder(edited: Workflow) -> None:
+    edited.set_row("avish", label="Direct attention")
+    with (edited.folder / ".snakemake/lavish.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = edited.call("results/table_small.md")
+    assert refused.returncode != 0
+    assert "Another Snakemake is at work in this folder" in refused.stdout
+
+
+def test_a_killed_call_goes_on_when_called_again(edited: Workflow) -> None:
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    call = edited.start("results/table_small.md", HANG="yes")
+    states = []
+    while not states and call.poll() is None:
+        time.sleep(0.1)
+        states = list((edited.folder / "results/runs").rglob("resume.safetensors"))
+    os.killpg(call.pid, signal.SIGKILL)
+    call.wait()
+    assert states
+    result = edited.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    assert not edited.planned("results/table_small.md")
+    # Not a declared output, so still there for the training to resume from.
+    assert states[0].exists()
+    assert (states[0].parent / "best.safetensors").exists()
