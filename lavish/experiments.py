@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from lavish.checksums import Checksums
 from lavish.config import (
     AudioEncoderConfig,
     BackboneConfig,
@@ -33,13 +34,13 @@ from lavish.config import (
 )
 from lavish.errors import LavishError, nearest
 from lavish.options import option_model
-from lavish.provenance import sha256_of
 
 RECIPE_VERSION = 1
 """Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
 
 TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
+CHECKSUMS = Path(".snakemake/lavish-checksums.json")
 
 _OFFICIAL = {
     "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization "
@@ -195,8 +196,7 @@ class _Resolver:
         self.config, self.where = config, where
         self.experiments = Experiments(seeds=config.seeds)
         self.by_hash: dict[str, Run] = {}
-        self.fingerprint = functools.cache(_fingerprint)
-        self.sha256 = functools.cache(_sha256)
+        self.checksums = Checksums(CHECKSUMS)
 
     def resolve(self) -> Experiments:
         files = {name: TABLES / f"{name}.yaml" for name in self.config.tables}
@@ -327,7 +327,10 @@ class _Resolver:
     def _weights(self, config: BackboneConfig | AudioEncoderConfig) -> Weights:
         source = config.weights
         if isinstance(source, FileWeights):
-            source = source.model_copy(update={"sha256": source.sha256 or self.sha256(source.path)})
+            if not source.path.is_file():
+                raise MissingMaterial(f"there is no file of weights {source.path}; set weights.path to where it lies")
+            # One that differs from a configured checksum is refused by the job that takes the file.
+            source = source.model_copy(update={"sha256": source.sha256 or self.checksums.of_file(source.path)})
         # How the weights are used does not change them: rows that differ in it share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
@@ -343,7 +346,7 @@ class _Resolver:
     def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str:
         if not root.is_dir():
             raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}")
-        measured = self.fingerprint(root)
+        measured = self.checksums.of_folder(root)
         if expected is not None and expected != measured:
             raise LavishError(
                 f"{what}: the checksum over {root} is {measured}, but {key} says {expected}: files were changed, added "
@@ -420,19 +423,6 @@ def _describe_weights(model: str, config: BackboneConfig) -> str:
         "random": "untrained",
     }[config.weights.source]
     return f"{model} ({sizes}; {source})" if sizes else f"{model} ({source})"
-
-
-def _fingerprint(root: Path) -> str:
-    # Imported only where a folder is used: most configurations compose all they need.
-    from lavish.data.fingerprint import fingerprint
-
-    return fingerprint(root)
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise MissingMaterial(f"there is no file of weights {path}; set `weights.path` to where it lies")
-    return sha256_of(path)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lavish.audio_encoders.base import AudioEncoder
-from lavish.data.spectrogram import analysis_frames
+from lavish.data.windows import analysis_frames
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Block(nn.Module):
 class AudioTransformer(AudioEncoder):
     """Patches of one step's log-mel picture, learned positions, pre-norm blocks, a last norm, the mean over tokens.
 
+    By default patches are whole columns: 16 of them learned to name sounds no worse than 36 square ones (nor did a
+    linear probe on families unheard in pretraining) at less than half the cost.
+
     The log-mels are the prepared store's own, so the spectrogram settings it was pretrained on are part of it and a
     store made with others is refused. They are normalised with the pretraining's statistics, saved with the weights.
 
@@ -66,8 +69,8 @@ class AudioTransformer(AudioEncoder):
         depth: int = 3,
         heads: int = 4,
         ffn_ratio: int = 2,
-        patch_mel: int = 8,
-        patch_frames: int = 8,
+        patch_mel: int = 48,
+        patch_frames: int = 3,
         mel_bins: int = 48,
         frames: int = 48,
         shift_ms: float = 20.0,

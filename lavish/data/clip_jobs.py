@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from lavish.data.readers import ClipSource
+from lavish.data.store import ARRAYS
+from lavish.data.workers import open_pool
 
 CHUNK = 8  # clips per task: few enough to keep all workers busy to the end, enough to make the hand-over cheap
 
@@ -33,7 +31,6 @@ class ClipValues:
     step_seconds: float
     frame_size: int
     spectrogram: dict[str, Any]  # keyword arguments of log_mels
-    analysis_frames: int
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,6 @@ def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
 
 def open_arrays(folder: Path, mode: Any) -> list[np.ndarray]:
     """Map the array files of a folder: frames, log-mels, waveforms."""
-    from lavish.data.store import ARRAYS
-
     return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in ARRAYS]
 
 
@@ -93,15 +88,15 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
         mels = log_mels(torch.from_numpy(waveform) / 32768, steps=values.steps, **values.spectrogram)
         for array, row in zip(arrays, (frames, mels.numpy(), waveform), strict=True):
             array[index] = row
-        outcomes.append(_outcome(index, notes, arrays, values.analysis_frames))
+        outcomes.append(_outcome(index, notes, arrays))
     return outcomes
 
 
-def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray], analysis_frames: int) -> Outcome:
+def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray]) -> Outcome:
     frames, mels, _ = arrays
     pixels = frames[index].reshape(-1, 3).astype(np.int64)
-    # As stored, so that the statistics are those of the numbers a reader gets.
-    heard = mels[index][..., :analysis_frames].astype(np.float64)
+    # As stored, so that the statistics are those of the numbers a reader gets. Padding is zero and adds nothing.
+    heard = mels[index].astype(np.float64)
     return Outcome(
         index,
         "repaired" if notes else "ok",
@@ -136,10 +131,7 @@ def decode_all(values: ClipValues, clips: Sequence[Clip], jobs: int) -> Iterator
 
 
 def _run(values: ClipValues, chunks: Sequence[Sequence[Clip]], jobs: int) -> Iterator[tuple[int, list[Outcome]]]:
-    # Not fork: the parent may hold threads. The server imports torch once for all workers.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lavish.data.media", "lavish.data.spectrogram"])
-    pool = ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=context, initializer=_start_worker)
+    pool = open_pool(min(jobs, len(chunks)), preload=["lavish.data.media", "lavish.data.spectrogram"])
     try:
         futures = {pool.submit(decode_chunk, values, chunk): number for number, chunk in enumerate(chunks)}
         for future in as_completed(futures):
@@ -154,17 +146,3 @@ def _decode_alone(values: ClipValues, clip: Clip) -> list[Outcome]:
         return outcomes
     except BrokenProcessPool:
         return [Outcome(clip[0], "left_out", "decoding it ended the process (crash or no memory)")]
-
-
-def _start_worker() -> None:
-    # An interrupt from the keyboard reaches all processes: the parent ends the work, once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A killed parent cannot end its workers, and they would wait for tasks forever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

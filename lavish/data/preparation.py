@@ -66,7 +66,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         **{key: spectrogram[key] for key in ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")}
     )
     folder = out.with_name(out.name + ".partial")
-    values = ClipValues(folder, config.steps, config.step_seconds, config.frame_size, spectrogram, heard)
+    values = ClipValues(folder, config.steps, config.step_seconds, config.frame_size, spectrogram)
 
     outcomes = {
         index: Outcome(index, "left_out", reason)

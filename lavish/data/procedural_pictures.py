@@ -27,7 +27,7 @@ class Look(NamedTuple):
 
 
 _SHAPES = ("disc", "square", "triangle", "star")
-_TEXTURES = ("striped", "checked", "dotted", "ringed")
+_TEXTURES = ("striped", "checked", "dotted", "plain")
 _PRETRAINING_SHAPES = ("ring", "cross")
 
 # Two of the four textures of every shape and two of the four shapes of every texture.
@@ -99,26 +99,29 @@ def _mixture(rng: np.random.Generator, texture: str, u: np.ndarray, v: np.ndarra
     """Return how much of the second colour each point has, 0 to 1."""
     turn, phase, other_phase = rng.uniform(0, 2 * np.pi, size=3)
     s, t = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
+    # Coarse: stripes and fields a few pixels wide must be left when an object measures twenty.
     if texture == "striped":
-        wave = np.sin(2 * np.pi * rng.uniform(1.1, 1.5) * s + phase)
+        wave = np.sin(2 * np.pi * rng.uniform(0.9, 1.2) * s + phase)
     elif texture == "checked":
-        pitch = np.pi * rng.uniform(1.5, 2.1)
+        pitch = np.pi * rng.uniform(1.3, 1.7)
         wave = np.sin(pitch * s + phase) * np.sin(pitch * t + other_phase) * 1.5
     elif texture == "dotted":
-        pitch = 2 * np.pi * rng.uniform(1.1, 1.4)
+        pitch = 2 * np.pi * rng.uniform(1.0, 1.25)
         wave = np.cos(pitch * s + phase) + np.cos(pitch * t + other_phase) - 0.55
-    elif texture == "ringed":
-        wave = np.sin(2 * np.pi * rng.uniform(1.2, 1.6) * np.hypot(u, v) + phase)
+    elif texture == "plain":
+        wave = np.full(u.shape, -1.0)
     else:
         raise ValueError(f"unknown texture '{texture}'")
     return np.clip(0.5 + 2.5 * wave, 0, 1)
 
 
-def _colours(rng: np.random.Generator) -> list[np.ndarray]:
-    """Return two colours of other hue: one light, one dark, because video keeps differences of hue only coarsely."""
+def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a light colour and a dark one of another hue, because video keeps differences of hue only coarsely.
+
+    Always the light one first: to learn that dark on light is the same texture as light on dark takes a small
+    transformer longer than all the rest.
+    """
     hue = rng.uniform()
-    hues = hue, hue + rng.uniform(0.2, 0.8)
-    light = colorsys.hsv_to_rgb(hues[0] % 1, rng.uniform(0.25, 0.75), rng.uniform(0.85, 1.0))
-    dark = colorsys.hsv_to_rgb(hues[1] % 1, rng.uniform(0.6, 1.0), rng.uniform(0.25, 0.5))
-    colours = [255 * np.array(light, np.float32), 255 * np.array(dark, np.float32)]
-    return colours if rng.uniform() < 0.5 else colours[::-1]
+    light = colorsys.hsv_to_rgb(hue, rng.uniform(0.25, 0.75), rng.uniform(0.85, 1.0))
+    dark = colorsys.hsv_to_rgb((hue + rng.uniform(0.2, 0.8)) % 1, rng.uniform(0.6, 1.0), rng.uniform(0.25, 0.5))
+    return 255 * np.array(light, np.float32), 255 * np.array(dark, np.float32)

@@ -12,7 +12,7 @@ from lavish.errors import LavishError
 
 _MAX_SECONDS = 30.0  # of a recording; what comes later is not used
 _FRAME_SECONDS = 0.02
-_SILENCE_DB = -35.0  # below the loud parts (their 95th percentile)
+_SILENCE_DB = -30.0  # below the loud parts (their 95th percentile)
 _KEPT_SECONDS = 0.12  # of silence on either side of a sound: no pause is longer than twice this
 
 

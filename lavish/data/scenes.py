@@ -27,8 +27,8 @@ def draw_places(rng: np.random.Generator, count: int) -> list[Place]:
     """
     side = max(2, math.ceil(math.sqrt(count)))
     rows, columns = np.divmod(rng.permutation(side * side)[:count], side)
-    offsets = rng.uniform(-0.12, 0.12, size=(count, 2)) + 0.5
-    extents = rng.uniform(0.75, 1.1, size=count)
+    offsets = rng.uniform(-0.1, 0.1, size=(count, 2)) + 0.5
+    extents = rng.uniform(0.9, 1.2, size=count)
     return [
         Place(float((column + dx) / side), float((row + dy) / side), float(extent / side))
         for row, column, (dx, dy), extent in zip(rows, columns, offsets, extents, strict=True)

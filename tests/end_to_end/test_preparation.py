@@ -322,7 +322,7 @@ def test_a_clip_that_ends_its_process_is_left_out_and_the_others_are_decoded(who
     folder.mkdir()
     preparation._array_maker(config(), CLIPS)(folder)
     spectrogram = config().spectrogram.model_dump()
-    values = ClipValues(folder, 3, 1.0, 32, spectrogram, 48)
+    values = ClipValues(folder, 3, 1.0, 32, spectrogram)
     paths = [whole / "AVE" / f"{video}.mp4" for video in VIDEOS]
     clips = [(n, (EndsItsProcess if n == 10 else ClipSource)(VIDEOS[n], path, path)) for n, path in enumerate(paths)]
     outcomes = {outcome.index: outcome.status for chunk in decode_all(values, clips, 2) for outcome in chunk}

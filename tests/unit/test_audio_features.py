@@ -16,7 +16,7 @@ from lavish.audio_encoders.features import encode_split
 from lavish.errors import LavishError
 
 CLIPS, STEPS, STEP_SECONDS, RATE = 5, 3, 0.2, 16000
-SPECTROGRAM = {
+SPECTROGRAM: dict[str, Any] = {
     "sample_rate": RATE,
     "mel_bins": 16,
     "shift_ms": 12.0,
@@ -25,7 +25,7 @@ SPECTROGRAM = {
     "window_seconds": 0.2,
     "window_margin": 0.0,
 }
-TRANSFORMER = {
+TRANSFORMER: dict[str, Any] = {
     "dim": 16,
     "depth": 1,
     "heads": 2,
@@ -36,7 +36,7 @@ TRANSFORMER = {
     "shift_ms": 12.0,
     "window_seconds": 0.2,
 }
-WHISPER = {"dim": 16, "depth": 1, "heads": 2, "mel_bins": 20, "positions": 40}
+WHISPER: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2, "mel_bins": 20, "positions": 40}
 
 
 def write_split(folder: Path, **spectrogram: Any) -> Path:

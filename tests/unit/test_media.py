@@ -135,6 +135,7 @@ def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int, rate:
     )
     waveform = decode(write_media(tmp_path / "v.mp4"), path)[1] / 32768
     np.testing.assert_allclose(waveform[500:-500], tone(amplitude=0.6 / channels)[500:-500], atol=5e-3)
+    assert np.abs(waveform[-8:]).max() > 0.3 / channels  # nothing is left in the resampler
 
 
 def test_a_sound_stream_that_starts_later_keeps_its_offset(tmp_path: Path) -> None:
@@ -207,6 +208,7 @@ def test_silence_is_kept_and_noted(tmp_path: Path) -> None:
     assert decode(write_media(tmp_path / "b.mp4", sound=tone(amplitude=0.01)))[2] == []
 
 
+@pytest.mark.filterwarnings("error")  # what a cast makes of them differs between machines
 def test_values_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     sound = tone()
     sound[1000:2000] = np.nan
@@ -217,8 +219,10 @@ def test_values_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["-rm a.mp4", "http:x.mp4", "a%03d.mp4", "é ü.mp4"])
-def test_file_names_are_only_names(tmp_path: Path, name: str) -> None:
-    assert decode(write_media(tmp_path / "x.mp4", sound=tone()).rename(tmp_path / name))[2] == []
+def test_file_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write_media(tmp_path / "x.mp4", sound=tone()).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert decode(Path(name))[2] == []
 
 
 def test_unusable_files_are_refused_with_a_reason_that_names_no_folder(tmp_path: Path) -> None:

@@ -1,0 +1,337 @@
+"""Resolving configuration files into runs, data, weights and tables, and the identities of all of these."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lavish import experiments
+from lavish.config import RunConfig, canonical_json, parse
+from lavish.errors import LavishError
+from lavish.experiments import Experiments, MissingMaterial, Run, load
+
+CONFIG = Path("config/config.yaml")
+TABLE = Path("config/tables/small.yaml")
+ROWS: list[dict[str, Any]] = [
+    {"variant": "lavish", "label": "LAVISH", "set": {}, "published": ["known"]},
+    {"variant": "avish", "set": {"adapter": {"options": {"latents": 0}}}},
+]
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the embedded default, one small table and one published number."""
+    repository = Path(__file__).parents[2]
+    (tmp_path / "config/tables").mkdir(parents=True)
+    shutil.copy(repository / CONFIG, tmp_path / CONFIG)
+    monkeypatch.chdir(tmp_path)
+    change(CONFIG, lambda values: values.update(tables=["small"]))
+    Path("config/published.csv").write_text("id,table,method,value\nknown,ave,LAVISH,81.1\n")
+    table = {"title": "Small", "task": "event_localization", "baseline": "lavish", "columns": ["metric"]}
+    write(TABLE, {**table, "sections": [{"title": "All", "rows": copy.deepcopy(ROWS)}]})
+    return tmp_path
+
+
+def write(file: Path, values: Any) -> None:
+    file.write_text(yaml.safe_dump(values))
+
+
+def change(file: Path, edit: Change) -> None:
+    values = yaml.safe_load(file.read_text())
+    edit(values)
+    write(file, values)
+
+
+def with_rows(*rows: dict[str, Any]) -> None:
+    change(TABLE, lambda values: values["sections"][0].update(rows=list(rows)))
+
+
+def run(variant: str, loaded: Experiments | None = None) -> Run:
+    found = loaded or load([CONFIG])
+    row = next(row for row in found.table("small").spec["sections"][0]["rows"] if row["variant"] == variant)
+    return next(run for run in found.runs.values() if run.folder == row["run"])
+
+
+def refused(*files: Path, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(LavishError) as caught:
+        load([CONFIG, *files], overrides)
+    return str(caught.value)
+
+
+# --- resolving ---
+
+
+def test_rows_say_only_what_differs() -> None:
+    lavish, avish = run("lavish").config, run("avish").config
+    assert avish.adapter.options == {**lavish.adapter.options, "latents": 0}
+    assert avish.model_copy(update={"adapter": lavish.adapter}) == lavish
+
+
+def test_a_row_may_repeat_a_variant_under_another_label() -> None:
+    with_rows(*ROWS, {"variant": "lavish", "label": "Once more"})
+    loaded = load([CONFIG])
+    rows = loaded.table("small").spec["sections"][0]["rows"]
+    assert [row["label"] for row in rows] == ["LAVISH", "avish", "Once more"]
+    assert rows[0]["run"] == rows[2]["run"]
+    assert len(loaded.table("small").runs) == 2
+
+
+def test_tables_share_runs_that_are_the_same_whatever_their_names() -> None:
+    change(CONFIG, lambda values: values.update(tables=["small", "another"]))
+    shutil.copy(TABLE, "config/tables/another.yaml")
+    change(
+        Path("config/tables/another.yaml"),
+        lambda values: values["sections"][0]["rows"][1].update(variant="without_latents"),
+    )
+    loaded = load([CONFIG])
+    assert {name.split("-")[1] for name in loaded.runs} == {"lavish", "without_latents"}
+    assert loaded.table("small").runs == loaded.table("another").runs
+
+
+def test_options_left_at_their_default_are_part_of_the_configuration() -> None:
+    with_rows(*ROWS, {"variant": "spelt", "set": {"adapter": {"options": {"latent_init": "uniform"}}}})
+    assert run("spelt") is not run("avish")
+    assert run("spelt").name == run("lavish").name
+    assert "norm_before" in run("lavish").config.adapter.options
+
+
+def test_another_kind_replaces_what_described_the_former(tmp_path: Path) -> None:
+    (tmp_path / "assets/cat").mkdir(parents=True)
+    (tmp_path / "assets/cat/picture.png").write_bytes(b"picture")
+    Path("more.yaml").write_text("defaults: {data: {compose: {assets: {kind: folder, root: assets}}}}")
+    folder_assets = run("lavish", load([CONFIG, Path("more.yaml")])).config.data.compose.assets
+    assert folder_assets.kind == "folder"
+    assert len(folder_assets.sha256) == 64
+
+
+def test_a_described_audio_encoder_is_left_out_until_a_row_uses_it() -> None:
+    with_rows(*ROWS, {"variant": "joined", "set": {"audio_encoder": {"use": "join"}}})
+    assert run("lavish").config.audio_encoder is None
+    assert run("lavish").audio_encoder is None
+    assert run("joined").config.audio_encoder.use == "join"
+    assert run("joined").audio_encoder.kind == "audio_encoder"
+
+
+def test_published_numbers_and_facts_reach_the_table() -> None:
+    spec = load([CONFIG]).table("small").spec
+    assert spec["sections"][0]["rows"][0]["published"] == [
+        {"id": "known", "table": "ave", "method": "LAVISH", "value": "81.1"}
+    ]
+    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "pretrained in the workflow" in spec["facts"]["backbone"]
+    assert json.loads(canonical_json(spec)) == spec
+
+
+def test_select_on_test_is_marked_and_changes_what_a_training_reads() -> None:
+    with_rows(*ROWS, {"variant": "published", "set": {"select_on": "test"}})
+    assert run("lavish").training_splits == ("train", "val")
+    assert run("published").training_splits == ("train", "test")
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [row["select_on"] for row in rows] == ["val", "val", "test"]
+
+
+def test_resolved_configuration_passes_through_the_command_line_unchanged() -> None:
+    config = run("avish").config
+    assert parse(RunConfig, json.loads(canonical_json(config)), "--config") == config
+
+
+def test_figure_is_told_of_its_section_alone() -> None:
+    other = {"title": "Other", "rows": [{"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}]}
+    figure = {"title": "Figure", "section": "Other"}
+    change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
+    drawn = load([CONFIG]).figure("cost")
+    assert [run.name.split("-")[1] for run in drawn.runs] == ["v2a"]
+    assert [section["title"] for section in drawn.spec["sections"]] == ["Other", "Baseline"]
+
+
+# --- identity ---
+
+
+def names(*overrides: dict[str, Any]) -> tuple[set[str], set[str], set[str], set[str]]:
+    loaded = load([CONFIG], overrides[0] if overrides else None)
+    return set(loaded.composed), set(loaded.data), set(loaded.weights), set(loaded.runs)
+
+
+def changed(overrides: dict[str, Any]) -> list[bool]:
+    return [old.isdisjoint(new) for old, new in zip(names(), names(overrides), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "expected"),
+    [
+        # what changes:                                         composed prepared weights runs
+        ({"training": {"epochs": 7}}, [False, False, False, True]),
+        ({"fusion": {"direction": "none"}}, [False, False, False, True]),
+        ({"backbone": {"tune_norms": True}}, [False, False, False, True]),
+        ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
+        ({"data": {"frame_size": 64}}, [False, True, False, True]),
+        ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
+        ({"data": {"step_seconds": 2.0}}, [True, True, False, True]),
+        ({"training": {"epochs": 4}}, [False, False, False, False]),  # as it was
+    ],
+)
+def test_a_change_reaches_what_depends_on_it_and_nothing_else(defaults: dict[str, Any], expected: list[bool]) -> None:
+    assert changed({"defaults": defaults}) == expected
+
+
+def test_seeds_labels_and_tables_change_no_identity() -> None:
+    before = names()
+    change(TABLE, lambda values: values.update(title="Another", columns=["metric", "difference"]))
+    change(TABLE, lambda values: values["sections"][0]["rows"][0].update(label="Another"))
+    assert names({"seeds": [5]}) == before
+
+
+def test_recipe_version_is_part_of_every_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names()
+    monkeypatch.setattr(experiments, "RECIPE_VERSION", experiments.RECIPE_VERSION + 1)
+    assert all(old.isdisjoint(new) for old, new in zip(before, names(), strict=True))
+
+
+def official(root: Path, annotation: str = "text") -> dict[str, Any]:
+    (root / "AVE").mkdir(parents=True)
+    (root / "Annotations.txt").write_text(annotation)
+    (root / "AVE/clip.mp4").write_bytes(b"video")
+    return {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}}
+
+
+def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: Path) -> None:
+    here, there = names(official(tmp_path / "here")), names(official(tmp_path / "there"))
+    other = names(official(tmp_path / "other", "another text"))
+    assert here == there
+    assert here[1].isdisjoint(other[1])
+    assert here[3].isdisjoint(other[3])
+    assert not here[0]  # nothing to compose
+
+
+def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Path) -> None:
+    def weights(name: str, content: bytes) -> dict[str, Any]:
+        file = tmp_path / name
+        file.write_bytes(content)
+        return {"defaults": {"backbone": {"weights": {"source": "file", "path": str(file)}}}}
+
+    one = weights("one.safetensors", b"one")
+    assert names(one) == names(weights("two.safetensors", b"one"))
+    assert names(one)[2].isdisjoint(names(weights("three.safetensors", b"three"))[2])
+    assert run("lavish", load([CONFIG], one)).config.backbone.weights.sha256 is not None
+
+
+# --- what is wrong ---
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda t: t.update(baseline="lavsh"), "key 'baseline': no row defines 'lavsh' (did you mean 'lavish'?)"),
+        (lambda t: t.update(task="event_localisation"), "unknown task 'event_localisation' (did you mean 'event_loc"),
+        (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
+        (lambda t: t.update(figures={"f": {"title": "", "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
+        (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
+        (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"fusion": {"directon": "none"}}),
+            "row 'avish':\n  unknown key 'fusion.directon' (did you mean 'direction'?)",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"adapter": {"method": "lavsh"}}),
+            "row 'avish':\n  key 'adapter': unknown adapter 'lavsh' (did you mean 'lavish'?)",
+        ),
+    ],
+)
+def test_messages_name_table_row_and_the_nearest_valid_name(edit: Change, expected: str) -> None:
+    change(TABLE, edit)
+    message = refused()
+    assert message.startswith("config/tables/small.yaml:")
+    assert expected in message
+
+
+def test_mistakes_in_the_defaults_are_not_blamed_on_a_row() -> None:
+    message = refused(overrides={"defaults": {"data": {"frame_sze": 64}}})
+    assert message.splitlines() == [
+        "config/config.yaml: defaults with tasks.event_localization:",
+        "  unknown key 'data.frame_sze' (did you mean 'frame_size'?)",
+    ]
+
+
+def test_messages_name_all_files_that_were_laid_over_each_other() -> None:
+    Path("more.yaml").write_text("sedes: [1]")
+    assert (
+        refused(Path("more.yaml")) == "config/config.yaml + more.yaml:\n  unknown key 'sedes' (did you mean 'seeds'?)"
+    )
+
+
+@pytest.mark.parametrize("content", ["seeds: [0", "- a\n- b\n", ""])
+def test_files_that_hold_no_mapping(content: str) -> None:
+    Path("more.yaml").write_text(content)
+    assert refused(Path("more.yaml")).startswith("more.yaml ")
+
+
+def test_missing_files() -> None:
+    assert refused(Path("absent.yaml")) == "there is no configuration file absent.yaml"
+    assert refused(overrides={"tables": ["smal"]}) == (
+        "config/config.yaml: key 'tables': there is no config/tables/smal.yaml (did you mean 'small'?)"
+    )
+    Path("config/published.csv").unlink()
+    assert refused().startswith("there is no config/published.csv")
+
+
+def test_a_seed_listed_twice() -> None:
+    assert refused(overrides={"seeds": [0, 1, 1]}) == "config/config.yaml: key 'seeds': 1 is listed more than once"
+
+
+def test_two_tables_with_figures_of_one_name() -> None:
+    change(TABLE, lambda values: values.update(figures={"cost": {"title": "", "section": "All"}}))
+    shutil.copy(TABLE, "config/tables/another.yaml")
+    assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
+
+
+def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "AVE"
+    loaded = load([CONFIG], {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}})
+    assert loaded.table_names == ["small"]
+    with pytest.raises(MissingMaterial, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
+        loaded.table("small")
+
+
+def test_missing_assets_and_weights(tmp_path: Path) -> None:
+    assets = {"kind": "folder", "root": str(tmp_path / "pairs")}
+    with pytest.raises(MissingMaterial, match=r"no folder .*pairs; it holds one folder a class"):
+        load([CONFIG], {"defaults": {"data": {"compose": {"assets": assets}}}}).table("small")
+    weights = {"source": "file", "path": str(tmp_path / "vit.safetensors")}
+    with pytest.raises(MissingMaterial, match=r"no file of weights .*vit\.safetensors; set weights\.path"):
+        load([CONFIG], {"defaults": {"backbone": {"weights": weights}}}).table("small")
+
+
+def test_a_data_set_that_is_not_the_pinned_one(tmp_path: Path) -> None:
+    overrides = official(tmp_path / "ave")
+    overrides["defaults"]["data"]["sha256"] = "0" * 64
+    message = refused(overrides=overrides)
+    assert f"the checksum over {tmp_path / 'ave'} is" in message
+    assert "data.sha256 says 000" in message
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    loaded = load([CONFIG])
+    for look_up in (loaded.table, loaded.figure, loaded.run, loaded.data_set, loaded.composition, loaded.weights_named):
+        with pytest.raises(LavishError, match=r"the configuration has no .* 'nonsense'"):
+            look_up("nonsense")
+
+
+def test_neither_torch_nor_snakemake_is_needed() -> None:
+    import subprocess
+
+    code = "import sys, lavish.experiments; print([m for m in ('torch', 'snakemake', 'pandas') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
