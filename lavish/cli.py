@@ -18,11 +18,14 @@ from lavish.config import (
     parse,
 )
 from lavish.errors import LavishError
+from lavish.startup import without_compiler
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a :class:`LavishError` becomes one message on stderr and exit status 1."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "device", "cpu") == "cpu":
+        without_compiler()
     try:
         options.function(options)
     except LavishError as error:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lavish.errors import LavishError, nearest
-from lavish.options import check_options
+from lavish.options import check_options, option_model
 
 Split = Literal["train", "val", "test"]
 Size = tuple[int, int]
@@ -304,6 +304,19 @@ class RunConfig(Config):
     select_on: Literal["val", "test"] = Field(
         default="val", description="'test' replicates published practice and is marked in every table."
     )
+
+    @model_validator(mode="after")
+    def _audio_encoder_reads_what_is_prepared(self) -> RunConfig:
+        if self.audio_encoder is None or self.audio_encoder.kind != "transformer":
+            return self
+        expected = option_model("audio_encoders", "transformer")(**self.audio_encoder.spec)
+        for key, prepared in self.data.spectrogram:
+            if getattr(expected, key, prepared) != prepared:
+                raise ValueError(
+                    f"audio_encoder.spec.{key} is {getattr(expected, key)}, but data.spectrogram.{key} is {prepared}: "
+                    "the encoder reads the log-mels that are prepared, so give both the same"
+                )
+        return self
 
 
 class RowConfig(Config):

@@ -57,6 +57,12 @@ def test_data_has_one_source(both):
     assert "exactly one of `root`" in error_of(data=data)
 
 
+def test_an_audio_encoder_reads_the_log_mels_that_are_prepared():
+    weights = {"source": "random"}
+    message = error_of(audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 24, "frames": 16}})
+    assert "audio_encoder.spec.mel_bins is 24, but data.spectrogram.mel_bins is 16" in message
+
+
 COMPOSE = {
     "assets": {"kind": "procedural", "instances": {"train": 1, "val": 1, "test": 1}},
     "clips": {"train": 1, "val": 1, "test": 1},
