@@ -48,7 +48,7 @@ schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/co
 	$(BIN)/python -m lavish.schemas
 
 lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra slurm --python-version 3.11 --no-annotate --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command 'make lock' --output-file requirements.lock $(UPGRADE)
 
 # uv takes a tenth of the time; pip knows of mirrors and proxies that only it was told of.

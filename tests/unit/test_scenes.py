@@ -52,9 +52,12 @@ def test_cut_out_does_not_bleed_the_colour_of_transparent_pixels():
     picture = np.zeros((64, 64, 4), np.uint8)
     picture[..., 1] = 255  # transparent green
     picture[16:48, 16:48] = (255, 0, 0, 255)
-    scaled = cut_out(picture, 16)
-    assert scaled.shape == (16, 16, 4) and scaled[..., 3].max() == 1
+    scaled = cut_out(picture, 15)
+    assert scaled.shape == (15, 15, 4) and scaled[..., 3].max() == 1
     assert scaled[..., 1].max() < 3
+    edge = (scaled[..., 3] > 0.1) & (scaled[..., 3] < 0.9)
+    assert edge.any()
+    np.testing.assert_allclose(scaled[edge, 0], 255 * scaled[edge, 3], atol=2)
 
 
 def test_paste_cuts_off_what_sticks_out():
