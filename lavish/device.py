@@ -23,8 +23,9 @@ def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> 
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Fused attention's backward has no deterministic kernel for every shape on a GPU: there it may only warn.
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        # Fused attention's backward has no deterministic kernel for every shape on a GPU: there it may only warn. This
+        # is `use_deterministic_algorithms` without its import of torch's compiler (lavish/startup.py says why).
+        torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
