@@ -23,6 +23,7 @@ DEFAULT = {
 
 
 def main() -> None:
+    """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit", help="timm name, or 'vit' for the embedded default's")
     parser.add_argument("--size", type=int, default=48, help="side of a picture, pixels")

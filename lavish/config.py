@@ -191,8 +191,8 @@ class BackboneConfig(Config):
     tune_norms: bool = Field(default=False, description="Train the backbone's normalisation layers.")
     positions: Literal["bicubic", "linear"] = Field(
         default="bicubic",
-        description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published code) "
-        "stretched as a sequence, class token included.",
+        description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published "
+        "code) stretched as a sequence, class token included.",
     )
 
     @field_validator("model")

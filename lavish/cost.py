@@ -27,15 +27,17 @@ _NORMS = {"layer_norm", "batch_norm"}
 # beyond these and what fvcore counts has to be given a handler or be added here on purpose.
 FREE_OPERATORS = {
     f"aten::{name}"
-    for name in """
-    add add_ sub rsub mul mul_ div div_ neg pow sqrt rsqrt exp log sigmoid tanh relu relu_ gelu silu softmax mean sum amax
-    max clamp clamp_min clamp_max linalg_vector_norm norm expand_as pad roll repeat repeat_interleave where masked_fill
-    view_as copy_ index fill_ zeros zeros_like ones ones_like empty arange eq ne lt gt unflatten bernoulli_ dropout feature_dropout
-    """.split()
+    for name in (
+        "add add_ sub rsub mul mul_ div div_ neg pow sqrt rsqrt exp log sigmoid tanh relu relu_ gelu silu softmax "
+        "mean sum amax max clamp clamp_min clamp_max linalg_vector_norm norm expand_as view_as copy_ index pad roll "
+        "repeat repeat_interleave where masked_fill fill_ zeros zeros_like ones ones_like empty arange eq ne lt gt"
+    ).split()
 }
 
 
-def count(model: AudioVisualModel, clip: tuple[Tensor | None, ...], audio_encoder: tuple[nn.Module, Tensor] | None) -> dict[str, Any]:
+def count(
+    model: AudioVisualModel, clip: tuple[Tensor | None, ...], audio_encoder: tuple[nn.Module, Tensor] | None
+) -> dict[str, Any]:
     """Count parameters and multiply-adds.
 
     Args:
@@ -110,7 +112,7 @@ def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     return analysis
 
 
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+def _attention_macs(inputs: list[Any], _: list[Any]) -> int:
     """Both matrix products of softmax(q k^T) v; fvcore has no handler for the fused form."""
     *batch, queries, width = get_shape(inputs[0])
     keys, value_width = get_shape(inputs[2])[-2:]
@@ -120,7 +122,7 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
     return products
 
 
-def _batched_product_macs(inputs: list[Any], outputs: list[Any]) -> int:
+def _batched_product_macs(inputs: list[Any], _: list[Any]) -> int:
     """The product in a + b @ c over a batch; fvcore has no handler for it."""
     batch, rows, inner = get_shape(inputs[1])
     return batch * rows * inner * get_shape(inputs[2])[-1]

@@ -42,6 +42,8 @@ class AudioVisualModel(nn.Module):
         self.encoder = encoder
         self.task = task
         self.replace_audio = replace_audio
+        self.frame_mean: Tensor
+        self.frame_scale: Tensor
         self.register_buffer("frame_mean", torch.tensor(frame_statistics[0]) * 255, persistent=False)
         self.register_buffer("frame_scale", 1 / (torch.tensor(frame_statistics[1]) * 255), persistent=False)
         self.audio_mean, self.audio_std = audio_statistics

@@ -5,22 +5,23 @@ Every step reads files and writes files; nothing else passes between steps.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lavish.config import AudioEncoderConfig, BackboneConfig, RunConfig, digest
 from lavish.errors import LavishError
+from lavish.experiments import RECIPE_VERSION
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lavish.data.batches import SplitReader
     from lavish.model import AudioVisualModel
-
-RECORD_VERSION = 1
 
 
 def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
@@ -69,6 +70,28 @@ def train(
     config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
 ) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        if _wait_for(lock, out) and (out / "record.json").exists():
+            return  # whoever held the lock has finished this very training
+        _train(config, seed, data, weights, audio_features, device_name, out)
+    (out / "lock").unlink()
+
+
+def _wait_for(lock: IO[str], folder: Path) -> bool:
+    """Take a lock; return whether it had to be waited for: a training may outlive the workflow that started it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process is training in {folder}: waiting for it to end", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
+    return False
+
+
+def _train(
+    config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
+) -> None:
     from lavish import provenance
     from lavish.device import choose, seed_everything
     from lavish.training import train as train_model
@@ -83,7 +106,7 @@ def train(
         model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
     )
     record = {
-        "record_version": RECORD_VERSION,
+        "recipe_version": RECIPE_VERSION,
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "metric": model.task.metric,
@@ -92,6 +115,7 @@ def train(
         "device": _device_name(device_name),
         "data": {split: _checksums(data / split) for split in dict.fromkeys(("train", config.select_on))},
         "weights": _weights_facts(weights),
+        "audio_features": None if audio_features is None else _features_facts(audio_features, config.select_on),
         "versions": provenance.versions(),
         "git": provenance.git_state(),
         "machine": provenance.machine(),
@@ -147,7 +171,9 @@ def cost(config: RunConfig, out: Path) -> None:
     model = build_model(config, classes=classes, statistics=neutral, weights=None, audio_feature_dim=feature_dim)
     streams = streams_of(config.modalities)
     clip = (
-        torch.zeros(1, data.steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8) if "visual" in streams else None,
+        torch.zeros(1, data.steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8)
+        if "visual" in streams
+        else None,
         torch.zeros(1, data.steps, sound.mel_bins, sound.frames) if "audio" in streams else None,
         torch.zeros(1, data.steps, feature_dim) if encoder else None,
     )
@@ -193,6 +219,13 @@ def _checksums(split: Path) -> dict[str, str]:
 def _weights_facts(weights: Path) -> dict[str, Any]:
     facts = weights.with_suffix(".json")
     return json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {"path": str(weights)}
+
+
+def _features_facts(folder: Path, selected_on: str) -> dict[str, str]:
+    """Return the checksums of the separate audio encoder's features that training read."""
+    from lavish.provenance import sha256_of
+
+    return {split: sha256_of(folder / f"{split}.npy") for split in dict.fromkeys(("train", selected_on))}
 
 
 def _device_name(device: str) -> str:

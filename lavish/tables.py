@@ -5,11 +5,10 @@ The same results give the same bytes: no dates, no machine, and measured times o
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
+import pandas
 from tabulate import tabulate
 
 from lavish.comparison import Comparison, Missing, Row, compare, parse_spec
@@ -107,11 +106,8 @@ def comma_separated(comparison: Comparison) -> str:
                 "status": "; ".join(dict.fromkeys(_reasons(row))) or "ok",
             }
             lines.append({key: _plain(value) for key, value in line.items()})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
+    # As objects, so that an empty cell does not turn a column of integers into floats.
+    return pandas.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def latex(comparison: Comparison) -> str:

@@ -97,16 +97,16 @@ def train(
         batches = training.batches(order, options.batch_size, device)
         loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
         value = evaluate(model, selection, options.batch_size, device, options.precision).value
-        progress.history.append(
-            {"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value}
-        )
+        progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})
         if value > progress.best_value:
             progress.best_epoch, progress.best_value = progress.epoch, value
             _save(out / "best_so_far.safetensors", model.trainable_state())
         progress.epoch += 1
         progress.seconds += time.perf_counter() - started
         state.save(progress)
-        bar.set_postfix({"loss": f"{loss:.4f}", model.task.metric: f"{value:.4f}", "best": f"{progress.best_value:.4f}"})
+        bar.set_postfix(
+            {"loss": f"{loss:.4f}", model.task.metric: f"{value:.4f}", "best": f"{progress.best_value:.4f}"}
+        )
         bar.update()
     bar.close()
     # Only now, because Snakemake deletes the declared outputs of a job that was cut off.
@@ -145,15 +145,15 @@ def _epoch(
         for batch in group:
             with autocast(device, options.precision):
                 output = model(batch.frames, batch.log_mels, batch.audio_features)
-            # Weighted by clips, so that the gradient is that of the whole group as one batch, a short last one included.
+            # Weighted by clips: the gradient is that of the whole group as one batch, a short last one included.
             loss = model.task.loss(output, batch.targets) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())
         group_loss = float(torch.stack(losses).sum())
         if not math.isfinite(group_loss):
             raise LavishError(
-                f"the loss became {group_loss} in epoch {progress.epoch}: lower training.lr_adapter or training.lr_head, "
-                "or use training.precision: float32"
+                f"the loss became {group_loss} in epoch {progress.epoch}: lower training.lr_adapter or "
+                "training.lr_head, or use training.precision: float32"
             )
         scaler.step(optimizer)
         scaler.update()
@@ -165,7 +165,7 @@ def _epoch(
 
 
 def schedule(options: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
-    """Return the factor on both learning rates as a function of the optimizer step (a closed form: nothing to resume)."""
+    """Return the factor on both learning rates as a function of the optimizer step: nothing to resume."""
     total = max(1, steps_per_epoch * epochs)
     warmup = round(options.warmup * total)
 

@@ -32,7 +32,9 @@ def read_weights(path: Path, *, only_header: bool = False) -> dict[str, Tensor]:
     except SafetensorError:
         with path.open("rb") as file:
             start = file.read(2)
-        kind = "a pickle (.pt, .pth, .bin)" if start in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged or another format"
+        kind = (
+            "a pickle (.pt, .pth, .bin)" if start in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged or another format"
+        )
         raise LavishError(
             f"{path} is no safetensors file but {kind}; convert it with safetensors.torch.save_file where you trust it"
         ) from None
@@ -90,8 +92,8 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
         cached = Path(hf_hub_download(repository, weights.filename, revision=weights.revision))
     except LocalEntryNotFoundError as error:
         raise LavishError(
-            f"the model hub is out of reach and {repository}/{weights.filename} is not in its cache ({error}); fetch the "
-            "file where there is a network and give it as `weights: {source: file, path: ...}`"
+            f"the model hub is out of reach and {repository}/{weights.filename} is not in its cache ({error}); fetch "
+            "the file where there is a network and give it as `weights: {source: file, path: ...}`"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         first = str(error).strip().splitlines()[0]

@@ -18,7 +18,9 @@ def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, 
     labels = rng.integers(0, 3, (clips, steps))
     level = labels[..., None, None] - 1.0
     arrays = {
-        "frames.npy": (100 + 50 * level[..., None] + rng.integers(0, 40, (clips, steps, size, size, 3))).astype(np.uint8),
+        "frames.npy": (100 + 50 * level[..., None] + rng.integers(0, 40, (clips, steps, size, size, 3))).astype(
+            np.uint8
+        ),
         "log_mels.npy": (3 * level + rng.normal(size=(clips, steps, size, size))).astype(np.float16),
         "waveforms.npy": rng.integers(-100, 100, (clips, steps * 1600)).astype(np.int16),
     }

@@ -50,7 +50,8 @@ class LavishAdapter(Adapter):
         z  = [LN] x' -> C/r -> [BN] -> ReLU -> C -> [BN] -> [LN]
         out = g z                              the scalar g starts at 0
 
-    One head, no projections, no scaling by 1/sqrt(C). ``latents=0`` is the paper's AVISH: x' = x + g_av softmax(x y^T) y.
+    One head, no projections, no scaling by 1/sqrt(C). ``latents=0`` is the paper's AVISH,
+    x' = x + g_av softmax(x y^T) y.
 
     Latent tokens that start at zero (`latent_init='zeros'`, the published AVS and AVQA code) all receive the same
     gradient and stay identical for ever, so more than one of them adds nothing.
@@ -61,7 +62,7 @@ class LavishAdapter(Adapter):
         reduction: r, the bottleneck's width is C / r (8, 8, 4).
         groups: independent blocks of both linear maps (2, 4, 2).
         batch_norm: batch norms inside the bottleneck, over batch and tokens (yes, no, no).
-        norm_before, norm_after: layer norms around the bottleneck (both; both; only after, whatever AVS's command says).
+        norm_before, norm_after: layer norms around the bottleneck (both; both; after, whatever AVS's command says).
         gate: which streams' adapters have an output gate ('both'; 'visual' is what switching it off does in public).
         gate_order: gate after the last norm (AVE, AVQA), or before it, which normalises its size away (AVS).
         unimodal_activation: keep the ReLU in adapters that nothing crosses into (no in AVE, yes in AVQA and AVS).
@@ -89,7 +90,9 @@ class LavishAdapter(Adapter):
         if cross_modal and width != other_width:
             raise LavishError(f"adapter 'lavish' attends between equal widths, not {width} and {other_width}")
         if latents < 0 or reduction < 1 or width < reduction:
-            raise LavishError(f"adapter.options: latents={latents} and reduction={reduction} do not fit a width of {width}")
+            raise LavishError(
+                f"adapter.options: latents={latents} and reduction={reduction} do not fit a width of {width}"
+            )
         hidden = width // reduction
         self.gate_av = nn.Parameter(torch.zeros(())) if cross_modal else None
         self.latents: nn.Parameter | None = None

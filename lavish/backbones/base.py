@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ class Backbone(nn.Module, ABC):
         x = backbone.final(x)
     """
 
-    model: nn.Module
+    model: Any
+    """timm's model; its parts are reached through it in this package only."""
     widths: tuple[int, ...]
     """Token width of each block."""
     stage_ends: tuple[int, ...]
@@ -65,7 +67,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Return the patch grid (rows, columns) in each block for a picture of `image_size`; an error if it cannot be."""
+        """Return the patch grid (rows, columns) in each block for a picture of `image_size`, or raise LavishError."""
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Arrange a stage's tokens (B, N, C) as a feature map (B, C, rows, columns) without the prefix tokens."""

@@ -97,4 +97,6 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
             return timm.create_model(name, **arguments)
     except (RuntimeError, TypeError) as error:
         first = str(error).strip().splitlines()[0]
-        raise LavishError(f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {first}") from None
+        raise LavishError(
+            f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {first}"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor
@@ -23,8 +24,10 @@ class SwinV2Backbone(Backbone):
                 f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformerV2 "
                 "(swinv2_cr_* is another architecture)"
             )
-        self.model = model
-        self.blocks = [block for stage in model.layers for block in stage.blocks]  # registered below `model` already
+        self.model: Any = model
+        self.blocks: list[Any] = [
+            block for stage in model.layers for block in stage.blocks
+        ]  # registered below `model` already
         self.widths = tuple(block.dim for block in self.blocks)
         depths = [len(stage.blocks) for stage in model.layers]
         self.stage_ends = tuple(end - 1 for end in accumulate(depths))

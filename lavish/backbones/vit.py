@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import PatchEmbed
@@ -31,8 +31,10 @@ class ViTBackbone(Backbone):
                 "use a timm model built from VisionTransformer blocks"
             )
         if not isinstance(model.patch_embed, PatchEmbed):
-            raise LavishError(f"backbone.model '{name}' embeds patches by {type(model.patch_embed).__name__}, not a convolution")
-        self.model = model
+            raise LavishError(
+                f"backbone.model '{name}' embeds patches by {type(model.patch_embed).__name__}, not a convolution"
+            )
+        self.model: Any = model
         self.widths = (model.embed_dim,) * len(model.blocks)
         self.stage_ends = quarters(len(model.blocks))
         self.num_prefix_tokens = model.num_prefix_tokens

@@ -59,7 +59,9 @@ def test_data_has_one_source(both):
 
 def test_an_audio_encoder_reads_the_log_mels_that_are_prepared():
     weights = {"source": "random"}
-    message = error_of(audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 24, "frames": 16}})
+    message = error_of(
+        audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 24, "frames": 16}}
+    )
     assert "audio_encoder.spec.mel_bins is 24, but data.spectrogram.mel_bins is 16" in message
 
 

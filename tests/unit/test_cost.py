@@ -57,9 +57,10 @@ def test_direct_attention_is_quadratic(tmp_path):
 def test_norms_are_told_apart(tmp_path):
     found = counted(tmp_path)
     assert found["adapter_macs"] > found["adapter_macs_without_norms"]
-    assert found["total_macs"] - found["total_macs_without_norms"] > found["adapter_macs"] - found[
-        "adapter_macs_without_norms"
-    ]
+    assert (
+        found["total_macs"] - found["total_macs_without_norms"]
+        > found["adapter_macs"] - found["adapter_macs_without_norms"]
+    )
 
 
 def test_a_single_stream_costs_about_half(tmp_path):

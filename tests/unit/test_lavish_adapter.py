@@ -11,7 +11,14 @@ import torch
 from lavish.adapters.lavish import GroupedLinear, LavishAdapter, attend
 from lavish.errors import LavishError
 
-AVS = {"latents": 16, "reduction": 4, "groups": 2, "batch_norm": False, "norm_before": False, "gate_order": "gate_first"}
+AVS = {
+    "latents": 16,
+    "reduction": 4,
+    "groups": 2,
+    "batch_norm": False,
+    "norm_before": False,
+    "gate_order": "gate_first",
+}
 PUBLISHED = {
     "ave": ("visual", {"latents": 2, "reduction": 8, "groups": 2}),
     "avqa": ("visual", {"latents": 64, "reduction": 8, "groups": 4, "batch_norm": False}),
@@ -63,8 +70,8 @@ class MisreadGradient(torch.autograd.Function):
     """Identity whose backward reads the gradient's memory, (B, N, C), as if it lay as (B, C, N).
 
     That is what torch's batch norm does on a CPU (2.11 included) when its input lies as (B, C, N, 1) and the gradient
-    that reaches it is the transpose of a contiguous one, as in the public adapter. The reference gradients of `ave`, the
-    only file with batch norms, were made that way; on a GPU, and here, batch norm's gradient is the true one.
+    that reaches it is the transpose of a contiguous one, as in the public adapter. The reference gradients of `ave`,
+    the only file with batch norms, were made that way; on a GPU, and here, batch norm's gradient is the true one.
     """
 
     @staticmethod
@@ -114,11 +121,15 @@ def test_gradients_equal_the_published_adapter(shared, name):
     for key, values in reference.items():
         if key.startswith("grad."):
             short = key.removeprefix("grad.")
-            target, expected = (short, torch.from_numpy(values)) if short in ("x", "other") else ours(short, values, groups)
+            target, expected = (
+                (short, torch.from_numpy(values)) if short in ("x", "other") else ours(short, values, groups)
+            )
             # Sums over 147 tokens reach some hundreds: 1e-5 is of the largest entry there. A gate's gradient sums 9408
             # terms that cancel: the float32 reference of avs_visual is itself 1.0015e-5 off the float64 value.
             scale = max(2.0 if expected.ndim == 0 else 1.0, expected.abs().max().item())
-            torch.testing.assert_close(gradients[target].float().reshape(expected.shape), expected, atol=1e-5 * scale, rtol=0)
+            torch.testing.assert_close(
+                gradients[target].float().reshape(expected.shape), expected, atol=1e-5 * scale, rtol=0
+            )
             compared.add(target)
     assert compared == gradients.keys()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lavish import training
 from lavish.config import RunConfig, ScheduleConfig, parse
 from lavish.errors import LavishError
 from lavish.provenance import sha256_of
 from lavish.steps import evaluate, provide_weights, train
 from lavish.training import schedule
-from lavish import training
 from tests.stores import run_values, write_store
 
 
