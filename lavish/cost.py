@@ -27,12 +27,14 @@ _NORMS = {"layer_norm", "batch_norm"}
 # beyond these and what fvcore counts has to be given a handler or be added here on purpose.
 FREE_OPERATORS = {
     f"aten::{name}"
-    for name in (
-        "add add_ sub rsub mul mul_ div div_ neg pow sqrt rsqrt exp log sigmoid tanh relu relu_ gelu silu softmax "
-        "mean sum amax max clamp clamp_min clamp_max linalg_vector_norm norm expand_as view_as copy_ index pad roll "
-        "repeat repeat_interleave where masked_fill fill_ zeros zeros_like ones ones_like empty arange eq ne lt gt"
-    ).split()
-}
+    for name in [
+        "add", "add_", "sub", "rsub", "mul", "mul_", "div", "div_", "neg", "pow", "sqrt", "rsqrt", "exp", "log",
+        "sigmoid", "tanh", "relu", "relu_", "gelu", "silu", "softmax", "mean", "sum", "amax", "max", "clamp",
+        "clamp_min", "clamp_max", "linalg_vector_norm", "norm", "expand_as", "view_as", "copy_", "index", "pad",
+        "roll", "repeat", "repeat_interleave", "where", "masked_fill", "fill_", "zeros", "zeros_like", "ones",
+        "ones_like", "empty", "arange", "eq", "ne", "lt", "gt",
+    ]
+}  # fmt: skip
 
 
 def count(

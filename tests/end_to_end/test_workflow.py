@@ -1,0 +1,132 @@
+"""All steps through Snakemake on real mp4 files: from nothing to a table, killed in the middle and taken up again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TABLE = "results/table_small.md"
+SMALL = {
+    "seeds": [0, 1],
+    "tables": ["small"],
+    "defaults": {
+        "data": {
+            "compose": {
+                "assets": {"instances": {"train": 4, "val": 2, "test": 2}},
+                "clips": {"train": 32, "val": 16, "test": 16},
+            }
+        },
+        "backbone": {"weights": {"recipe": {"instances": 4, "samples": 64, "epochs": 1}}},
+        "audio_encoder": {"weights": {"recipe": {"instances": 4, "samples": 64, "epochs": 1}}},
+        "training": {"epochs": 2},
+    },
+}
+ROWS = [
+    {"variant": "lavish", "set": {}},
+    {"variant": "frozen", "set": {"adapter": {"method": "none"}}, "published": ["ave_frozen_swinv2l"]},
+    {"variant": "encoder", "set": {"audio_encoder": {"use": "join"}}},
+]
+COLUMNS = ["metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published"]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "2"]
+    return subprocess.Popen(
+        [*command, "--configfile", str(folder / "small.yaml"), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(folder: Path, *arguments: str) -> str:
+    process = start(folder, *arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("workflow")
+    shutil.copytree(ROOT / "config", folder / "config")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    table = {
+        "title": "Small",
+        "task": "event_localization",
+        "baseline": "lavish",
+        "columns": COLUMNS,
+        "sections": [{"title": "Rows", "rows": ROWS}],
+        "figures": {"small": {"title": "Small figure", "section": "Rows"}},
+    }
+    (folder / "config/tables/small.yaml").write_text(yaml.safe_dump(table))
+    run(folder)
+    return folder
+
+
+def test_the_table_is_whole(finished):
+    text = (finished / TABLE).read_text()
+    assert "nan" not in text.lower()
+    assert "not run" not in text
+    for row in ROWS:
+        assert row["variant"] in text
+    assert "77.9" in text  # published, beside ours
+    assert (finished / "results/figures/small.svg").stat().st_size > 1000
+    assert len(list(finished.glob("results/runs/*/seed*/test/metrics.json"))) == 6
+
+
+def test_nothing_is_done_twice(finished):
+    assert "Nothing to be done" in run(finished)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_table(finished):
+    whole = (finished / TABLE).read_bytes()
+    hashes = {path: path.read_bytes() for path in finished.glob("results/runs/*/seed*/best.safetensors")}
+    shutil.rmtree(finished / "results/runs")
+    (finished / TABLE).unlink()
+
+    process = start(finished)
+    deadline = time.monotonic() + 120
+    while not list(finished.glob("results/runs/*/seed*/resume.safetensors")):
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (finished / TABLE).exists()
+
+    run(finished)
+    assert (finished / TABLE).read_bytes() == whole
+    for path, content in hashes.items():
+        assert path.read_bytes() == content
+
+
+def test_a_truncated_clip_is_left_out_by_name_and_too_many_stop_the_step(finished):
+    [media] = finished.glob("results/data/composed/*/AVE")
+    lists = (media.parent / "valSet.txt").read_text().splitlines()
+    victim = media / f"{lists[0].split('&')[1]}.mp4"
+    content = victim.read_bytes()
+    [store] = finished.glob("results/data/prepared/*/val")
+    try:
+        victim.write_bytes(content[:200])
+        shutil.rmtree(store)
+        process = start(finished)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode != 0
+        assert "1 of 16 clips" in output or "1 of the 16" in output, output[-3000:]
+        assert victim.stem in output
+    finally:
+        victim.write_bytes(content)
+        run(finished)
