@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from lavish import config
+from lavish.audio_encoders import KINDS
 from lavish.options import available, method_class, method_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,8 @@ MODELS = [
     for value in vars(config).values()
     if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == config.__name__
 ]
+METHODS = [(kind, method) for kind in ("adapters", "tasks") for method in available(kind)]
+METHODS += [("audio_encoders", kind) for kind in KINDS]
 # Read together, as the keyword arguments of `log_mels`; that function has to take each of them.
 UNPACKED = {"SpectrogramConfig": ROOT / "lavish/data/spectrogram.py"}
 
@@ -46,9 +49,7 @@ def test_every_key_of_the_configuration_is_read(model):
     assert not unread, f"{model.__name__}: nothing reads {sorted(unread)}"
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"), [(kind, m) for kind in ("adapters", "tasks", "audio_encoders") for m in available(kind)]
-)
+@pytest.mark.parametrize(("kind", "method"), METHODS)
 def test_every_option_of_a_method_is_used(kind, method):
     tree = method_class(kind, method_path(kind, method))
     constructor = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
