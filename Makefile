@@ -13,7 +13,7 @@ READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test check format schemas lock
+.PHONY: help environment table smoke test check reference format schemas lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,6 +38,9 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+
+reference: $(READY)  ## copy the main table and its figure to results/reference/, with where they came from
+	$(BIN)/python benchmarks/reference.py ablation
 
 format: $(READY)  ## format all code
 	$(BIN)/ruff format .

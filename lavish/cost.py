@@ -33,6 +33,7 @@ FREE_OPERATORS = {
         "clamp_min", "clamp_max", "linalg_vector_norm", "norm", "expand_as", "view_as", "copy_", "index", "pad",
         "roll", "repeat", "repeat_interleave", "where", "masked_fill", "fill_", "zeros", "zeros_like", "ones",
         "ones_like", "empty", "arange", "eq", "ne", "lt", "gt",
+        "unflatten",
     ]
 }  # fmt: skip
 
