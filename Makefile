@@ -20,8 +20,8 @@ help:  ## list these commands
 
 environment: $(READY)  ## build .venv from requirements.lock
 
-table: $(READY)  ## the main table with the embedded default: results/table_ablation.md
-	$(BIN)/snakemake --cores $(CORES) results/table_ablation.md
+table: $(READY)  ## the main table and its figure with the embedded default
+	$(BIN)/snakemake --cores $(CORES) results/table_ablation.md results/figures/accuracy_against_cost.svg
 	@echo && cat results/table_ablation.md
 
 smoke: $(READY)  ## every table and figure in minutes, in .smoke/: shows that everything works
