@@ -123,7 +123,7 @@ def test_csv_holds_plain_numbers(table_root: Path, written: Path) -> None:
         "difference", "difference_low", "difference_high", "p", "p_holm",
         "trainable_params", "total_params", "adapter_macs", "total_macs",
         "published_id", "published_metric", "published_value", "published_selection", "published_source",
-        "selected_on", "runs", "status",
+        "selected_on", "published_practice", "runs", "status",
     ]  # fmt: skip
     full, no_fusion, frozen = (read_run(table_root / name, SEEDS).scores for name in ("full", "no_fusion", "frozen"))
     expected = interval(no_fusion, limits=(0, 1))
