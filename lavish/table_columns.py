@@ -222,11 +222,15 @@ def published_source(published: PublishedNumber) -> str:
 
 def _published_cells(row: Row, marks: PublishedMarks) -> tuple[str, ...]:
     cells = [
-        f"{published.metric} {published.value}, {published.selection or 'selection not stated'} "
-        f"[{marks.numbers[published.id]}]"
+        f"{published.metric} {published.value}{_selection(published)} [{marks.numbers[published.id]}]"
         for published in row.spec.published
     ]
     return ("; ".join(cells) or NOTHING,)
+
+
+def _selection(published: PublishedNumber) -> str:
+    """How the checkpoint of a published result was selected; costs have none."""
+    return "" if "GFLOPs" in published.metric else f", {published.selection or 'selection not stated'}"
 
 
 def _published_fields(row: Row) -> dict[str, Value]:
