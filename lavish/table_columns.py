@@ -255,10 +255,10 @@ _WITHOUT_NORMS = (
     "and 217 GFLOPs are made. The other columns count as fvcore does, with 5 for each element that passes a layer norm "
     "and 2 for a batch norm. Softmax, activations, additions and gates are in neither."
 )
-_CLASSIFIER = "Classifier: parameters of the backbone's pretraining classifier that are part of the total."
+_CLASSIFIER = "'Classifier' has the parameters of the backbone's pretraining classifier that are part of the total."
 _PICTURE = (
-    "One picture: multiply-adds of the backbone alone on one picture, its classifier included where it is counted, as "
-    "fvcore counts them."
+    "'One picture' has the multiply-adds of the backbone alone on one picture, its classifier included where it is "
+    "counted, as fvcore counts them."
 )
 
 COLUMNS: dict[str, Column] = {
