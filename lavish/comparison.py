@@ -46,6 +46,10 @@ class RowSpec(Config):
     run: Path
     published: list[PublishedNumber] = []
     select_on: str = "val"
+    departures: list[str] = []
+    """What of published practice that changes numbers the run replicates, beside its selection."""
+    settings: dict[str, str | int | None] = {}
+    """What columns print of the run's configuration."""
 
 
 class SectionSpec(Config):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,7 +25,7 @@ T = TypeVar("T", bound="Config")
 
 # A mapping that carries one of these keys is one of several alternatives. When an override names another alternative,
 # the mapping is replaced instead of merged: the options of one adapter mean nothing to the next.
-_TAGS = ("kind", "method", "source", "name")
+_TAGS = ("kind", "method", "source", "name", "model")
 
 
 class Config(BaseModel):
@@ -194,6 +194,13 @@ class BackboneConfig(Config):
         description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published "
         "code) stretched as a sequence, class token included.",
     )
+    # Left out of identities while it is at its default, because it changes no number that is trained or evaluated.
+    classifier: Literal["dropped", "counted"] = Field(
+        default="dropped",
+        exclude_if=lambda value: value == "dropped",
+        description="Count the pretraining classifier, which nothing runs, among the total parameters, as the paper "
+        "does; it is never built for training.",
+    )
 
     @field_validator("model")
     @classmethod
@@ -203,9 +210,11 @@ class BackboneConfig(Config):
         return model
 
     @model_validator(mode="after")
-    def _spec_belongs_to_explicit_models(self) -> BackboneConfig:
+    def _spec_and_classifier_fit_the_model(self) -> BackboneConfig:
         if self.spec and self.model not in ("vit", "swinv2"):
             raise ValueError(f"`spec` only describes an explicit 'vit' or 'swinv2', not the timm model '{self.model}'")
+        if self.classifier == "counted" and self.model in ("vit", "swinv2"):
+            raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: leave `classifier` out")
         return self
 
 
@@ -355,10 +364,32 @@ class TableConfig(Config):
         Literal[
             "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs",
             "step_time", "peak_memory", "published",
+            "backbone", "latents", "direction", "position", "adapter_gmacs_without_norms", "total_gmacs_without_norms",
+            "classifier_params", "backbone_gmacs",
         ]
     ]  # fmt: skip
+    configuration: str | None = Field(
+        default=None,
+        pattern=r"^\w+$",
+        description="File of config/ that is laid over config.yaml for this table, whatever else a call lays over it.",
+    )
     sections: list[SectionConfig] = Field(min_length=1)
     figures: dict[str, FigureConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _figures_draw_results(self) -> TableConfig:
+        if self.figures and not needs_results(self.columns):
+            raise ValueError("`figures` draw results, but no column asks for any: add 'metric' or leave them out")
+        return self
+
+
+# What is trained and evaluated is needed by these columns alone; all others are counted or known beforehand.
+_RESULT_COLUMNS = {"metric", "difference", "step_time", "peak_memory"}
+
+
+def needs_results(columns: Iterable[str]) -> bool:
+    """Tell whether a table of these columns needs trained runs, and not only their configurations and costs."""
+    return not _RESULT_COLUMNS.isdisjoint(columns)
 
 
 class WorkflowConfig(Config):
@@ -373,7 +404,7 @@ class WorkflowConfig(Config):
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `override` laid over it, mapping by mapping.
 
-    A mapping whose tag (`kind`, `method`, `source` or `name`) the override changes is replaced, not merged.
+    A mapping whose tag (`kind`, `method`, `source`, `name` or `model`) the override changes is replaced, not merged.
     """
     merged = dict(base)
     for key, value in override.items():

@@ -2,29 +2,46 @@
 
 Convention: a multiply-add is counted once (as the paper and fvcore do), for one clip, batch 1, in evaluation mode. The
 frozen backbone runs once per stream, so it counts twice in operations and once in parameters. fvcore includes layer
-and batch norms in its counts and leaves out softmax, activations and additions; `*_without_norms` leaves the norms
-out as well, which is how the paper's 11 and 217 GFLOPs are made.
+and batch norms in its counts (5 an element for a layer norm, 2 for a batch norm) and leaves out softmax, activations
+and additions; `*_without_norms` leaves the norms out as well, which is how the paper's 11 and 217 GFLOPs are made.
+
+fvcore traces a real forward pass. The encoder treats every picture alike, so its count is a constant (what runs once a
+batch) plus a multiple of the number of pictures: it is traced with one and with two steps, and the line through both is
+exact. Everything else (the head) is traced with all steps. Weights are left as they come from the allocator: only
+shapes matter, and memory that is never written takes no room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
+    from lavish.backbones.base import Backbone
     from lavish.model import AudioVisualModel
 
+Clip = tuple[Tensor | None, ...]
+"""Frames, log-mels and audio features of one clip; None for what is absent."""
+_Counts = dict[str, Counter[str]]
+"""Multiply-adds by module, then by operator."""
+
 _NORMS = {"layer_norm", "batch_norm"}
+_ENCODER = "model.encoder"
 
 # Elementwise operations, reductions and data movement: no multiply-adds of a matrix product. Whatever an adapter uses
-# beyond these and what fvcore counts has to be given a handler or be added here on purpose.
+# beyond these and what fvcore counts has to be given a handler or be added here on purpose. Bicubic resampling is
+# that of a ViT's position embedding, which depends on no input and could be stored.
 FREE_OPERATORS = {
     f"aten::{name}"
     for name in [
@@ -32,20 +49,26 @@ FREE_OPERATORS = {
         "sigmoid", "tanh", "relu", "relu_", "gelu", "silu", "softmax", "mean", "sum", "amax", "max", "clamp",
         "clamp_min", "clamp_max", "linalg_vector_norm", "norm", "expand_as", "view_as", "copy_", "index", "pad",
         "roll", "repeat", "repeat_interleave", "where", "masked_fill", "fill_", "zeros", "zeros_like", "ones",
-        "ones_like", "empty", "arange", "eq", "ne", "lt", "gt",
-        "unflatten",
+        "ones_like", "empty", "arange", "eq", "ne", "lt", "gt", "unflatten",
+        "_upsample_bicubic2d_aa",
     ]
 }  # fmt: skip
 
+_DRAWING = {"uniform_", "normal_", "trunc_normal_", "erfinv_", "bernoulli_", "exponential_"}
+
 
 def count(
-    model: AudioVisualModel, clip: tuple[Tensor | None, ...], audio_encoder: tuple[nn.Module, Tensor] | None
+    model: AudioVisualModel,
+    clip: Callable[[int], Clip],
+    steps: int,
+    audio_encoder: tuple[nn.Module, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Count parameters and multiply-adds.
 
     Args:
         model: the learner.
-        clip: frames, log-mels and audio features of one clip, None for what is absent.
+        clip: returns the input of one clip of a number of steps.
+        steps: of a clip.
         audio_encoder: a separate audio encoder and its input for one clip, where there is one.
 
     Returns:
@@ -54,10 +77,10 @@ def count(
     Raises:
         LavishError: for an operator that is neither counted nor known to be free.
     """
-    counted = _count(_Clip(model, clip), tuple(part for part in clip if part is not None))
+    counted = _count_clip(model, clip, steps)
     parameters = parameter_count(model)
-    adapters = _select(counted, "model.encoder.adapters")
-    total = _select(counted, "")
+    adapters = counted.get(f"{_ENCODER}.adapters", Counter())
+    total = counted[""]
     result: dict[str, Any] = {
         "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_params": parameters[""],
@@ -80,16 +103,43 @@ def count(
         result["total_macs_without_norms"] += _without_norms(extra)
     result["macs_by_module"] = {
         name: sum(operators.values())
-        for name, operators in counted.by_module_and_operator().items()
+        for name, operators in counted.items()
         if name and name.count(".") <= 2 and operators
     }
     return result
 
 
+def count_backbone(backbone: Backbone, size: int, classifiers: int, classes: int) -> dict[str, int]:
+    """Count a backbone alone on one square picture of `size` pixels, with the linear classifiers of its pretraining.
+
+    Returns:
+        `classifier_params`, and `backbone_macs` as fvcore counts them, classifiers included.
+    """
+    total = _select(_count(backbone, (torch.zeros(1, 3, size, size),)), "")
+    return {
+        "classifier_params": classifiers * (backbone.feature_dim + 1) * classes,
+        "backbone_macs": sum(total.values()) + classifiers * backbone.feature_dim * classes,
+    }
+
+
+@contextmanager
+def undrawn_weights() -> Iterator[None]:
+    """Build models without drawing their weights, whose values no count depends on."""
+    with _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        drawn = getattr(function, "__module__", None) == "torch.nn.init" or function.__name__ in _DRAWING
+        return (args[0] if args else kwargs["tensor"]) if drawn else function(*args, **kwargs)
+
+
 class _Clip(nn.Module):
     """Takes only tensors, as tracing demands, and puts the absent inputs back."""
 
-    def __init__(self, model: nn.Module, clip: tuple[Tensor | None, ...]) -> None:
+    def __init__(self, model: nn.Module, clip: Clip) -> None:
         super().__init__()
         self.model = model
         self._present = [part is not None for part in clip]
@@ -97,6 +147,67 @@ class _Clip(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         given = iter(inputs)
         return self.model(*(next(given) if present else None for present in self._present))
+
+
+class _GivenFeatures(nn.Module):
+    """Stands in for the encoder and returns features of the right shapes, at no cost."""
+
+    def __init__(self, streams: Any, features: dict[Any, StreamFeatures]) -> None:
+        super().__init__()
+        self.streams = streams
+        self._features = features
+
+    def forward(self, _: dict[Any, Tensor]) -> dict[Any, StreamFeatures]:
+        return self._features
+
+
+def _count_clip(model: AudioVisualModel, clip: Callable[[int], Clip], steps: int) -> _Counts:
+    """Count everything but a separate audio encoder: the encoder from one and two steps, the head from all."""
+    seen: list[dict[Any, StreamFeatures]] = []
+    hook = model.encoder.register_forward_hook(lambda *call: seen.append(call[-1]))
+    one, two = (_inside_encoder(_count_inputs(model, clip(number))) for number in (1, 2))
+    hook.remove()
+    encoder = {
+        module: Counter(
+            {name: one[module][name] + (steps - 1) * (two[module][name] - one[module][name]) for name in two[module]}
+        )
+        for module in two
+    }
+    features = {
+        stream: StreamFeatures(
+            _repeated(first.pooled, steps),
+            _repeated(first.tokens, steps),
+            tuple(_repeated(stage, steps) for stage in first.stages),
+        )
+        for stream, first in seen[0].items()
+    }
+    whole = model.encoder
+    model.encoder = _GivenFeatures(whole.streams, features)  # type: ignore[assignment]
+    try:
+        rest = _count_inputs(model, clip(steps))
+    finally:
+        model.encoder = whole
+    counted = {module: operators for module, operators in rest.items() if not _is_inside(module)} | encoder
+    for module in ("", "model"):
+        counted[module] = rest[module] + encoder[_ENCODER]
+    return counted
+
+
+def _repeated(tensor: Tensor, steps: int) -> Tensor:
+    return tensor[:1].expand(steps, *tensor.shape[1:])
+
+
+def _inside_encoder(counted: _Counts) -> _Counts:
+    return {module: operators for module, operators in counted.items() if _is_inside(module)}
+
+
+def _is_inside(module: str) -> bool:
+    return module == _ENCODER or module.startswith(f"{_ENCODER}.")
+
+
+def _count_inputs(model: AudioVisualModel, clip: Clip) -> _Counts:
+    analysis = _count(_Clip(model, clip), tuple(part for part in clip if part is not None))
+    return dict(analysis.by_module_and_operator())
 
 
 def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:

@@ -30,10 +30,12 @@ from lavish.config import (
     WorkflowConfig,
     digest,
     merge,
+    needs_results,
     parse,
 )
 from lavish.errors import LavishError, nearest
 from lavish.options import option_model
+from lavish.published_practice import departures
 
 RECIPE_VERSION = 1
 """Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
@@ -104,6 +106,11 @@ class Table:
     name: str
     runs: tuple[Run, ...]
     spec: dict[str, Any]
+
+    @property
+    def needs_results(self) -> bool:
+        """Whether its runs have to be trained; a table of costs only counts them."""
+        return needs_results(self.spec["columns"])
 
 
 @dataclass
@@ -180,20 +187,23 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
         LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
             it is raised when a table that needs it is asked for.
     """
-    values: dict[str, Any] = {}
-    for file in files:
+    base = _read_yaml(files[0])
+    values = base
+    for file in files[1:]:
         values = merge(values, _read_yaml(file))
     where = " + ".join(str(file) for file in files)
     config = parse(WorkflowConfig, merge(values, overrides or {}), where)
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
-    return _Resolver(config, where).resolve()
+    return _Resolver(config, where, base, files[0]).resolve()
 
 
 class _Resolver:
-    def __init__(self, config: WorkflowConfig, where: str) -> None:
+    def __init__(self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path) -> None:
         self.config, self.where = config, where
+        self.base, self.base_file = base, base_file
+        self.material = True  # whether data and weights have to be there and are part of identities
         self.experiments = Experiments(seeds=config.seeds)
         self.by_hash: dict[str, Run] = {}
         self.checksums = Checksums(CHECKSUMS)
@@ -211,10 +221,9 @@ class _Resolver:
 
     def _table(self, name: str, file: Path) -> None:
         table = parse(TableConfig, _read_yaml(file), str(file))
-        if table.task not in self.config.tasks:
-            raise LavishError(
-                f"{file}: key 'task': unknown task '{table.task}'{nearest(table.task, self.config.tasks)}"
-            )
+        config, where = self._configuration(table, file)
+        if table.task not in config.tasks:
+            raise LavishError(f"{file}: key 'task': unknown task '{table.task}'{nearest(table.task, config.tasks)}")
         sections = {section.title for section in table.sections}
         for figure, options in table.figures.items():
             if options.section not in sections:
@@ -225,12 +234,13 @@ class _Resolver:
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
             self.experiments.figures[figure] = name
 
-        start = merge(self.config.defaults, self.config.tasks[table.task])
-        parse(RunConfig, start, f"{self.where}: defaults with tasks.{table.task}")
+        start = merge(config.defaults, config.tasks[table.task])
+        parse(RunConfig, start, f"{where}: defaults with tasks.{table.task}")
         variants = _resolve_rows(table, file, start)
         published = {
             id: self._published(id, f"{file}: row '{row.variant}'") for row in _rows(table) for id in row.published
         }
+        self.material = needs_results(table.columns)
         try:
             runs = {variant: self._run(variant, config) for variant, (config, _) in variants.items()}
         except MissingMaterial as error:
@@ -240,7 +250,8 @@ class _Resolver:
         spec = {
             "name": name,
             **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
-            "seeds": self.config.seeds,
+            # What no training depends on is not to change when seeds do.
+            "seeds": self.config.seeds if self.material else config.seeds,
             "sections": [
                 {
                     "title": section.title,
@@ -251,15 +262,27 @@ class _Resolver:
                             "run": runs[row.variant].folder,
                             "published": [published[id] for id in row.published],
                             "select_on": runs[row.variant].config.select_on,
+                            "departures": departures(runs[row.variant].config),
+                            "settings": _settings(runs[row.variant].config),
                         }
                         for row in section.rows
                     ],
                 }
                 for section in table.sections
             ],
-            "facts": _facts(runs[table.baseline].config),
+            "facts": _facts([runs[table.baseline].config, *(run.config for run in unique.values())], self.material),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
+
+    def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
+        """Return the configuration a table starts from, and how to name it in messages."""
+        if table.configuration is None:
+            return self.config, self.where
+        own = TABLES.parent / f"{table.configuration}.yaml"
+        if not own.is_file():
+            raise LavishError(f"{file}: key 'configuration': there is no {own}")
+        where = f"{self.base_file} + {own}"
+        return parse(WorkflowConfig, merge(self.base, _read_yaml(own)), where), where
 
     def _run(self, variant: str, config: RunConfig) -> Run:
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
@@ -301,7 +324,10 @@ class _Resolver:
         composed = None
         if config.compose is None:
             assert config.root is not None
-            remedy = f"{_OFFICIAL[config.format]}; set data.root to where it lies"
+            remedy = (
+                f"{_OFFICIAL[config.format]}; put it there, or set data.root to where it lies, and see what is missing "
+                f"with: lavish data check --task {config.format} --root {config.root}"
+            )
             checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})
         else:
@@ -327,10 +353,11 @@ class _Resolver:
     def _weights(self, config: BackboneConfig | AudioEncoderConfig) -> Weights:
         source = config.weights
         if isinstance(source, FileWeights):
-            if not source.path.is_file():
+            if self.material and not source.path.is_file():
                 raise MissingMaterial(f"there is no file of weights {source.path}; set weights.path to where it lies")
             # One that differs from a configured checksum is refused by the job that takes the file.
-            source = source.model_copy(update={"sha256": source.sha256 or self.checksums.of_file(source.path)})
+            if self.material:
+                source = source.model_copy(update={"sha256": source.sha256 or self.checksums.of_file(source.path)})
         # How the weights are used does not change them: rows that differ in it share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
@@ -343,7 +370,9 @@ class _Resolver:
         name = f"{model}-{digest(kind, content, RECIPE_VERSION)}"
         return self.experiments.weights.setdefault(name, Weights(name, kind, config))
 
-    def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str:
+    def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str | None:
+        if not self.material:
+            return expected
         if not root.is_dir():
             raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}")
         measured = self.checksums.of_folder(root)
@@ -398,9 +427,31 @@ def _rows(table: TableConfig) -> Iterable[RowConfig]:
     return (row for section in table.sections for row in section.rows)
 
 
-def _facts(config: RunConfig) -> dict[str, str]:
-    """What a table's caption says of the data and the backbone, read from its baseline."""
-    return {"data": _describe_data(config.data), "backbone": _describe_weights(config.backbone.model, config.backbone)}
+def _settings(config: RunConfig) -> dict[str, str | int | None]:
+    """What a table can print of a run's configuration; None for what does not apply to it."""
+    adapted = config.adapter.method != "none"
+    crosses = adapted and config.modalities == "audio_visual" and config.fusion.direction != "none"
+    return {
+        "backbone": config.backbone.model,
+        "latents": config.adapter.options.get("latents") if crosses else None,
+        "direction": config.fusion.direction if crosses else "none",
+        "position": config.fusion.position if adapted else "none",
+    }
+
+
+def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
+    """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
+    facts: dict[str, str] = {}
+    if material:
+        facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
+        facts["backbone"] = "; ".join(
+            dict.fromkeys(_describe_weights(config.backbone.model, config.backbone) for config in configs)
+        )
+    if any(config.backbone.classifier == "counted" for config in configs):
+        facts["classifier"] = (
+            "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
+        )
+    return facts
 
 
 def _describe_data(data: DataConfig) -> str:

@@ -157,28 +157,34 @@ def cost(config: RunConfig, out: Path) -> None:
     import torch
 
     from lavish.audio_encoders import build
-    from lavish.cost import count
+    from lavish.backbones.build import classifier_sizes
+    from lavish.cost import count, count_backbone, undrawn_weights
     from lavish.model import build_model, streams_of
 
-    torch.manual_seed(0)
     data, sound = config.data, config.data.spectrogram
-    encoder = None
-    if config.audio_encoder is not None:
-        encoder = build(config.audio_encoder.kind, config.audio_encoder.spec)
-    neutral = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
-    feature_dim = encoder.feature_dim if encoder else 0
-    classes = [str(index) for index in range(data.num_classes)]
-    model = build_model(config, classes=classes, statistics=neutral, weights=None, audio_feature_dim=feature_dim)
     streams = streams_of(config.modalities)
-    clip = (
-        torch.zeros(1, data.steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8)
-        if "visual" in streams
-        else None,
-        torch.zeros(1, data.steps, sound.mel_bins, sound.frames) if "audio" in streams else None,
-        torch.zeros(1, data.steps, feature_dim) if encoder else None,
-    )
+    neutral = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
+    classes = [str(index) for index in range(data.num_classes)]
+    with undrawn_weights():
+        encoder = build(config.audio_encoder.kind, config.audio_encoder.spec) if config.audio_encoder else None
+        feature_dim = encoder.feature_dim if encoder else 0
+        model = build_model(config, classes=classes, statistics=neutral, weights=None, audio_feature_dim=feature_dim)
+
+    def clip(steps: int) -> tuple[torch.Tensor | None, ...]:
+        frames = torch.zeros(1, steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8)
+        log_mels = torch.zeros(1, steps, sound.mel_bins, sound.frames)
+        return (
+            frames if "visual" in streams else None,
+            log_mels if "audio" in streams else None,
+            torch.zeros(1, steps, feature_dim) if encoder else None,
+        )
+
     extra = None if encoder is None else (encoder, encoder.example_inputs(data.steps, data.step_seconds))
-    _write_json(out, count(model, clip, extra))
+    counts = count(model, clip, data.steps, extra)
+    heads = classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)
+    alone = count_backbone(model.encoder.backbone, data.frame_size, *heads)
+    counts["total_params"] += alone["classifier_params"]
+    _write_json(out, {**counts, **alone})
 
 
 def _reader(config: RunConfig, data: Path, split: str, audio_features: Path | None) -> SplitReader:

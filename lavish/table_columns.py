@@ -150,7 +150,9 @@ def _difference_note(comparison: Comparison) -> str:
 
 def _cost_column(heading: str, key: str, unit: float, note: str) -> Column:
     def count(row: Row) -> int | None:
-        return getattr(row.cost, key) if isinstance(row.cost, Cost) else None
+        if not isinstance(row.cost, Cost):
+            return None
+        return row.cost.others[key] if key in row.cost.others else getattr(row.cost, key, None)
 
     def cells(row: Row, _: PublishedMarks) -> tuple[str, ...]:
         value = count(row)
@@ -162,6 +164,20 @@ def _cost_column(heading: str, key: str, unit: float, note: str) -> Column:
         cells=cells,
         fields=lambda row: {key: count(row)},
         note=lambda _: note,
+    )
+
+
+def _setting_column(heading: str, key: str) -> Column:
+    def cells(row: Row, _: PublishedMarks) -> tuple[str, ...]:
+        value = row.spec.settings.get(key)
+        return (NOTHING if value is None else str(value),)
+
+    return Column(
+        reads=frozenset(),
+        headings=lambda _: (heading,),
+        cells=cells,
+        fields=lambda row: {key: row.spec.settings.get(key)},
+        note=lambda _: "",
     )
 
 
@@ -206,11 +222,15 @@ def published_source(published: PublishedNumber) -> str:
 
 def _published_cells(row: Row, marks: PublishedMarks) -> tuple[str, ...]:
     cells = [
-        f"{published.metric} {published.value}, {published.selection or 'selection not stated'} "
-        f"[{marks.numbers[published.id]}]"
+        f"{published.metric} {published.value}{_selection(published)} [{marks.numbers[published.id]}]"
         for published in row.spec.published
     ]
     return ("; ".join(cells) or NOTHING,)
+
+
+def _selection(published: PublishedNumber) -> str:
+    """How the checkpoint of a published result was selected; costs have none."""
+    return "" if "GFLOPs" in published.metric else f", {published.selection or 'selection not stated'}"
 
 
 def _published_fields(row: Row) -> dict[str, Value]:
@@ -230,8 +250,22 @@ _MULTIPLY_ADDS = (
     "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): the adapters alone, "
     "and everything that runs for a clip; normalisation layers are counted as fvcore does."
 )
+_WITHOUT_NORMS = (
+    "'Without norms' counts the multiply-adds of matrix products and convolutions alone, which is how the paper's 11 "
+    "and 217 GFLOPs are made. The other columns count as fvcore does, with 5 for each element that passes a layer norm "
+    "and 2 for a batch norm. Softmax, activations, additions and gates are in neither."
+)
+_CLASSIFIER = "'Classifier' has the parameters of the backbone's pretraining classifier that are part of the total."
+_PICTURE = (
+    "'One picture' has the multiply-adds of the backbone alone on one picture, its classifier included where it is "
+    "counted, as fvcore counts them."
+)
 
 COLUMNS: dict[str, Column] = {
+    "backbone": _setting_column("Backbone", "backbone"),
+    "latents": _setting_column("Latent tokens", "latents"),
+    "direction": _setting_column("Direction", "direction"),
+    "position": _setting_column("Position", "position"),
     "metric": Column(frozenset({"scores"}), _metric_headings, _metric_cells, _metric_fields, _metric_note),
     "difference": Column(
         frozenset({"scores", "differences"}),
@@ -244,6 +278,14 @@ COLUMNS: dict[str, Column] = {
     "total_params": _cost_column("Total params (M)", "total_params", 1e6, _PARAMETERS),
     "adapter_gmacs": _cost_column("Adapter GMACs", "adapter_macs", 1e9, _MULTIPLY_ADDS),
     "total_gmacs": _cost_column("Total GMACs", "total_macs", 1e9, _MULTIPLY_ADDS),
+    "adapter_gmacs_without_norms": _cost_column(
+        "Adapter GMACs without norms", "adapter_macs_without_norms", 1e9, _WITHOUT_NORMS
+    ),
+    "total_gmacs_without_norms": _cost_column(
+        "Total GMACs without norms", "total_macs_without_norms", 1e9, _WITHOUT_NORMS
+    ),
+    "classifier_params": _cost_column("Classifier (M)", "classifier_params", 1e6, _CLASSIFIER),
+    "backbone_gmacs": _cost_column("One picture (GMACs)", "backbone_macs", 1e9, _PICTURE),
     "step_time": _measured_column("Step (ms)", "step_milliseconds_median", _step_milliseconds),
     "peak_memory": _measured_column("Peak memory (GiB)", "peak_memory_gibibytes", _peak_gibibytes),
     "published": Column(
@@ -258,5 +300,11 @@ COLUMNS: dict[str, Column] = {
     ),
 }
 
-# Measured times differ from one execution to the next, so they enter the CSV only where the table asks for them.
-MEASURED = ("step_time", "peak_memory")
+TEXT = ("backbone", "direction", "position", "published")
+"""Columns of words, aligned to the left."""
+
+ALWAYS = ("metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published")
+"""Columns whose fields the CSV of a table with results holds even where the table does not print them.
+
+Measured times are not among them: they differ from one execution to the next.
+"""

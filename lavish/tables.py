@@ -12,11 +12,12 @@ import pandas
 from tabulate import tabulate
 
 from lavish.comparison import Comparison, Missing, Row, compare, parse_spec
+from lavish.config import needs_results
 from lavish.errors import LavishError, nearest
 from lavish.records import seed_directory
-from lavish.table_columns import COLUMNS, MEASURED, NOTHING, PublishedMarks, Value, published_source
+from lavish.table_columns import ALWAYS, COLUMNS, NOTHING, TEXT, PublishedMarks, Value, published_source
 
-_DAGGER = "†"
+_DAGGER, _DOUBLE_DAGGER = "†", "‡"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -40,6 +41,7 @@ _LATEX = {
     "–": "--",
     "⁹": r"$^9$",
     _DAGGER: r"$^\dagger$",
+    _DOUBLE_DAGGER: r"$^\ddagger$",
 }
 
 
@@ -85,10 +87,13 @@ def comma_separated(comparison: Comparison) -> str:
     """Return the table as CSV, one line per row of a section, in plain numbers.
 
     Metric values and differences are shares, not percentages. `runs` lists the directories of all trainings behind a
-    line; `status` is 'ok' or says what is missing.
+    line; `status` is 'ok' or says what is missing. A table that needs no results begins with `configuration`, then has
+    its own columns in their order, and `cost` names the file that a line comes from.
     """
     asked = comparison.spec.columns
-    names = [name for name in COLUMNS if name not in MEASURED or name in asked]
+    if not needs_results(asked):
+        return _costs_separated(comparison)
+    names = [name for name in COLUMNS if name in ALWAYS or name in asked]
     lines = []
     for title, rows in comparison.sections:
         for row in rows:
@@ -102,12 +107,31 @@ def comma_separated(comparison: Comparison) -> str:
                 line |= COLUMNS[name].fields(row)
             line |= {
                 "selected_on": row.spec.select_on,
+                "published_practice": "; ".join(row.spec.departures),
                 "runs": ";".join(seed_directory(row.spec.run, seed).as_posix() for seed in comparison.spec.seeds),
                 "status": "; ".join(dict.fromkeys(_reasons(row))) or "ok",
             }
-            lines.append({key: _plain(value) for key, value in line.items()})
+            lines.append(line)
+    return _csv(lines)
+
+
+def _costs_separated(comparison: Comparison) -> str:
+    lines = []
+    for title, rows in comparison.sections:
+        for row in rows:
+            line: dict[str, Value] = {"configuration": row.spec.label}
+            for name in comparison.spec.columns:
+                line |= COLUMNS[name].fields(row)
+            line |= {"section": title, "variant": row.spec.variant, "cost": (row.spec.run / "cost.json").as_posix()}
+            line["status"] = "; ".join(dict.fromkeys(_reasons(row))) or "ok"
+            lines.append(line)
+    return _csv(lines)
+
+
+def _csv(lines: list[dict[str, Value]]) -> str:
+    plain = [{key: _plain(value) for key, value in line.items()} for line in lines]
     # As objects, so that an empty cell does not turn a column of integers into floats.
-    return pandas.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
+    return pandas.DataFrame(plain, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def latex(comparison: Comparison) -> str:
@@ -154,7 +178,7 @@ def _alignment(comparison: Comparison) -> list[str]:
     """Text to the left, numbers to the right."""
     sides = ["left"]
     for name in comparison.spec.columns:
-        side = "left" if name == "published" else "right"
+        side = "left" if name in TEXT else "right"
         sides += [side] * len(COLUMNS[name].headings(comparison))
     return sides
 
@@ -163,7 +187,7 @@ def _lines(comparison: Comparison, rows: tuple[Row, ...]) -> list[list[str]]:
     marks = PublishedMarks.of(comparison)
     return [
         [
-            row.spec.label + (f" {_DAGGER}" if row.selected_on_test else ""),
+            row.spec.label + _marks(row),
             *(cell for name in comparison.spec.columns for cell in COLUMNS[name].cells(row, marks)),
         ]
         for row in rows
@@ -185,12 +209,30 @@ def _notes(comparison: Comparison) -> list[str]:
                 f"{_DAGGER} Checkpoint selected on the test split, as in published practice: optimistic, and not "
                 "comparable with rows selected on validation."
             )
-    notes += [COLUMNS[name].note(comparison) for name in spec.columns]
+    practice = dict.fromkeys(text for row in comparison.rows for text in row.spec.departures)
+    if practice:
+        notes.append(
+            f"{_DOUBLE_DAGGER} Replicates what published code does and its paper does not say: "
+            + "; ".join(f"{text} ({_labels_with(comparison, text)})" for text in practice)
+            + "."
+        )
+    notes += [note for name in spec.columns if (note := COLUMNS[name].note(comparison))]
     if any(NOTHING in line for _, rows in comparison.sections for line in _lines(comparison, rows)):
         notes.append(
-            f"{NOTHING}: nothing to print here (no published number, no comparison with itself, or no result)."
+            f"{NOTHING}: nothing to print here (no published number, a setting that does not apply, no comparison with "
+            "itself, or no result)."
         )
     return list(dict.fromkeys(notes))
+
+
+def _marks(row: Row) -> str:
+    marks = (_DAGGER if row.selected_on_test else "") + (_DOUBLE_DAGGER if row.spec.departures else "")
+    return f" {marks}" if marks else ""
+
+
+def _labels_with(comparison: Comparison, practice: str) -> str:
+    labels = dict.fromkeys(row.spec.label for row in comparison.rows if practice in row.spec.departures)
+    return ", ".join(f"'{label}'" for label in labels)
 
 
 def _sources(comparison: Comparison) -> list[tuple[int, str]]:

@@ -36,6 +36,7 @@ def build_backbone(
         name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
         spec: constructor arguments of timm's class, for an explicit small model.
         image_size: side of the video frames in pixels; a Swin V2 is built for it, a ViT resamples its positions to it.
+            0 takes the size that a named model was pretrained at.
         weights: a safetensors file; without one the weights are those of torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.BackboneConfig``.
 
@@ -52,6 +53,14 @@ def build_backbone(
         backbone = ViTBackbone(model, name, positions=positions)
     backbone.freeze(stochastic_depth=stochastic_depth, tune_norms=tune_norms)
     return backbone
+
+
+def classifier_sizes(name: str) -> tuple[int, int]:
+    """Return how many linear classifiers timm's pretrained model of this name has, and the classes of each."""
+    pretrained = timm.get_pretrained_cfg(name)
+    if pretrained is None:
+        raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
+    return (1 if isinstance(pretrained.classifier, str) else len(pretrained.classifier)), pretrained.num_classes
 
 
 def load_exactly(model: nn.Module, path: Path) -> None:
@@ -86,7 +95,7 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
         raise LavishError(f"backbone.model: timm knows no '{architecture}'{nearest(architecture, family)}")
     arguments: dict[str, Any] = {"num_classes": 0}
     if architecture.startswith("swinv2_"):
-        arguments["img_size"] = image_size
+        arguments |= {"img_size": image_size} if image_size else {}
     else:
         arguments["dynamic_img_size"] = True
     if weights is not None:

@@ -108,3 +108,19 @@ def test_options_are_read_without_importing_torch():
 def test_nearest():
     assert nearest("valu", ["value", "other"]) == " (did you mean 'value'?)"
     assert nearest("xyz", ["b", "a"]) == " (one of: a, b)"
+
+
+def test_another_model_drops_what_described_the_former():
+    old = {"model": "vit", "spec": {"depth": 2}, "weights": {"source": "random"}}
+    assert merge({"backbone": old}, {"backbone": {"model": "swinv2_x"}}) == {"backbone": {"model": "swinv2_x"}}
+    assert merge(old, {"model": "vit", "positions": "linear"}) == {**old, "positions": "linear"}
+
+
+def test_an_explicit_model_has_no_pretraining_classifier():
+    backbone = {"model": "vit", "weights": {"source": "random"}, "classifier": "counted"}
+    assert "an explicit 'vit' has no pretraining classifier" in error_of(backbone=backbone)
+
+
+def test_counting_the_classifier_is_no_part_of_other_identities():
+    values = parse(RunConfig, run_values(), "test").model_dump(mode="json")
+    assert "classifier" not in values["backbone"]

@@ -11,6 +11,8 @@ from torch import nn
 from lavish import cost
 from lavish.config import RunConfig, parse
 from lavish.errors import LavishError
+from lavish.model import build_model
+from lavish.options import available
 from lavish.steps import cost as write_cost
 from tests.stores import run_values
 
@@ -77,3 +79,50 @@ def test_an_operator_nobody_counts_is_an_error():
 
     with pytest.raises(LavishError, match=r"aten::cumsum are not counted"):
         cost._count(Odd(), (torch.ones(3),))
+
+
+SMALL_SWIN = {"img_size": 16, "embed_dim": 8, "patch_size": 2, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+
+
+@pytest.mark.parametrize("task", available("tasks"))
+@pytest.mark.parametrize(
+    "changes", [{}, {"backbone": {"model": "swinv2", "spec": SMALL_SWIN}}, {"modalities": "audio"}]
+)
+def test_two_steps_tell_what_any_number_costs(task, changes):
+    changes = {"task": {"name": task}, **changes}
+    if "backbone" in changes:
+        changes["backbone"] = {**changes["backbone"], "weights": {"source": "random"}}
+    config = parse(RunConfig, run_values(**changes), "test")
+    statistics = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
+    with cost.undrawn_weights():
+        model = build_model(config, classes=["one", "two"], statistics=statistics, weights=None)
+
+    def clip(steps):
+        frames = torch.zeros(1, steps, 16, 16, 3, dtype=torch.uint8)
+        return (None if config.modalities == "audio" else frames, torch.zeros(1, steps, 16, 16), None)
+
+    traced = cost._count_inputs(model, clip(7))
+    derived = cost._count_clip(model, clip, 7)
+    assert {name: operators for name, operators in derived.items() if operators} == {
+        name: operators for name, operators in traced.items() if operators
+    }
+
+
+def test_a_model_that_is_only_counted_draws_no_weights():
+    with cost.undrawn_weights():
+        torch.manual_seed(0)
+        nn.Linear(300, 300)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_the_pretraining_classifier_is_counted_on_request(tmp_path):
+    backbone = {"model": "deit_tiny_distilled_patch16_224.fb_in1k", "weights": {"source": "random"}}
+    without = counted(tmp_path, backbone=backbone)
+    found = counted(tmp_path, backbone={**backbone, "classifier": "counted"})
+    assert without["classifier_params"] == 0
+    assert found["classifier_params"] == 2 * (192 + 1) * 1000  # two heads of 1000 classes
+    assert found["total_params"] - without["total_params"] == found["classifier_params"]
+    assert found["backbone_macs"] - without["backbone_macs"] == 2 * 192 * 1000
+    assert found["total_macs"] == without["total_macs"]  # nothing runs it

@@ -123,7 +123,7 @@ def test_csv_holds_plain_numbers(table_root: Path, written: Path) -> None:
         "difference", "difference_low", "difference_high", "p", "p_holm",
         "trainable_params", "total_params", "adapter_macs", "total_macs",
         "published_id", "published_metric", "published_value", "published_selection", "published_source",
-        "selected_on", "runs", "status",
+        "selected_on", "published_practice", "runs", "status",
     ]  # fmt: skip
     full, no_fusion, frozen = (read_run(table_root / name, SEEDS).scores for name in ("full", "no_fusion", "frozen"))
     expected = interval(no_fusion, limits=(0, 1))
@@ -309,3 +309,36 @@ def test_published_numbers_are_those_of_the_sources(shared: Path) -> None:
         expected["source"] = expected["source"].removesuffix(": see methods.md")
         del line["id"]
         assert line == expected
+
+
+def test_a_table_of_costs_has_its_columns_in_its_own_order(table_spec: dict[str, Any], tmp_path: Path) -> None:
+    table_spec["columns"] = [
+        "backbone", "latents", "direction", "position", "trainable_params", "total_params", "adapter_gmacs",
+        "total_gmacs", "adapter_gmacs_without_norms",
+    ]  # fmt: skip
+    row = table_spec["sections"][0]["rows"][0]
+    row["settings"] = {"backbone": "vit", "latents": None, "direction": "none", "position": "both"}
+    write_table(table_spec, tmp_path / "table")
+    line = csv_lines(tmp_path, "table")[0]
+    assert list(line) == [
+        "configuration", "backbone", "latents", "direction", "position", "trainable_params", "total_params",
+        "adapter_macs", "total_macs", "adapter_macs_without_norms", "section", "variant", "cost", "status",
+    ]  # fmt: skip
+    assert (line["configuration"], line["backbone"], line["latents"]) == ("LAVISH", "vit", "")
+    assert int(line["adapter_macs"]) - int(line["adapter_macs_without_norms"]) == 1
+    assert line["cost"] == f"{row['run']}/cost.json"
+    text = (tmp_path / "table.md").read_text()
+    assert markdown_rows(text)["LAVISH"][:4] == ["vit", "–", "none", "both"]
+    assert "'Without norms' counts the multiply-adds of matrix products and convolutions alone" in text
+
+
+def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str, Any], tmp_path: Path) -> None:
+    rows = table_spec["sections"][1]["rows"]
+    rows[1]["departures"] = ["the gate is normalised away"]
+    write_table(table_spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    assert r"LAVISH, 50% \| test †‡" in markdown_rows(text)
+    assert "‡ Replicates what published code does and its paper does not say: the gate is normalised away ('LAV" in text
+    assert "‡" not in (tmp_path / "table.tex").read_text()
+    lines = csv_lines(tmp_path, "table")
+    assert [line["published_practice"] for line in lines].count("the gate is normalised away") == 1

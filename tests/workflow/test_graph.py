@@ -144,3 +144,24 @@ def test_other_configurations_make_the_same_table(file: str, tmp_path: Path) -> 
     assert jobs["table"] == 1
     assert jobs["cost"] > 10
     assert jobs["train"] == jobs["evaluate"] == len(workflow.read(f"config/{file}")["seeds"]) * jobs["cost"]
+
+
+def test_a_table_of_costs_needs_no_data_and_no_training(tmp_path: Path) -> None:
+    workflow = Workflow.with_default_configuration(tmp_path)
+    jobs = workflow.planned("results/table_cost.md")
+    assert set(jobs) == {"cost", "table"}
+    paper = str(tmp_path / "config/paper.yaml")
+    assert workflow.planned("results/table_cost.md", "--configfile", paper) == jobs
+
+
+def test_the_papers_configuration_lists_its_jobs_where_the_data_are(tmp_path: Path) -> None:
+    workflow = Workflow.with_default_configuration(tmp_path)
+    media = tmp_path / "data/AVE/AVE"
+    media.mkdir(parents=True)
+    (media / "clip.mp4").write_bytes(b"video")
+    paper = str(tmp_path / "config/paper.yaml")
+    for table in ("ablation", "paper_ave"):
+        jobs = workflow.planned(f"results/table_{table}.md", "--configfile", paper)
+        assert jobs["train"] == jobs["evaluate"] == 3 * jobs["cost"] > 30
+        assert jobs["compose"] == jobs["pretrain"] == 0
+        assert jobs["table"] == 1

@@ -200,7 +200,11 @@ def training_threads(wildcards):
 
 def records(table):
     """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
+    costs = {"costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs])}
+    if not table.needs_results:
+        return costs
     return {
+        **costs,
         "metrics": collect(
             "results/runs/{run}/seed{seed}/test/{file}",
             run=[run.name for run in table.runs],
@@ -212,7 +216,6 @@ def records(table):
             run=[run.name for run in table.runs],
             seed=experiments.seeds,
         ),
-        "costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs]),
     }
 
 

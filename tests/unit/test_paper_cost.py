@@ -1,0 +1,74 @@
+"""The table of costs against what the paper prints, its public code gives and arithmetic says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavish.cost import count, undrawn_weights
+from lavish.experiments import Run, load
+from lavish.model import build_model
+from lavish.steps import cost
+
+ROOT = Path(__file__).parents[2]
+with (ROOT / "tests/reference/expected_cost.csv").open(newline="", encoding="utf-8") as lines:
+    EXPECTED = list(csv.DictReader(lines))
+# Sizes of latent tokens change nothing of the frozen backbone, which is left out there to save time.
+WHOLE = [variant for variant in dict.fromkeys(row["variant"] for row in EXPECTED) if not variant.startswith("latents")]
+LATENTS = [row for row in EXPECTED if row["variant"].startswith("latents")]
+
+
+@pytest.fixture(autouse=True)
+def repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def runs() -> dict[str, Run]:
+    """Return the runs of the table of costs by variant."""
+    table = load([Path("config/config.yaml")]).table("cost")
+    folders = {row["variant"]: row["run"] for section in table.spec["sections"] for row in section["rows"]}
+    return {variant: next(run for run in table.runs if run.folder == folder) for variant, folder in folders.items()}
+
+
+@pytest.mark.parametrize("variant", WHOLE)
+def test_whole_configurations(variant: str, tmp_path: Path) -> None:
+    cost(runs()[variant].config, tmp_path / "cost.json")
+    found = json.loads((tmp_path / "cost.json").read_text())
+    for row in EXPECTED:
+        if row["variant"] == variant:
+            assert abs(found[row["field"]] - int(row["value"])) <= int(row["tolerance"]), row
+
+
+@pytest.mark.parametrize("row", LATENTS, ids=lambda row: row["variant"])
+def test_numbers_of_latent_tokens(row: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = runs()[row["variant"]].config
+    with undrawn_weights():
+        model = build_model(config, classes=["class"] * config.data.num_classes, statistics={}, weights=None)
+    for branch in ("attention", "ffn"):
+        monkeypatch.setattr(model.encoder.backbone, branch, lambda _, tokens: torch.zeros_like(tokens))
+    size, sound = config.data.frame_size, config.data.spectrogram
+
+    def clip(steps: int) -> tuple[torch.Tensor, torch.Tensor, None]:
+        frames = torch.zeros(1, steps, size, size, 3, dtype=torch.uint8)
+        return frames, torch.zeros(1, steps, sound.mel_bins, sound.frames), None
+
+    found = count(model, clip, config.data.steps)
+    assert abs(found[row["field"]] - int(row["value"])) <= int(row["tolerance"])
+
+
+def test_every_row_of_the_ablation_is_counted() -> None:
+    counted = [run.config for run in runs().values()]
+    ablation = load([Path("config/config.yaml"), Path("config/paper.yaml")], official_folder()).table("ablation")
+    for run in ablation.runs:
+        # What was measured of the material belongs to a run that is trained and not to one that is counted.
+        data = run.config.data.model_copy(update={"sha256": None, "root": Path("data/AVE")})
+        assert run.config.model_copy(update={"data": data}) in counted, run.name
+
+
+def official_folder() -> dict[str, object]:
+    """Return an override that lets the data set be any folder that exists."""
+    return {"defaults": {"data": {"root": str(ROOT / "tests/reference")}}}
