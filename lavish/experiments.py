@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from lavish.config import (
     merge,
     parse,
 )
+from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
 from lavish.options import option_model
 
@@ -41,11 +43,6 @@ RECIPE_VERSION = 1
 TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
 CHECKSUMS = Path(".snakemake/lavish-checksums.json")
-
-_OFFICIAL = {
-    "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization "
-    "in Unconstrained Videos', ECCV 2018): Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and the folder AVE/",
-}
 
 
 class MissingMaterial(LavishError):
@@ -180,15 +177,31 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
         LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
             it is raised when a table that needs it is asked for.
     """
-    values: dict[str, Any] = {}
-    for file in files:
-        values = merge(values, _read_yaml(file))
-    where = " + ".join(str(file) for file in files)
-    config = parse(WorkflowConfig, merge(values, overrides or {}), where)
+    config, where = _read_files(files, overrides or {})
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
     return _Resolver(config, where).resolve()
+
+
+def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
+    """Return the run that the rows of a task's tables start from, the options left at their defaults included.
+
+    Raises:
+        LavishError: a file is wrong or has no task of this name.
+    """
+    config, where = _read_files(files, {})
+    start = merge(config.defaults, _lookup(config.tasks, task, "task"))
+    return _with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
+
+
+def _read_files(files: Sequence[Path], overrides: Mapping[str, Any]) -> tuple[WorkflowConfig, str]:
+    """Return what `files` and `overrides`, laid over each other, configure, and the files' names for messages."""
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, _read_yaml(file))
+    where = " + ".join(str(file) for file in files)
+    return parse(WorkflowConfig, merge(values, overrides), where), where
 
 
 class _Resolver:
@@ -268,14 +281,8 @@ class _Resolver:
         backbone = self._weights(config.backbone)
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
         # What was measured of the material is part of the record of a run, and so are options left at their defaults.
-        resolved = config.model_copy(
+        resolved = _with_options(config).model_copy(
             update={
-                "task": config.task.model_copy(
-                    update={"options": _complete("tasks", config.task.name, config.task.options)}
-                ),
-                "adapter": config.adapter.model_copy(
-                    update={"options": _complete("adapters", config.adapter.method, config.adapter.options)}
-                ),
                 "data": data.config,
                 "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
                 "audio_encoder": config.audio_encoder
@@ -301,7 +308,10 @@ class _Resolver:
         composed = None
         if config.compose is None:
             assert config.root is not None
-            remedy = f"{_OFFICIAL[config.format]}; set data.root to where it lies"
+            remedy = (
+                f"{OFFICIAL[config.format].obtained}; set data.root to where it lies and check it with "
+                f"`lavish data check --task {config.format} --root {shlex.quote(str(config.root))}`"
+            )
             checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})
         else:
@@ -387,6 +397,17 @@ def _resolve_rows(table: TableConfig, file: Path, start: Mapping[str, Any]) -> d
             f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
         )
     return variants
+
+
+def _with_options(config: RunConfig) -> RunConfig:
+    """Return a run that names the options of its task and its adapter which were left at their defaults."""
+    task, adapter = config.task, config.adapter
+    return config.model_copy(
+        update={
+            "task": task.model_copy(update={"options": _complete("tasks", task.name, task.options)}),
+            "adapter": adapter.model_copy(update={"options": _complete("adapters", adapter.method, adapter.options)}),
+        }
+    )
 
 
 def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
