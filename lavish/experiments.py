@@ -177,7 +177,11 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
         LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
             it is raised when a table that needs it is asked for.
     """
-    config, where = _read_files(files, overrides or {})
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, _read_yaml(file))
+    where = " + ".join(str(file) for file in files)
+    config = parse(WorkflowConfig, merge(values, overrides or {}), where)
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
@@ -190,18 +194,11 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
     Raises:
         LavishError: a file is wrong or has no task of this name.
     """
-    config, where = _read_files(files, {})
+    values = functools.reduce(merge, map(_read_yaml, files))
+    where = " + ".join(map(str, files))
+    config = parse(WorkflowConfig, values, where)
     start = merge(config.defaults, _lookup(config.tasks, task, "task"))
     return _with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
-
-
-def _read_files(files: Sequence[Path], overrides: Mapping[str, Any]) -> tuple[WorkflowConfig, str]:
-    """Return what `files` and `overrides`, laid over each other, configure, and the files' names for messages."""
-    values: dict[str, Any] = {}
-    for file in files:
-        values = merge(values, _read_yaml(file))
-    where = " + ".join(str(file) for file in files)
-    return parse(WorkflowConfig, merge(values, overrides), where), where
 
 
 class _Resolver:
@@ -309,8 +306,8 @@ class _Resolver:
         if config.compose is None:
             assert config.root is not None
             remedy = (
-                f"{OFFICIAL[config.format].obtained}; set data.root to where it lies and check it with "
-                f"`lavish data check --task {config.format} --root {shlex.quote(str(config.root))}`"
+                f"{OFFICIAL[config.format].obtained}; put it there, or set data.root to where it lies, and see what is "
+                f"missing with: lavish data check --task {config.format} --root {shlex.quote(str(config.root))}"
             )
             checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})

@@ -73,7 +73,7 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
                 f"{seed / 'record.json'}: another configuration than the other seeds': remove that folder"
             )
     sections: list[tuple[str, list[tuple[str, str]]]] = [("", list(_identity(folder, first)))]
-    sections.append(("Trainings", [*trainings, *_over_seeds(folder, records)]))
+    sections.append(("Trainings", [*trainings, *_over_seeds(folder, records)] or [("", "none")]))
     sections.append(("Cost", _cost(folder)))
     if first is not None:
         sections += _configuration(first.values, configfiles, full=full)
