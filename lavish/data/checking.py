@@ -80,7 +80,11 @@ def check_data_set(
     media = _check_clips(format_name, official, root, steps, step_seconds, found)
     present = [source for source in media if not missing_media(source)]
     chosen = present if sample is None else _spread(present, sample)
-    _check_decoding(chosen, len(media), steps, step_seconds, jobs, found)
+    if chosen:
+        which = "all" if len(chosen) == len(present) else f"a sample of the {len(present)}"
+        _check_decoding(chosen, which, steps, step_seconds, jobs, found)
+    elif media:
+        found.add("decoding", "nothing decoded")
     return found
 
 
@@ -102,6 +106,7 @@ def report(format_name: str, root: Path, found: Findings) -> str:
 
 def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
     """Look for the text files; return whether all are there, so that the rest can be checked."""
+    own = []
     absent = [name for name in official.texts if not (root / name).is_file()]
     for name, published in official.texts.items():
         if name in absent:
@@ -119,10 +124,11 @@ def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
             found.add(name, f"{clips} clips, as published")
             continue
         found.add(name, f"{clips} clips, not the published file")
-        difference = "in its content" if clips == published.clips else f"which has {published.clips} clips"
+        own.append(f"{name} (published: {published.clips} clips{' too' if clips == published.clips else ''})")
+    if own:
         found.remarks.append(
-            f"{name} differs from the published one ({difference}): fine for lists of your own, but numbers are then "
-            "not comparable with published ones"
+            f"not as published: {', '.join(own)}. Fine for lists of your own, but numbers are not comparable with "
+            "published ones then"
         )
     if absent:
         found.problems.append(f"missing in {root}: {', '.join(absent)}")
@@ -175,12 +181,8 @@ def _check_clips(
 
 
 def _check_decoding(
-    chosen: Sequence[ClipSource], listed: int, steps: int, step_seconds: float, jobs: int, found: Findings
+    chosen: Sequence[ClipSource], which: str, steps: int, step_seconds: float, jobs: int, found: Findings
 ) -> None:
-    if not chosen:
-        if listed:
-            found.add("decoding", "nothing decoded")
-        return
     clips: list[Clip] = list(enumerate(chosen))
     outcomes: dict[int, Outcome] = {}
     work = partial(_decode_chunk, steps, step_seconds)
@@ -192,8 +194,7 @@ def _check_decoding(
     for index, source in clips:
         by_status[outcomes[index].status].append(f"{source.pictures.name}: {outcomes[index].reason}")
     bad, odd = by_status["left_out"], by_status["repaired"]
-    which = "all" if len(chosen) == listed else f"a sample of {len(chosen)}"
-    found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which}; listed are {listed})")
+    found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which} that are there)")
     if bad:
         found.problems.append(f"{len(bad)} of {len(chosen)} media cannot be decoded: {_examples(bad)}; restore them")
     if odd:

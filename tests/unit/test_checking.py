@@ -44,9 +44,10 @@ def test_a_whole_data_set_of_ones_own_is_in_order_but_remarked_upon(root: Path) 
     facts = dict(found.facts)
     assert facts["trainSet.txt"] == "3 clips, not the published file"
     assert facts["media of valSet.txt"] == "3 of 3 clips there"
-    assert facts["decoding"] == "2 of 2 media decoded (all; listed are 2)"
+    assert facts["decoding"] == "2 of 2 media decoded (all that are there)"
     remarks = "\n".join(found.remarks)
-    assert "trainSet.txt differs from the published one (which has 3339 clips): fine for lists of your own" in remarks
+    assert "not as published: trainSet.txt (published: 3339 clips), valSet.txt" in remarks
+    assert "Fine for lists of your own" in remarks
     assert "2 classes where the published data set has 28: set data.num_classes to it" in remarks
 
 
@@ -65,7 +66,7 @@ def test_official_lists_are_recognised_whatever_their_line_ends(shared: Path, tm
     assert "3339 of 3339 clips (100.0%) have no media: missing AVE/" in found.problems[0]
     text = (tmp_path / "valSet.txt").read_text()
     (tmp_path / "valSet.txt").write_text(text.replace("&good&0&10", "&good&0&9", 1))
-    assert "valSet.txt differs from the published one (in its content)" in check(tmp_path).remarks[0]
+    assert "not as published: valSet.txt (published: 402 clips too). Fine" in check(tmp_path).remarks[0]
 
 
 def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +75,7 @@ def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: p
     assert main([*arguments, str(root)]) == 1
     said = capsys.readouterr().out
     assert "testSet.txt: 1 of 3 clips (33.3%) have no media: missing AVE/b.mp4" in said
-    assert "1 of 1 media decoded (a sample of 1; listed are 2)" in said
+    assert "1 of 1 media decoded (all that are there)" in said
     assert "Where to get it: the AVE data set is obtained from the page of its authors (Tian et al., " in said
 
     (root / "valSet.txt").unlink()
@@ -98,6 +99,7 @@ def test_media_that_cannot_be_decoded_are_a_problem_and_repaired_ones_a_remark(r
     assert len(found.problems) == 1
     assert found.problems[0].startswith("1 of 2 media cannot be decoded: -a.mp4: ")
     assert "1 of 2 media are kept with repairs: b.mp4: silent" in found.remarks
+    assert "(a sample of the 2 that are there)" in dict(check(root, sample=1).facts)["decoding"]
     assert not check(root, sample=0).problems
     assert dict(check(root, sample=0).facts)["decoding"] == "nothing decoded"
 
