@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from lavish.config import (
-    SPLITS,
-    AudioEncoderConfig,
-    BackboneConfig,
-    CompositionConfig,
-    DataConfig,
-    RunConfig,
-    parse,
-)
+from lavish import material_commands
+from lavish.arguments import read_config, read_values
+from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.startup import without_compiler
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a :class:`LavishError` becomes one message on stderr and exit status 1."""
+    """Run one command and return its exit status; a :class:`LavishError` becomes one message on stderr and status 1."""
     options = _parser().parse_args(arguments)
     if getattr(options, "device", "cpu") == "cpu":
         without_compiler()
+    name = " ".join(filter(None, (options.command, getattr(options, "action", None))))
     try:
-        options.function(options)
+        return options.function(options) or 0
     except LavishError as error:
-        print(f"lavish {options.command}: {error}", file=sys.stderr)
+        print(f"lavish {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"lavish {options.command}: interrupted; call it again to go on", file=sys.stderr)
+        print(f"lavish {name}: interrupted; call it again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lavish", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, function: Any, summary: str, config: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Callable[[argparse.Namespace], int | None], summary: str, config: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         sub.set_defaults(function=function)
         if config:
@@ -58,13 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--out", type=Path, required=True, help="folder to write")
     prepare.add_argument("--jobs", type=int, default=1, help="processes")
 
-    for name, function, summary in (
-        ("pretrain", _pretrain, "train a small frozen backbone or audio encoder"),
-        ("weights", _weights, "fetch weights from the hub or check a file of weights"),
-    ):
-        weights = command(name, function, summary)
-        weights.add_argument("--kind", choices=("backbone", "audio_encoder"), required=True)
-        weights.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    pretrain = command("pretrain", _pretrain, "train a small frozen backbone or audio encoder")
+    pretrain.add_argument("--kind", choices=tuple(material_commands.KINDS), required=True)
+    pretrain.add_argument("--out", type=Path, required=True, help="safetensors file to write")
 
     encode = command("encode-audio", _encode_audio, "compute a separate audio encoder's features of one split")
     encode.add_argument("--weights", type=Path, required=True)
@@ -94,72 +85,48 @@ def _parser() -> argparse.ArgumentParser:
     figure.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
     figure.add_argument("--figure", required=True, help="name of the figure in the table's file")
     figure.add_argument("--out", type=Path, required=True, help="svg, pdf or png file to write")
+
+    show = command("show", _show, "print what a run was made from and what came out", config=False)
+    show.add_argument("run", type=Path, metavar="RUN", help="results/runs/<run>, or one of its seed<k>")
+    show.add_argument("--full", action="store_true", help="print the whole resolved configuration")
+    show.add_argument(
+        "--configfile", type=Path, action="append", default=[], help="laid over config/config.yaml, as for the workflow"
+    )
+
+    material_commands.add_to(commands)
     return parser
-
-
-def read_values(text: str, option: str) -> Any:
-    """Return what `--config` or `--table` holds: JSON text, or the content of a JSON or YAML file."""
-    if text.lstrip().startswith("{"):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise LavishError(f"{option}: not valid JSON: {error}") from None
-    path = Path(text)
-    if not path.is_file():
-        raise LavishError(f"{option}: no file '{path}' (give JSON text that begins with '{{', or a path)")
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except yaml.YAMLError as error:
-        raise LavishError(f"{path}: not valid YAML: {error}") from None
-
-
-def _config(options: argparse.Namespace, model: Any) -> Any:
-    where = "--config" if options.config.lstrip().startswith("{") else options.config
-    return parse(model, read_values(options.config, "--config"), where)
 
 
 def _compose(options: argparse.Namespace) -> None:
     from lavish.data.composer import compose
 
-    compose(_config(options, CompositionConfig), options.out, options.jobs)
+    compose(read_config(options.config, CompositionConfig), options.out, options.jobs)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from lavish.data.preparation import prepare
 
-    prepare(_config(options, DataConfig), options.root, options.split, options.out, options.jobs)
-
-
-def _weights_config(options: argparse.Namespace) -> Any:
-    return _config(options, BackboneConfig if options.kind == "backbone" else AudioEncoderConfig)
+    prepare(read_config(options.config, DataConfig), options.root, options.split, options.out, options.jobs)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
     from lavish.steps import pretrain
 
-    pretrain(_weights_config(options), options.out)
-
-
-def _weights(options: argparse.Namespace) -> None:
-    from lavish.steps import provide_weights
-
-    provide_weights(_weights_config(options), options.out)
+    pretrain(read_config(options.config, material_commands.KINDS[options.kind]), options.out)
 
 
 def _encode_audio(options: argparse.Namespace) -> None:
     from lavish.audio_encoders import build
     from lavish.audio_encoders.features import encode_split
 
-    config = _config(options, AudioEncoderConfig)
+    config = read_config(options.config, AudioEncoderConfig)
     encode_split(build(config.kind, config.spec, options.weights), options.data, options.out)
 
 
 def _train(options: argparse.Namespace) -> None:
     from lavish.steps import train
 
-    config = _config(options, RunConfig)
+    config = read_config(options.config, RunConfig)
     train(config, options.seed, options.data, options.weights, options.audio_features, options.device, options.out)
 
 
@@ -167,7 +134,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from lavish.steps import evaluate
 
     evaluate(
-        _config(options, RunConfig),
+        read_config(options.config, RunConfig),
         options.seed,
         options.data,
         options.split,
@@ -181,7 +148,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _cost(options: argparse.Namespace) -> None:
     from lavish.steps import cost
 
-    cost(_config(options, RunConfig), options.out)
+    cost(read_config(options.config, RunConfig), options.out)
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -194,3 +161,9 @@ def _figure(options: argparse.Namespace) -> None:
     from lavish.figures import write_figure
 
     write_figure(read_values(options.table, "--table"), options.figure, options.out)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from lavish.show import show
+
+    print(show(options.run, options.configfile, full=options.full))

@@ -44,8 +44,11 @@ def evaluate(
     return Evaluation(model.task.metric, float(columns["score"].mean()), {"clip": clips, **columns})
 
 
-def write_evaluation(result: Evaluation, out: Path) -> None:
-    """Write ``predictions.parquet`` (one row per unit) and ``metrics.json`` to the folder `out`."""
+def write_evaluation(result: Evaluation, out: Path, origin: dict[str, Any]) -> None:
+    """Write ``predictions.parquet`` (one row per unit) and ``metrics.json`` to the folder `out`.
+
+    `origin` says what the evaluation was made from and with; it becomes the key of that name of metrics.json.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -54,5 +57,10 @@ def write_evaluation(result: Evaluation, out: Path) -> None:
         {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in result.columns.items()}
     )
     pyarrow.parquet.write_table(table, out / "predictions.parquet")
-    metrics = {"metric": result.metric, "value": result.value, "units": len(result.columns["clip"])}
+    metrics = {
+        "metric": result.metric,
+        "value": result.value,
+        "units": len(result.columns["clip"]),
+        "origin": origin,
+    }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +34,11 @@ from lavish.config import (
     needs_results,
     parse,
 )
+from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
 from lavish.options import option_model
 from lavish.published_practice import departures
+from lavish.weights import demand_sha256
 
 RECIPE_VERSION = 1
 """Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
@@ -43,11 +46,6 @@ RECIPE_VERSION = 1
 TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
 CHECKSUMS = Path(".snakemake/lavish-checksums.json")
-
-_OFFICIAL = {
-    "ave": "the AVE data set is obtained from the page of its authors (Tian et al., 'Audio-Visual Event Localization "
-    "in Unconstrained Videos', ECCV 2018): Annotations.txt, trainSet.txt, valSet.txt, testSet.txt and the folder AVE/",
-}
 
 
 class MissingMaterial(LavishError):
@@ -199,6 +197,19 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
     return _Resolver(config, where, base, files[0]).resolve()
 
 
+def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
+    """Return the run that the rows of a task's tables start from, the options left at their defaults included.
+
+    Raises:
+        LavishError: a file is wrong or has no task of this name.
+    """
+    values = functools.reduce(merge, map(_read_yaml, files))
+    where = " + ".join(map(str, files))
+    config = parse(WorkflowConfig, values, where)
+    start = merge(config.defaults, _lookup(config.tasks, task, "task"))
+    return _with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
+
+
 class _Resolver:
     def __init__(self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path) -> None:
         self.config, self.where = config, where
@@ -291,14 +302,8 @@ class _Resolver:
         backbone = self._weights(config.backbone)
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
         # What was measured of the material is part of the record of a run, and so are options left at their defaults.
-        resolved = config.model_copy(
+        resolved = _with_options(config).model_copy(
             update={
-                "task": config.task.model_copy(
-                    update={"options": _complete("tasks", config.task.name, config.task.options)}
-                ),
-                "adapter": config.adapter.model_copy(
-                    update={"options": _complete("adapters", config.adapter.method, config.adapter.options)}
-                ),
                 "data": data.config,
                 "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
                 "audio_encoder": config.audio_encoder
@@ -325,8 +330,8 @@ class _Resolver:
         if config.compose is None:
             assert config.root is not None
             remedy = (
-                f"{_OFFICIAL[config.format]}; put it there, or set data.root to where it lies, and see what is missing "
-                f"with: lavish data check --task {config.format} --root {config.root}"
+                f"{OFFICIAL[config.format].obtained}; put it there, or set data.root to where it lies, and see what is "
+                f"missing with: lavish data check --task {config.format} --root {shlex.quote(str(config.root))}"
             )
             checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})
@@ -355,9 +360,13 @@ class _Resolver:
         if isinstance(source, FileWeights):
             if self.material and not source.path.is_file():
                 raise MissingMaterial(f"there is no file of weights {source.path}; set weights.path to where it lies")
-            # One that differs from a configured checksum is refused by the job that takes the file.
             if self.material:
-                source = source.model_copy(update={"sha256": source.sha256 or self.checksums.of_file(source.path)})
+                measured = self.checksums.of_file(source.path)
+                try:
+                    demand_sha256(source.path, measured, source.sha256, "weights.sha256")
+                except LavishError as error:
+                    raise MissingMaterial(str(error)) from None
+                source = source.model_copy(update={"sha256": measured})
         # How the weights are used does not change them: rows that differ in it share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
@@ -416,6 +425,17 @@ def _resolve_rows(table: TableConfig, file: Path, start: Mapping[str, Any]) -> d
             f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
         )
     return variants
+
+
+def _with_options(config: RunConfig) -> RunConfig:
+    """Return a run that names the options of its task and its adapter which were left at their defaults."""
+    task, adapter = config.task, config.adapter
+    return config.model_copy(
+        update={
+            "task": task.model_copy(update={"options": _complete("tasks", task.name, task.options)}),
+            "adapter": adapter.model_copy(update={"options": _complete("adapters", adapter.method, adapter.options)}),
+        }
+    )
 
 
 def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("lavish", "torch", "timm", "torchaudio", "numpy", "av", "fvcore", "scipy", "pandas", "snakemake")
+_PACKAGES = (
+    "lavish", "torch", "torchaudio", "torchvision", "timm", "safetensors", "numpy", "av", "pillow", "fvcore", "scipy",
+    "pandas", "pyarrow", "snakemake",
+)  # fmt: skip
 
 
 def sha256_of(path: Path) -> str:

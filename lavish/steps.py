@@ -92,7 +92,6 @@ def _wait_for(lock: IO[str], folder: Path) -> bool:
 def _train(
     config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
 ) -> None:
-    from lavish import provenance
     from lavish.device import choose, seed_everything
     from lavish.training import train as train_model
 
@@ -101,26 +100,23 @@ def _train(
     seed_everything(seed, device, deterministic=config.training.deterministic)
     training = _reader(config, data, "train", audio_features)
     selection = _reader(config, data, config.select_on, audio_features)
+    # Before anything is trained: what is noted is what was read and run, and what cannot be right stops here.
+    origin = _origin(device_name, weights) | {
+        "data": {split: _checksums(data / split) for split in dict.fromkeys(("train", config.select_on))},
+        "audio_features": None if audio_features is None else _features_facts(audio_features, config.select_on),
+    }
     model = _model(config, training, weights)
     result = train_model(
         model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
     )
     record = {
-        "recipe_version": RECIPE_VERSION,
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "metric": model.task.metric,
         "selected_on": config.select_on,
         **vars(result),
-        "device": _device_name(device_name),
-        "data": {split: _checksums(data / split) for split in dict.fromkeys(("train", config.select_on))},
-        "weights": _weights_facts(weights),
-        "audio_features": None if audio_features is None else _features_facts(audio_features, config.select_on),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
-        "machine": provenance.machine(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "job_seconds": time.time() - started,
+        **origin,
+        **_end(started),
     }
     _write_json(out / "record.json", record)
 
@@ -136,20 +132,29 @@ def evaluate(
     run: Path,
 ) -> None:
     """Evaluate a trained run on a split and write its metrics and predictions to `run/split`."""
-    from lavish.device import choose, seed_everything
+    from lavish.device import choose, peak_memory, seed_everything
     from lavish.evaluation import evaluate as evaluate_model
     from lavish.evaluation import write_evaluation
+    from lavish.provenance import sha256_of
     from lavish.weights import read_weights
 
+    started = time.time()
     device = choose(device_name, config.training.cpu_threads)
     seed_everything(seed, device, deterministic=config.training.deterministic)
     reader = _reader(config, data, split, audio_features)
     model = _model(config, reader, weights, statistics=_statistics(data / "train"))
     checkpoint = run / "best.safetensors"
+    origin = _origin(device_name, weights) | {
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "checkpoint": sha256_of(checkpoint),
+        "data": {split: _checksums(data / split)},
+        "audio_features": None if audio_features is None else sha256_of(audio_features / f"{split}.npy"),
+    }
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     model.to(device)
     result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
-    write_evaluation(result, run / split)
+    write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _end(started))
 
 
 def cost(config: RunConfig, out: Path) -> None:
@@ -222,9 +227,35 @@ def _checksums(split: Path) -> dict[str, str]:
     return json.loads((split / "store.json").read_text(encoding="utf-8"))["checksums"]
 
 
+def _origin(device_name: str, weights: Path) -> dict[str, Any]:
+    """Return what every record of a job says of the code, the machine and the frozen weights."""
+    from lavish import provenance
+
+    return {
+        "recipe_version": RECIPE_VERSION,
+        "git": provenance.git_state(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "device": _device_name(device_name),
+        "weights": _weights_facts(weights),
+    }
+
+
+def _end(started: float) -> dict[str, Any]:
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "job_seconds": time.time() - started,
+    }
+
+
 def _weights_facts(weights: Path) -> dict[str, Any]:
-    facts = weights.with_suffix(".json")
-    return json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {"path": str(weights)}
+    """Return where frozen weights came from, and the sha256 of the file as it is now."""
+    from lavish.provenance import sha256_of
+    from lavish.weights import read_description, read_weights
+
+    read_weights(weights, only_header=True)
+    measured = sha256_of(weights)
+    return {"path": str(weights), **read_description(weights, measured), "sha256": measured}
 
 
 def _features_facts(folder: Path, selected_on: str) -> dict[str, str]:

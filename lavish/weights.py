@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -60,12 +61,76 @@ def describe_weights(path: Path, metadata: dict[str, Any]) -> None:
 def check_sha256(path: Path, expected: str | None, key: str) -> str:
     """Return the file's sha256; an error when one was expected and differs."""
     measured = sha256_of(path)
+    demand_sha256(path, measured, expected, key)
+    return measured
+
+
+def demand_sha256(path: Path, measured: str, expected: str | None, key: str) -> None:
+    """Raise LavishError when the `measured` sha256 of a file is not the `expected` one, if there is one."""
     if expected and measured != expected.lower():
         raise LavishError(
             f"{path}: sha256 is {measured}, but {key} says {expected}; the file is not the one the configuration pins: "
             "fetch it again, or correct the key if the new file is meant"
         )
-    return measured
+
+
+def inspect_weights(path: Path) -> dict[str, str]:
+    """Return what a person may want to know of a safetensors file, as text; only its header is interpreted.
+
+    Raises LavishError for a missing file, for a pickle or anything else that is no safetensors file, and when the
+    description beside it (`<name>.json`) speaks of another content.
+    """
+    from safetensors import safe_open
+
+    read_weights(path, only_header=True)
+    tensors, parameters, types = 0, 0, set()
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            tensor = file.get_slice(key)
+            tensors, parameters = tensors + 1, parameters + math.prod(tensor.get_shape())
+            types.add(str(tensor.get_dtype()))
+    facts = {
+        "file": str(path),
+        "format": "safetensors",
+        "sha256": sha256_of(path),
+        "size": f"{path.stat().st_size / 1e6:,.1f} MB",
+        "tensors": f"{tensors:,}",
+        "parameters": f"{parameters:,}",
+        "types": ", ".join(sorted(types)),
+    }
+    description = read_description(path, facts["sha256"])
+    return facts | {key: str(value) for key, value in sorted(description.items()) if key not in facts}
+
+
+def read_description(path: Path, measured: str) -> dict[str, Any]:
+    """Return what `<name>.json` beside a file of weights says of it; nothing where there is none.
+
+    Raises LavishError when it is damaged or was written for another content than `measured`, the file's sha256.
+    """
+    description = path.with_suffix(".json")
+    if not description.is_file():
+        return {}
+    remedy = f"remove it, and fetch {path.name} again if it is not the file you mean"
+    try:
+        values = json.loads(description.read_text(encoding="utf-8"))
+        described = values.get("sha256")
+    except (ValueError, AttributeError) as error:
+        raise LavishError(f"{description}: not readable as JSON ({error}): {remedy}") from None
+    if described not in (None, measured):
+        raise LavishError(f"{description}: says sha256 {described}, but {path.name} has {measured}: {remedy}")
+    return values
+
+
+def check_fit(path: Path, model: str) -> None:
+    """Build the backbone of this timm name from a file, as a run would; LavishError says what does not fit."""
+    import timm
+
+    from lavish.backbones.build import build_backbone
+    from lavish.config import BackboneConfig, parse
+
+    parse(BackboneConfig, {"model": model, "weights": {"source": "file", "path": str(path)}}, "--model")
+    known = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    build_backbone(model, {}, known.input_size[-1] if known else 224, weights=path)
 
 
 def take_file(weights: FileWeights, out: Path) -> None:
@@ -82,12 +147,18 @@ def take_file(weights: FileWeights, out: Path) -> None:
 def fetch(weights: HubWeights, model: str, out: Path) -> None:
     """Download weights from the model hub at a fixed revision, check their sha256 and write them to `out`.
 
-    The download resumes where it was cut off. `model` is the timm name with its tag; the repository defaults to timm's.
+    The download resumes where it was cut off, and an `out` that has the pinned sha256 is left as it is. `model` is the
+    timm name with its tag; the repository defaults to timm's.
     """
+    repository = weights.repository or f"timm/{model}"
+    facts = {"source": "hub", "repository": repository, "revision": weights.revision, "model": model}
+    if weights.sha256 and out.is_file() and sha256_of(out) == weights.sha256.lower():
+        read_weights(out, only_header=True)
+        describe_weights(out, facts)
+        return
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repository = weights.repository or f"timm/{model}"
     try:
         cached = Path(hf_hub_download(repository, weights.filename, revision=weights.revision))
     except LocalEntryNotFoundError as error:
@@ -107,4 +178,4 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.copyfile(cached, partial)
     os.replace(partial, out)
-    describe_weights(out, {"source": "hub", "repository": repository, "revision": weights.revision, "model": model})
+    describe_weights(out, facts)

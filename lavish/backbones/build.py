@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,13 +100,27 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
     else:
         arguments["dynamic_img_size"] = True
     if weights is not None:
-        read_weights(weights, only_header=True)
-        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "hf_hub_id": None}}
+        # With the head that is not built taken out here, and its classes not announced, timm's own loading is strict.
+        # Left to drop the head by itself, it would take a file of another model and leave what that lacks untrained.
+        tensors = _without_head(read_weights(weights), name)
+        overlay = {"state_dict": tensors, "num_classes": 0, "hf_hub_id": None, "url": None}
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         with torch.no_grad():
-            return timm.create_model(name, **arguments)
+            model = timm.create_model(name, **arguments)
+        model.pretrained_cfg.pop("state_dict", None)  # or the file's tensors would stay in memory beside the model's
+        return model
     except (RuntimeError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # torch's first line only announces what the second one says.
+        reason = textwrap.shorten(" ".join(lines[:2]), 300, placeholder=" ...")
         raise LavishError(
-            f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {first}"
+            f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {reason}"
         ) from None
+
+
+def _without_head(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    known = timm.get_pretrained_cfg(name)
+    heads = (known.classifier if known else None) or "head"
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    return {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in heads}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class Outcome:
     checksum: int = 0  # of the rows
     pixel_sums: Sequence[int] = (0,) * 6
     log_mel_sums: Sequence[float] = (0.0,) * 2
+
+
+# What a worker does with a chunk of clips.
+Work = Callable[[Sequence[Clip]], list[Outcome]]
 
 
 def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
@@ -108,41 +113,54 @@ def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray]) -> Outc
 
 
 def decode_all(values: ClipValues, clips: Sequence[Clip], jobs: int) -> Iterator[list[Outcome]]:
-    """Decode clips in `jobs` processes; yields the outcomes of a chunk as soon as it is finished.
+    """Decode clips into the arrays in `jobs` processes; yields the outcomes of a chunk as soon as it is finished."""
+    return run_all(partial(decode_chunk, values), clips, jobs, ("lavish.data.media", "lavish.data.spectrogram"))
 
-    A clip whose decoding ends its process (a crash in a decoder, no memory left) is left out like any other that cannot
-    be decoded; the rest goes on.
+
+def run_all(work: Work, clips: Sequence[Clip], jobs: int, preload: Sequence[str]) -> Iterator[list[Outcome]]:
+    """Do `work` on chunks of clips in `jobs` processes; yields the outcomes of a chunk as soon as it is finished.
+
+    A clip that ends its process (a crash in a decoder, no memory left) is left out like any other that cannot be
+    decoded; the rest goes on.
+
+    Args:
+        work: the function of a chunk; it is sent to other processes.
+        clips: what is to be done.
+        jobs: worker processes.
+        preload: modules that `work` needs, imported once for all processes.
     """
     chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
     while chunks:
         finished = set()
         try:
-            for number, outcomes in _run(values, chunks, jobs):
+            for number, outcomes in _run(work, chunks, jobs, preload):
                 finished.add(number)
                 yield outcomes
         except BrokenProcessPool:
             unfinished = [chunk for number, chunk in enumerate(chunks) if number not in finished]
             # Chunks are started in order, so the culprit is in one of the first; alone, it gives itself away.
             for clip in (clip for chunk in unfinished[:jobs] for clip in chunk):
-                yield _decode_alone(values, clip)
+                yield _run_alone(work, clip, preload)
             chunks = unfinished[jobs:]
         else:
             return
 
 
-def _run(values: ClipValues, chunks: Sequence[Sequence[Clip]], jobs: int) -> Iterator[tuple[int, list[Outcome]]]:
-    pool = open_pool(min(jobs, len(chunks)), preload=["lavish.data.media", "lavish.data.spectrogram"])
+def _run(
+    work: Work, chunks: Sequence[Sequence[Clip]], jobs: int, preload: Sequence[str]
+) -> Iterator[tuple[int, list[Outcome]]]:
+    pool = open_pool(min(jobs, len(chunks)), preload)
     try:
-        futures = {pool.submit(decode_chunk, values, chunk): number for number, chunk in enumerate(chunks)}
+        futures = {pool.submit(work, chunk): number for number, chunk in enumerate(chunks)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_alone(values: ClipValues, clip: Clip) -> list[Outcome]:
+def _run_alone(work: Work, clip: Clip, preload: Sequence[str]) -> list[Outcome]:
     try:
-        [(_, outcomes)] = _run(values, [[clip]], 1)
+        [(_, outcomes)] = _run(work, [[clip]], 1, preload)
         return outcomes
     except BrokenProcessPool:
         return [Outcome(clip[0], "left_out", "decoding it ended the process (crash or no memory)")]

@@ -130,6 +130,32 @@ def test_a_named_model_loads_a_local_file_with_timms_own_rules(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("blocks.1.mlp.fc1.weight"), r"Missing key.*blocks\.1\.mlp\.fc1\.weight"),
+        (lambda tensors: tensors.update(surplus=torch.ones(1)), r"Unexpected key.*surplus"),
+        (lambda tensors: tensors.update({"norm.weight": torch.ones(3)}), r"size mismatch for norm\.weight"),
+    ],
+    ids=["missing", "unknown", "other shape"],
+)
+def test_a_named_model_is_never_loaded_in_part(tmp_path, change, message):
+    """timm alone would leave a missing tensor as it was drawn and say so in a log that nobody reads."""
+    tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
+    change(tensors)
+    path = tmp_path / "deit.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(LavishError, match=rf"deit\.safetensors: .*{message}"):
+        build_backbone("deit_tiny_patch16_224", {}, 224, weights=path)
+
+
+def test_a_loaded_model_keeps_no_second_copy_of_its_weights(tmp_path):
+    path = tmp_path / "deit.safetensors"
+    save_file(timm.create_model("deit_tiny_patch16_224", num_classes=0).state_dict(), path)
+    model = build_backbone("deit_tiny_patch16_224", {}, 224, weights=path).model
+    assert "state_dict" not in model.pretrained_cfg
+
+
+@pytest.mark.parametrize(
     ("name", "spec", "message"),
     [
         ("vit_base_patch17_224", {}, r"timm knows no 'vit_base_patch17_224' \(did you mean"),

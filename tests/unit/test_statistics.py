@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pandas
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 
 from lavish.statistics import holm, interval, paired_test
 
@@ -68,6 +71,55 @@ def test_variance_and_degrees_of_freedom_are_those_of_the_two_way_layout() -> No
     assert ours.degrees_of_freedom == pytest.approx(freedom)
     assert ours.p == pytest.approx(2 * stats.t.sf(4 / variance**0.5, freedom))
     assert ours.high - ours.difference == pytest.approx(stats.t.ppf(0.975, freedom) * variance**0.5)
+
+
+def two_way_anova(scores: np.ndarray) -> tuple[float, float, float]:
+    """Mean squares of seeds, units and residuals, from statsmodels."""
+    seeds, units = scores.shape
+    frame = pandas.DataFrame(
+        {
+            "score": scores.ravel(),
+            "seed": np.repeat(np.arange(seeds), units),
+            "unit": np.tile(np.arange(units), seeds),
+        }
+    )
+    table = anova_lm(ols("score ~ C(seed) + C(unit)", frame).fit())
+    squares = table["sum_sq"] / table["df"]
+    return squares["C(seed)"], squares["C(unit)"], squares["Residual"]
+
+
+def test_the_paired_test_is_that_of_the_mean_squares_of_an_independent_anova(generator: np.random.Generator) -> None:
+    seeds, units = 4, 12
+    a = draw(generator, "both", seeds, units) + 0.2 * generator.standard_normal((seeds, 1))
+    b = draw(generator, "both", seeds, units)
+    ms_seed, ms_unit, ms_residual = two_way_anova(a - b)
+    assert ms_unit > ms_residual  # else the floors of the docstring would hold instead
+    ms_mean = max(ms_seed + ms_unit - ms_residual, ms_unit)
+    freedom = ms_mean**2 / (ms_seed**2 / (seeds - 1) + (ms_unit - ms_residual) ** 2 / (units - 1))
+    error = (ms_mean / (seeds * units)) ** 0.5
+    ours, difference = paired_test(a, b), (a - b).mean()
+    assert ours.degrees_of_freedom == pytest.approx(freedom, rel=1e-6)
+    assert ours.p == pytest.approx(2 * stats.t.sf(abs(difference) / error, freedom), rel=1e-6)
+    assert (ours.low, ours.high) == pytest.approx(stats.t.interval(0.95, freedom, difference, error), rel=1e-6)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_bootstrap_interval_is_the_closed_form_where_scores_are_normal(
+    regime: str, generator: np.random.Generator
+) -> None:
+    # The paired test against zero holds the same variance and degrees of freedom in closed form.
+    scores = draw(generator, regime, seeds=5)
+    ours, closed = interval(scores, draws=20_000), paired_test(scores, np.zeros_like(scores))
+    width = closed.high - closed.low
+    # Five seeds resampled are no normal distribution.
+    assert (ours.low, ours.high) == pytest.approx((closed.low, closed.high), abs=0.12 * width)
+
+
+def test_the_bootstrap_over_units_is_that_of_scipy(generator: np.random.Generator) -> None:
+    scores = generator.exponential(size=400)
+    theirs = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    ours = interval(scores[None], draws=20_000)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * (theirs.high - theirs.low))
 
 
 def test_seeds_that_agree_by_chance_do_not_make_a_difference_certain() -> None:
@@ -173,6 +225,23 @@ def test_interval_stays_within_the_limits_of_the_metric() -> None:
 def test_interval_of_equal_scores_has_no_width() -> None:
     result = interval(np.full((3, 20), 0.7))
     assert (result.low, result.high) == pytest.approx((0.7, 0.7), abs=1e-12)
+
+
+def test_holm_is_that_of_its_definition(generator: np.random.Generator) -> None:
+    p = generator.random(16) ** 3
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.minimum((16 - np.arange(16)) * p[order], 1))
+    assert np.array(holm(p.tolist()))[order] == pytest.approx(stepped)
+
+
+def test_holm_keeps_the_chance_of_any_false_finding(generator: np.random.Generator) -> None:
+    """Sixteen rows that do not differ from a baseline which they share, as in a table."""
+    found = 0
+    for _ in range(400):
+        baseline = draw(generator, "both", units=100)
+        smallest = min(paired_test(draw(generator, "both", units=100), baseline).p for _ in range(16))
+        found += 16 * smallest < 0.05  # the first step of Holm's procedure decides whether there is any finding
+    assert found / 400 <= 0.08
 
 
 def test_interval_is_fast(generator: np.random.Generator) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
+from lavish.cli import main
 from lavish.config import FileWeights
 from lavish.errors import LavishError
 from lavish.provenance import sha256_of
@@ -117,9 +120,12 @@ def hub(tmp_path):
 
 def fetch(endpoint: str, tmp_path: Path, **weights: str) -> subprocess.CompletedProcess[str]:
     config = {"model": "vit_tiny_patch16_224.test", "weights": {"source": "hub", "revision": REVISION, **weights}}
-    command = [sys.executable, "-m", "lavish", "weights", "--kind", "backbone", "--config", json.dumps(config)]
+    return fetch_with(endpoint, tmp_path, "--config", json.dumps(config))
+
+
+def fetch_with(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, "--out", str(tmp_path / "out.safetensors")],
+        [sys.executable, "-m", "lavish", "weights", "fetch", *arguments, "--out", str(tmp_path / "out.safetensors")],
         env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
@@ -161,3 +167,69 @@ def test_a_file_the_hub_does_not_have_is_one_clear_message(hub, tmp_path):
     assert done.returncode == 1
     assert "could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_person_fetches_by_name(hub, tmp_path):
+    expected = hashlib.sha256(Hub.content).hexdigest()
+    arguments = ["--model", "vit_tiny_patch16_224.test", "--revision", REVISION, "--sha256", expected]
+    done = fetch_with(hub, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["sha256"] == expected
+    # Once there, and pinned, nothing is asked of the hub again: here it answers nobody, and nothing is cached.
+    shutil.rmtree(tmp_path / "cache")
+    done = fetch_with("http://127.0.0.1:9", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "out.safetensors").write_bytes(b"half")
+    done = fetch_with(hub, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.safetensors").read_bytes() == Hub.content
+
+
+def test_pins_beside_a_configuration_are_refused(capsys, tmp_path):
+    arguments = ["--config", "{}", "--revision", "main", "--out", str(tmp_path / "out.safetensors")]
+    assert main(["weights", "fetch", *arguments]) == 1
+    assert "--revision goes with --model" in capsys.readouterr().err
+
+
+def test_a_checked_file_is_described(capsys, tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_weights({"weight": torch.ones(2, 3), "bias": torch.ones(1)}, path, {"source": "test"})
+    assert main(["weights", "check", str(path), "--sha256", sha256_of(path)]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["format"] == "safetensors"
+    assert facts["sha256"] == sha256_of(path)
+    assert (facts["tensors"], facts["parameters"], facts["types"], facts["source"]) == ("2", "7", "F32", "test")
+
+
+def test_a_file_with_a_wrong_checksum_does_not_pass(capsys, tmp_path):
+    path = small_file(tmp_path / "w.safetensors")
+    assert main(["weights", "check", str(path), "--sha256", "0" * 64]) == 1
+    assert f"sha256 is {sha256_of(path)}, but --sha256 says {'0' * 64}" in capsys.readouterr().err
+    path.with_suffix(".json").write_text(json.dumps({"sha256": "1" * 64}))
+    assert main(["weights", "check", str(path)]) == 1
+    assert f"w.json: says sha256 {'1' * 64}, but w.safetensors has" in capsys.readouterr().err
+
+
+def test_a_pickle_does_not_pass_and_is_not_opened(capsys, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.ones(1)}, path)
+    assert main(["weights", "check", str(path)]) == 1
+    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    out = tmp_path / "out.safetensors"
+    config = {"model": "vit", "weights": {"source": "file", "path": str(path)}}
+    assert main(["weights", "fetch", "--config", json.dumps(config), "--out", str(out)]) == 1
+    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["w.pth"]
+
+
+def test_a_file_is_checked_against_a_backbone(capsys, tmp_path):
+    path = tmp_path / "deit.safetensors"
+    tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
+    save_file(tensors, path)
+    assert main(["weights", "check", str(path), "--model", "deit_tiny_patch16_224"]) == 0
+    assert "fits        deit_tiny_patch16_224" in capsys.readouterr().out
+    save_file({key: value for key, value in tensors.items() if key != "cls_token"}, path)
+    assert main(["weights", "check", str(path), "--model", "deit_tiny_patch16_224"]) == 1
+    assert "cls_token" in capsys.readouterr().err
+    assert main(["weights", "check", str(path), "--model", "resnet50"]) == 1
+    assert "is not a ViT or Swin V2" in capsys.readouterr().err

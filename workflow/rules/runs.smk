@@ -14,7 +14,13 @@ rule train:
     output:
         weights="results/runs/{run}/seed{seed}/best.safetensors",
         history="results/runs/{run}/seed{seed}/history.csv",
-        record="results/runs/{run}/seed{seed}/record.json",
+        record=report(
+            "results/runs/{run}/seed{seed}/record.json",
+            caption="../report/record.rst",
+            category="Runs",
+            subcategory="{run}",
+            labels={"seed": "{seed}", "file": "record of the training"},
+        ),
     log:
         "results/logs/train/{run}-seed{seed}.log",
     benchmark:
@@ -48,7 +54,13 @@ rule evaluate:
         audio_features=evaluated_audio_features,
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
-        metrics="results/runs/{run}/seed{seed}/{split}/metrics.json",
+        metrics=report(
+            "results/runs/{run}/seed{seed}/{split}/metrics.json",
+            caption="../report/metrics.rst",
+            category="Runs",
+            subcategory="{run}",
+            labels={"seed": "{seed}", "file": "metrics on {split}"},
+        ),
         predictions="results/runs/{run}/seed{seed}/{split}/predictions.parquet",
     log:
         "results/logs/evaluate/{run}-seed{seed}-{split}.log",
@@ -79,7 +91,13 @@ rule evaluate:
 # Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait.
 rule cost:
     output:
-        cost="results/runs/{run}/cost.json",
+        cost=report(
+            "results/runs/{run}/cost.json",
+            caption="../report/cost.rst",
+            category="Runs",
+            subcategory="{run}",
+            labels={"seed": "all", "file": "cost"},
+        ),
     log:
         "results/logs/cost/{run}.log",
     benchmark:

@@ -48,4 +48,4 @@ rule pin_weights:
     message:
         "Fetching and checking {wildcards.weights}"
     shell:
-        "( set -x; lavish weights --kind {params.kind} --config {params.config:q} --out {output.weights:q} ) &> {log:q}"
+        "( set -x; lavish weights fetch --kind {params.kind} --config {params.config:q} --out {output.weights:q} ) &> {log:q}"

@@ -1,0 +1,232 @@
+"""Checking a data set in its official layout: what is there, what is missing, and whether it can be decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lavish.data.clip_jobs import Clip, Outcome, run_all
+from lavish.data.official import OFFICIAL, Official
+from lavish.data.readers import ClipSource, missing_media, read_lines, reader
+from lavish.errors import LavishError, nearest
+
+_EXAMPLES = 5
+# Only whether they can be decoded is asked: small pictures are enough.
+_FRAME_SIZE = 32
+_SAMPLE_RATE = 16000
+
+
+@dataclass
+class Findings:
+    """What a check found.
+
+    Attributes:
+        facts: what was looked at and how it is, in the order of looking: (thing, state).
+        problems: what is wrong, each with its remedy; none for a data set that can be used as it is.
+        remarks: what a user may want to know and nothing needs to be done about.
+    """
+
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def add(self, thing: str, state: str) -> None:
+        """Note how something is."""
+        self.facts.append((thing, state))
+
+
+def check_data_set(
+    format_name: str,
+    root: Path,
+    *,
+    sample: int | None,
+    jobs: int,
+    steps: int | None = None,
+    step_seconds: float | None = None,
+) -> Findings:
+    """Look at everything that a preparation would read.
+
+    Lists that differ from the published ones are remarked upon but no problem: they may be a user's own.
+
+    Args:
+        format_name: the official layout, as `data.format` names it.
+        root: its folder.
+        sample: how many media to decode, evenly spread over those listed; None for all.
+        jobs: worker processes.
+        steps, step_seconds: segments of a clip and the length of one; by default the official data set's.
+
+    Raises:
+        LavishError: for an unknown format, or a number out of range. All that is wrong with the folder is found, not
+            raised.
+    """
+    if format_name not in OFFICIAL:
+        raise LavishError(f"--task: unknown data set '{format_name}'{nearest(format_name, OFFICIAL)}")
+    if jobs < 1 or (sample is not None and sample < 0):
+        raise LavishError("--jobs must be at least 1, and --sample at least 0")
+    official = OFFICIAL[format_name]
+    steps, step_seconds = steps or official.steps, step_seconds or official.step_seconds
+    found = Findings()
+    if not root.is_dir():
+        found.problems.append(f"there is no folder {root}")
+        return found
+    if not _texts_are_there(official, root, found):
+        return found
+    _check_classes(format_name, official, root, found)
+    media = _check_clips(format_name, official, root, steps, step_seconds, found)
+    present = [source for source in media if not missing_media(source)]
+    chosen = present if sample is None else _spread(present, sample)
+    if chosen:
+        which = "all" if len(chosen) == len(present) else f"a sample of the {len(present)}"
+        _check_decoding(chosen, which, steps, step_seconds, jobs, found)
+    elif media:
+        found.add("decoding", "nothing decoded")
+    return found
+
+
+def report(format_name: str, root: Path, found: Findings) -> str:
+    """Return what a check found as text for a person."""
+    official = OFFICIAL[format_name]
+    width = max((len(thing) for thing, _ in found.facts), default=0)
+    lines = [f"{official.title} data set in {root}"]
+    lines += [f"  {thing:<{width}}  {state}" for thing, state in found.facts]
+    if found.remarks:
+        lines += ["", "To know:", *(f"  - {remark}" for remark in found.remarks)]
+    if found.problems:
+        lines += ["", "Problems:", *(f"  - {problem}" for problem in found.problems)]
+        lines += ["", f"Where to get it: {official.obtained}."]
+    else:
+        lines += ["", "Everything that was looked at is in order."]
+    return "\n".join(lines)
+
+
+def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
+    """Look for the text files; return whether all are there, so that the rest can be checked."""
+    own = []
+    absent = [name for name in official.texts if not (root / name).is_file()]
+    for name, published in official.texts.items():
+        if name in absent:
+            found.add(name, "missing")
+            continue
+        try:
+            lines = [line.strip() for line in read_lines(root / name, "restore the published file")]
+        except LavishError as error:
+            found.add(name, "unreadable")
+            found.problems.append(str(error))
+            continue
+        lines = [line for line in lines if line]
+        clips = len(lines) - published.header
+        if hashlib.sha256("\n".join(lines).encode()).hexdigest() == published.sha256:
+            found.add(name, f"{clips} clips, as published")
+            continue
+        found.add(name, f"{clips} clips, not the published file")
+        own.append(f"{name} (published: {published.clips} clips{' too' if clips == published.clips else ''})")
+    if own:
+        found.remarks.append(
+            f"not as published: {', '.join(own)}. Fine for lists of your own, but numbers are not comparable with "
+            "published ones then"
+        )
+    if absent:
+        found.problems.append(f"missing in {root}: {', '.join(absent)}")
+        inner = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and (folder / absent[0]).is_file()]
+        if inner:
+            found.problems[-1] += f"; but {inner[0]} has {absent[0]}: give that folder as --root"
+    return not found.problems
+
+
+def _check_classes(format_name: str, official: Official, root: Path, found: Findings) -> None:
+    try:
+        classes = reader(format_name).classes(root)
+    except LavishError as error:
+        found.add("classes", "unreadable")
+        found.problems.append(str(error))
+        return
+    found.add("classes", f"{len(classes)}{', as published' if len(classes) == official.classes else ''}")
+    if len(classes) != official.classes:
+        found.remarks.append(
+            f"{len(classes)} classes where the published data set has {official.classes}: set data.num_classes to it"
+        )
+
+
+def _check_clips(
+    format_name: str, official: Official, root: Path, steps: int, step_seconds: float, found: Findings
+) -> list[ClipSource]:
+    """Read all lists with their labels; return every medium once, by name."""
+    layout = reader(format_name)
+    media: dict[tuple[Path, Path], ClipSource] = {}
+    for split, name in official.splits.items():
+        try:
+            layout.targets(root, split, steps=steps, step_seconds=step_seconds)
+            sources = layout.clips(root, split)
+        except LavishError as error:
+            # The same for all splits, such as a media folder that is not there, is said once.
+            if str(error) not in found.problems:
+                found.problems.append(str(error))
+            continue
+        for source in sources:
+            media.setdefault((source.pictures, source.sound), source)
+        missing = [reason for source in sources if (reason := missing_media(source))]
+        found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips there")
+        if missing:
+            share = len(missing) / len(sources)
+            found.problems.append(
+                f"{name}: {len(missing)} of {len(sources)} clips ({share:.1%}) have no media: {_examples(missing)}; "
+                "`lavish prepare` leaves them out as far as data.max_lost allows"
+            )
+    return sorted(media.values(), key=lambda source: source.pictures)
+
+
+def _check_decoding(
+    chosen: Sequence[ClipSource], which: str, steps: int, step_seconds: float, jobs: int, found: Findings
+) -> None:
+    clips: list[Clip] = list(enumerate(chosen))
+    outcomes: dict[int, Outcome] = {}
+    work = partial(_decode_chunk, steps, step_seconds)
+    with tqdm(total=len(clips), desc="decoding", unit="clip", disable=None) as bar:
+        for chunk in run_all(work, clips, jobs, ["lavish.data.media"]):
+            outcomes |= {outcome.index: outcome for outcome in chunk}
+            bar.update(len(chunk))
+    by_status: dict[str, list[str]] = {"ok": [], "repaired": [], "left_out": []}
+    for index, source in clips:
+        by_status[outcomes[index].status].append(f"{source.pictures.name}: {outcomes[index].reason}")
+    bad, odd = by_status["left_out"], by_status["repaired"]
+    found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which} that are there)")
+    if bad:
+        found.problems.append(f"{len(bad)} of {len(chosen)} media cannot be decoded: {_examples(bad)}; restore them")
+    if odd:
+        found.remarks.append(f"{len(odd)} of {len(chosen)} media are kept with repairs: {_examples(odd)}")
+
+
+def _decode_chunk(steps: int, step_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
+    """Decode clips and keep nothing of them; runs in a worker process."""
+    from lavish.data.media import MediaError, decode_clip
+
+    outcomes = []
+    for index, source in clips:
+        try:
+            *_, notes = decode_clip(
+                source,
+                steps=steps,
+                duration=steps * step_seconds,
+                frame_size=_FRAME_SIZE,
+                sample_rate=_SAMPLE_RATE,
+            )
+        except MediaError as error:
+            outcomes.append(Outcome(index, "left_out", str(error)))
+        else:
+            outcomes.append(Outcome(index, "repaired" if notes else "ok", "; ".join(notes)))
+    return outcomes
+
+
+def _spread(sources: Sequence[ClipSource], count: int) -> list[ClipSource]:
+    """Return `count` sources, evenly spread, the same each time."""
+    count = min(count, len(sources))
+    return [sources[round(index * (len(sources) - 1) / max(1, count - 1))] for index in range(count)]
+
+
+def _examples(items: Sequence[str]) -> str:
+    return "; ".join(items[:_EXAMPLES]) + ("; ..." if len(items) > _EXAMPLES else "")
