@@ -38,7 +38,7 @@ from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
 from lavish.options import option_model
 from lavish.published_practice import departures
-from lavish.weights import demand_sha256
+from lavish.weights import check_sha256
 
 RECIPE_VERSION = 1
 """Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
@@ -363,7 +363,7 @@ class _Resolver:
             if self.material:
                 measured = self.checksums.of_file(source.path)
                 try:
-                    demand_sha256(source.path, measured, source.sha256, "weights.sha256")
+                    check_sha256(source.path, source.sha256, "weights.sha256", measured)
                 except LavishError as error:
                     raise MissingMaterial(str(error)) from None
                 source = source.model_copy(update={"sha256": measured})

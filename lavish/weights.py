@@ -58,20 +58,15 @@ def describe_weights(path: Path, metadata: dict[str, Any]) -> None:
     path.with_suffix(".json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def check_sha256(path: Path, expected: str | None, key: str) -> str:
-    """Return the file's sha256; an error when one was expected and differs."""
-    measured = sha256_of(path)
-    demand_sha256(path, measured, expected, key)
-    return measured
-
-
-def demand_sha256(path: Path, measured: str, expected: str | None, key: str) -> None:
-    """Raise LavishError when the `measured` sha256 of a file is not the `expected` one, if there is one."""
+def check_sha256(path: Path, expected: str | None, key: str, measured: str | None = None) -> str:
+    """Return the file's sha256 (computed unless given); an error when one was expected and differs."""
+    measured = measured or sha256_of(path)
     if expected and measured != expected.lower():
         raise LavishError(
             f"{path}: sha256 is {measured}, but {key} says {expected}; the file is not the one the configuration pins: "
             "fetch it again, or correct the key if the new file is meant"
         )
+    return measured
 
 
 def inspect_weights(path: Path) -> dict[str, str]:
