@@ -71,6 +71,7 @@ def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
     """
     if not archive.is_file():
         raise LavishError(f"{archive}: there is no such file")
+    out = out.resolve()  # "." has no name to put ".partial" behind
     checksum = sha256_of(archive)
     if earlier := _earlier(out, archive, checksum):
         return earlier
@@ -86,9 +87,9 @@ def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
 
 def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
     """Return what an earlier call unpacked to `out`; None where there is nothing yet."""
-    if not out.exists() and not out.is_symlink():
+    if not out.exists():
         return None
-    if out.is_symlink() or not out.is_dir():
+    if not out.is_dir():
         raise LavishError(f"{out} is no folder: give another --out")
     if not any(out.iterdir()):
         return None
