@@ -18,7 +18,6 @@ from lavish.errors import LavishError, nearest
 from lavish.options import check_options, option_model
 
 Split = Literal["train", "val", "test"]
-Size = tuple[int, int]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 T = TypeVar("T", bound="Config")
