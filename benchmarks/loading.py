@@ -25,10 +25,10 @@ def main() -> None:
     record = json.loads(options.record.read_text(encoding="utf-8"))
     batch = record["config"]["training"]["batch_size"]
     reader = SplitReader(options.split, ("visual", "audio"))
-    order = np.random.default_rng(0).permutation(len(reader))
+    groups = reader.shuffled(batch, np.random.default_rng(0))
     passes = 5
     started = time.perf_counter()
-    clips = sum(len(b) for _ in range(passes) for b in reader.batches(order, batch, torch.device("cpu")))
+    clips = sum(len(b) for _ in range(passes) for b in reader.batches(groups, torch.device("cpu")))
     loaded = clips / (time.perf_counter() - started)
     trained = batch / record["step_seconds_median"]
     print(f"loader {loaded:.0f} clips/s, training {trained:.0f} clips/s: {loaded / trained:.0f} x")

@@ -80,7 +80,9 @@ class SpectrogramConfig(Config):
     frames: int = Field(default=48, ge=8, description="Analysis frames kept per window; shorter ones are zero-padded.")
     window_seconds: float = Field(default=1.0, gt=0, description="Sound read for one step.")
     window_margin: float = Field(
-        default=0.1, ge=0, description="Windows start at linspace(0, duration - window - margin, steps), seconds."
+        default=0.1,
+        description="Windows start at linspace(0, duration - window - margin, steps), seconds; below zero, the last "
+        "one reaches past the end, into silence.",
     )
 
 
@@ -97,11 +99,16 @@ class DataConfig(Config):
     """A data set in an official layout, on disk or composed, and how it is prepared."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="Used in paths and captions.")
-    format: Literal["ave"] = "ave"
+    format: Literal["ave", "avsbench_s4", "avsbench_ms3", "music_avqa", "actions"] = "ave"
     root: Path | None = Field(default=None, description="Folder of the official layout; excludes `compose`.")
     sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
     compose: ComposeConfig | None = None
-    num_classes: int = Field(ge=1, description="Classes of events, background not counted; preparation checks it.")
+    num_classes: int = Field(
+        ge=1, description="Classes of events (background not counted), actions or answers; preparation checks it."
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that questions are made of, padding not counted; preparation checks it."
+    )
     steps: int = Field(default=10, ge=1, description="Segments per clip.")
     step_seconds: float = Field(default=1.0, gt=0)
     frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")

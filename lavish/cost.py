@@ -13,26 +13,28 @@ shapes matter, and memory that is never written takes no room.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lavish.data.batches import Batch
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
     from lavish.backbones.base import Backbone
+    from lavish.config import DataConfig
     from lavish.model import AudioVisualModel
 
-Clip = tuple[Tensor | None, ...]
-"""Frames, log-mels and audio features of one clip; None for what is absent."""
 _Counts = dict[str, Counter[str]]
 """Multiply-adds by module, then by operator."""
 
@@ -59,7 +61,7 @@ _DRAWING = {"uniform_", "normal_", "trunc_normal_", "erfinv_", "bernoulli_", "ex
 
 def count(
     model: AudioVisualModel,
-    clip: Callable[[int], Clip],
+    clip: Callable[[int], Batch],
     steps: int,
     audio_encoder: tuple[nn.Module, Tensor] | None = None,
 ) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def count(
 
     Args:
         model: the learner.
-        clip: returns the input of one clip of a number of steps.
+        clip: returns a batch of one clip of a number of steps.
         steps: of a clip.
         audio_encoder: a separate audio encoder and its input for one clip, where there is one.
 
@@ -79,13 +81,14 @@ def count(
     """
     counted = _count_clip(model, clip, steps)
     parameters = parameter_count(model)
+    unused = model.task.unused_parameters()
     adapters = counted.get(f"{_ENCODER}.adapters", Counter())
     total = counted[""]
     result: dict[str, Any] = {
-        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "total_params": parameters[""],
+        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad) + unused,
+        "total_params": parameters[""] + unused,
         "adapter_params": parameters["encoder.adapters"],
-        "head_params": parameters["task"],
+        "head_params": parameters["task"] + unused,
         "adapter_macs": sum(adapters.values()),
         "adapter_macs_without_norms": _without_norms(adapters),
         "total_macs": sum(total.values()),
@@ -122,6 +125,22 @@ def count_backbone(backbone: Backbone, size: int, classifiers: int, classes: int
     }
 
 
+def example_clips(model: AudioVisualModel, data: DataConfig, audio_feature_dim: int = 0) -> Callable[[int], Batch]:
+    """Return what makes a batch of one clip and one unit of a number of steps: sizes count, values do not."""
+    size, sound, streams = data.frame_size, data.spectrogram, model.encoder.streams
+
+    def clip(steps: int) -> Batch:
+        return Batch(
+            frames=torch.zeros(1, steps, size, size, 3, dtype=torch.uint8) if "visual" in streams else None,
+            log_mels=torch.zeros(1, steps, sound.mel_bins, sound.frames) if "audio" in streams else None,
+            audio_features=torch.zeros(1, steps, audio_feature_dim) if audio_feature_dim else None,
+            targets=model.task.example_inputs(),
+            units=np.zeros(1, np.int64),
+        )
+
+    return clip
+
+
 @contextmanager
 def undrawn_weights() -> Iterator[None]:
     """Build models without drawing their weights, whose values no count depends on."""
@@ -137,16 +156,20 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 class _Clip(nn.Module):
-    """Takes only tensors, as tracing demands, and puts the absent inputs back."""
+    """Takes only tensors, as tracing demands, and makes the batch of them again."""
 
-    def __init__(self, model: nn.Module, clip: Clip) -> None:
+    def __init__(self, model: nn.Module, clip: Batch) -> None:
         super().__init__()
         self.model = model
-        self._present = [part is not None for part in clip]
+        self._clip = clip
+        present = [name for name in ("frames", "log_mels", "audio_features") if getattr(clip, name) is not None]
+        self._names = [*present, *clip.targets]
+        self.inputs: tuple[Tensor, ...] = (*(getattr(clip, name) for name in present), *clip.targets.values())
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        given = iter(inputs)
-        return self.model(*(next(given) if present else None for present in self._present))
+    def forward(self, *inputs: Tensor) -> Any:
+        given: dict[str, Any] = dict(zip(self._names, inputs, strict=True))
+        targets = {name: given.pop(name) for name in self._clip.targets}
+        return self.model(dataclasses.replace(self._clip, **given, targets=targets))
 
 
 class _GivenFeatures(nn.Module):
@@ -161,7 +184,7 @@ class _GivenFeatures(nn.Module):
         return self._features
 
 
-def _count_clip(model: AudioVisualModel, clip: Callable[[int], Clip], steps: int) -> _Counts:
+def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], steps: int) -> _Counts:
     """Count everything but a separate audio encoder: the encoder from one and two steps, the head from all."""
     seen: list[dict[Any, StreamFeatures]] = []
     hook = model.encoder.register_forward_hook(lambda *call: seen.append(call[-1]))
@@ -178,6 +201,7 @@ def _count_clip(model: AudioVisualModel, clip: Callable[[int], Clip], steps: int
             _repeated(first.pooled, steps),
             _repeated(first.tokens, steps),
             tuple(_repeated(stage, steps) for stage in first.stages),
+            first.grids,
         )
         for stream, first in seen[0].items()
     }
@@ -205,8 +229,9 @@ def _is_inside(module: str) -> bool:
     return module == _ENCODER or module.startswith(f"{_ENCODER}.")
 
 
-def _count_inputs(model: AudioVisualModel, clip: Clip) -> _Counts:
-    analysis = _count(_Clip(model, clip), tuple(part for part in clip if part is not None))
+def _count_inputs(model: AudioVisualModel, clip: Batch) -> _Counts:
+    whole = _Clip(model, clip)
+    analysis = _count(whole, whole.inputs)
     return dict(analysis.by_module_and_operator())
 
 

@@ -37,6 +37,21 @@ class StreamFeatures:
     """(B, N, D) normed tokens of the last block."""
     stages: tuple[Tensor, ...]
     """Tokens (B, N_s, C_s) at the end of each of the backbone's stages, the last one normed."""
+    grids: tuple[tuple[int, int], ...]
+    """Rows and columns of the patches of each stage."""
+
+    @property
+    def patches(self) -> Tensor:
+        """The tokens (B, rows x columns, D) of the last block that stand for a patch, row by row."""
+        rows, columns = self.grids[-1]
+        return self.tokens[:, -rows * columns :]
+
+    def maps(self) -> list[Tensor]:
+        """Return the stages as feature maps (B, C_s, rows, columns), without tokens that stand for no patch."""
+        return [
+            tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+            for tokens, (rows, columns) in zip(self.stages, self.grids, strict=True)
+        ]
 
 
 class TwoStreamEncoder(nn.Module):
@@ -89,9 +104,27 @@ class TwoStreamEncoder(nn.Module):
                     kept[index] = x
         tokens = _together(backbone.final, tokens)
         return {
-            stream: StreamFeatures(backbone.pool(x), x, (*(kept[end] for end in backbone.stage_ends[:-1]), x))
+            stream: StreamFeatures(
+                backbone.pool(x),
+                x,
+                (*(kept[end] for end in backbone.stage_ends[:-1]), x),
+                self._stage_grids(pictures[stream]),
+            )
             for stream, x, kept in zip(self.streams, tokens, ends, strict=True)
         }
+
+    def _stage_grids(self, pictures: Tensor) -> tuple[tuple[int, int], ...]:
+        grids = self.backbone.grid_sizes((pictures.shape[-2], pictures.shape[-1]))
+        return tuple(grids[end] for end in self.backbone.stage_ends)
+
+    @torch.no_grad()
+    def frozen_tokens(self, pictures: Tensor) -> Tensor:
+        """Return the patch tokens (B, N, D) of normalised pictures as the backbone alone makes them, without gradient.
+
+        Without adapters and even where its norms are tuned: as they are now, but not trained through this path.
+        """
+        tokens = self.backbone.encode(pictures)
+        return tokens[:, self.backbone.num_prefix_tokens :]
 
     def _sublayer(self, index: int, position: Position, tokens: list[Tensor]) -> list[Tensor]:
         """Add one frozen residual branch and its adapters; every adapter reads the streams before any is updated."""

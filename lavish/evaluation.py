@@ -19,29 +19,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metric on a split and the units it is the mean of."""
+    """The metric on a split and the units it is the mean of, in the order of the store."""
 
     metric: str
     value: float
-    columns: dict[str, Any]
-    """`clip`, `score` and the task's own columns, one entry per unit."""
+    clips: list[str]
+    """Name of each unit's clip."""
+    columns: dict[str, np.ndarray]
+    """`score` and the task's own columns, one entry per unit."""
+    measures: dict[str, float]
+    """The task's further numbers of the split; NaN where nothing counts."""
 
 
 def evaluate(
-    model: AudioVisualModel, reader: SplitReader, batch_size: int, device: torch.device, precision: str
+    model: AudioVisualModel,
+    reader: SplitReader,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    *,
+    calibrate: bool = False,
 ) -> Evaluation:
-    """Evaluate `model` on every clip of `reader` in order."""
+    """Evaluate `model` on every unit of `reader`, `batch_size` clips at a time, each encoded once.
+
+    With `calibrate` the task then chooses on this split what is to be chosen on one (thresholds), and keeps it with
+    its weights: for the split that selection is made on, never for another.
+    """
     model.eval()
+    groups = reader.by_clip(batch_size)
     parts: list[dict[str, np.ndarray]] = []
-    clips: list[str] = []
     with torch.inference_mode():
-        for batch in reader.batches(np.arange(len(reader)), batch_size, device):
+        for batch in reader.batches(groups, device):
             with autocast(device, precision):
-                output = model(batch.frames, batch.log_mels, batch.audio_features)
+                output = model(batch)
             parts.append(model.task.score(output, batch.targets))
-            clips.extend(batch.clips)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Evaluation(model.task.metric, float(columns["score"].mean()), {"clip": clips, **columns})
+    in_order = np.argsort(np.concatenate(groups))
+    columns = {name: np.concatenate([part[name] for part in parts])[in_order] for name in parts[0]}
+    if calibrate:
+        model.task.calibrate(columns)
+    store = reader.store
+    return Evaluation(
+        model.task.metric,
+        float(columns["score"].mean()),
+        [store.clips[clip] for clip in store.units],
+        columns,
+        model.task.summarise(columns),
+    )
 
 
 def write_evaluation(result: Evaluation, out: Path, origin: dict[str, Any]) -> None:
@@ -53,14 +76,14 @@ def write_evaluation(result: Evaluation, out: Path, origin: dict[str, Any]) -> N
     import pyarrow.parquet
 
     out.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table(
-        {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in result.columns.items()}
-    )
-    pyarrow.parquet.write_table(table, out / "predictions.parquet")
+    kept = {name: values.tolist() for name, values in result.columns.items() if not name.startswith("_")}
+    pyarrow.parquet.write_table(pyarrow.table({"clip": result.clips, **kept}), out / "predictions.parquet")
     metrics = {
         "metric": result.metric,
         "value": result.value,
-        "units": len(result.columns["clip"]),
+        "units": len(result.clips),
+        # JSON has no NaN: a measure that nothing counts for is left out.
+        "measures": {name: value for name, value in result.measures.items() if not np.isnan(value)},
         "origin": origin,
     }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

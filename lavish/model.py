@@ -12,10 +12,11 @@ from lavish.adapters.base import Stream
 from lavish.backbones.build import build_backbone
 from lavish.encoder import STREAMS, TwoStreamEncoder
 from lavish.errors import LavishError
-from lavish.tasks.base import Task, build_task
+from lavish.tasks.base import Encoded, Shape, Task, build_task
 
 if TYPE_CHECKING:
     from lavish.config import RunConfig
+    from lavish.data.batches import Batch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,31 +50,28 @@ class AudioVisualModel(nn.Module):
         self.audio_mean, self.audio_std = audio_statistics
         self.sounding_frames = sounding_frames
 
-    def forward(self, frames: Tensor | None, log_mels: Tensor | None, audio_features: Tensor | None = None) -> Tensor:
-        """Return the task's output.
-
-        Args:
-            frames: (clips, steps, H, W, 3) uint8; None for the audio stream alone.
-            log_mels: (clips, steps, mel bins, frames); None for the visual stream alone.
-            audio_features: (clips, steps, E) of the separate audio encoder, where there is one.
-        """
+    def forward(self, batch: Batch) -> Any:
+        """Return the task's output for a batch, in which the stream that was removed is None."""
         pictures: dict[Stream, Tensor] = {}
         shape: tuple[int, int] = (0, 0)
-        if frames is not None:
-            shape = (frames.shape[0], frames.shape[1])
-            pictures["visual"] = self._normalised_frames(frames.flatten(0, 1))
-        if log_mels is not None:
-            shape = (log_mels.shape[0], log_mels.shape[1])
-            pictures["audio"] = self._normalised_log_mels(log_mels.flatten(0, 1))
+        if batch.frames is not None:
+            shape = (batch.frames.shape[0], batch.frames.shape[1])
+            pictures["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
+        if batch.log_mels is not None:
+            shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
+            pictures["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
         streams = self.encoder(pictures)
         features = [
             streams[stream].pooled.unflatten(0, shape)
             for stream in self.encoder.streams
             if not (stream == "audio" and self.replace_audio)
         ]
-        if audio_features is not None:
-            features.append(audio_features)
-        return self.task(streams, features)
+        if batch.audio_features is not None:
+            features.append(batch.audio_features)
+        negatives = None
+        if batch.negatives is not None:
+            negatives = self.encoder.frozen_tokens(self._normalised_frames(batch.negatives.flatten(0, 1)))
+        return self.task(Encoded(streams, features, batch.rows, negatives), batch.targets)
 
     def _normalised_frames(self, frames: Tensor) -> Tensor:
         return ((frames - self.frame_mean) * self.frame_scale).permute(0, 3, 1, 2)
@@ -113,6 +111,7 @@ def build_model(
     config: RunConfig,
     *,
     classes: list[str],
+    vocabulary: int,
     statistics: dict[str, Any],
     weights: Path | None,
     sounding_frames: int | None = None,
@@ -123,6 +122,7 @@ def build_model(
     Args:
         config: the run.
         classes: names of the data set's classes.
+        vocabulary: words that its questions are made of.
         statistics: of the training split, as ``statistics.json`` holds them.
         weights: the frozen backbone's safetensors file; None leaves it random (cost counting).
         sounding_frames: columns of a log-mel window that hold sound; None when all do.
@@ -157,7 +157,18 @@ def build_model(
     widths = [backbone.feature_dim for stream in streams if not (stream == "audio" and replace)]
     if audio_feature_dim:
         widths.append(audio_feature_dim)
-    task = build_task(config.task.name, widths, classes, config.task.options)
+    grids = backbone.grid_sizes(sizes[streams[0]])
+    shape = Shape(
+        widths=widths,
+        stages=[(backbone.widths[end], *grids[end]) for end in backbone.stage_ends],
+        token_width=backbone.feature_dim,
+        classes=classes,
+        vocabulary=vocabulary,
+        steps=config.data.steps,
+        frame_size=config.data.frame_size,
+        streams=streams,
+    )
+    task = build_task(config.task.name, shape, config.task.options)
     frames, audio = config.normalisation.frames, config.normalisation.audio
     return AudioVisualModel(
         encoder,

@@ -159,33 +159,28 @@ def evaluate(
 
 def cost(config: RunConfig, out: Path) -> None:
     """Count parameters and multiply-adds of one clip; needs neither data nor weights."""
-    import torch
-
     from lavish.audio_encoders import build
     from lavish.backbones.build import classifier_sizes
-    from lavish.cost import count, count_backbone, undrawn_weights
-    from lavish.model import build_model, streams_of
+    from lavish.cost import count, count_backbone, example_clips, undrawn_weights
+    from lavish.model import build_model
 
-    data, sound = config.data, config.data.spectrogram
-    streams = streams_of(config.modalities)
+    data = config.data
     neutral = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
     classes = [str(index) for index in range(data.num_classes)]
     with undrawn_weights():
         encoder = build(config.audio_encoder.kind, config.audio_encoder.spec) if config.audio_encoder else None
         feature_dim = encoder.feature_dim if encoder else 0
-        model = build_model(config, classes=classes, statistics=neutral, weights=None, audio_feature_dim=feature_dim)
-
-    def clip(steps: int) -> tuple[torch.Tensor | None, ...]:
-        frames = torch.zeros(1, steps, data.frame_size, data.frame_size, 3, dtype=torch.uint8)
-        log_mels = torch.zeros(1, steps, sound.mel_bins, sound.frames)
-        return (
-            frames if "visual" in streams else None,
-            log_mels if "audio" in streams else None,
-            torch.zeros(1, steps, feature_dim) if encoder else None,
+        model = build_model(
+            config,
+            classes=classes,
+            vocabulary=data.vocabulary,
+            statistics=neutral,
+            weights=None,
+            audio_feature_dim=feature_dim,
         )
 
     extra = None if encoder is None else (encoder, encoder.example_inputs(data.steps, data.step_seconds))
-    counts = count(model, clip, data.steps, extra)
+    counts = count(model, example_clips(model, data, feature_dim), data.steps, extra)
     heads = classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)
     alone = count_backbone(model.encoder.backbone, data.frame_size, *heads)
     counts["total_params"] += alone["classifier_params"]
@@ -212,6 +207,7 @@ def _model(
     return build_model(
         config,
         classes=reader.store.classes,
+        vocabulary=reader.store.vocabulary,
         statistics=statistics or reader.store.statistics,
         weights=weights,
         sounding_frames=reader.store.analysis_frames,

@@ -98,10 +98,12 @@ def train(
     while progress.epoch < options.epochs and progress.epoch - progress.best_epoch <= options.patience:
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, progress.epoch))
-        order = np.random.default_rng([seed, progress.epoch]).permutation(len(training))
-        batches = training.batches(order, options.batch_size, device)
+        rng = np.random.default_rng([seed, progress.epoch])
+        batches = training.batches(
+            training.shuffled(options.batch_size, rng), device, rng if model.task.negatives else None
+        )
         loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
-        value = evaluate(model, selection, options.batch_size, device, options.precision).value
+        value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})
         if value > progress.best_value:
             progress.best_epoch, progress.best_value = progress.epoch, value
@@ -138,9 +140,9 @@ def _epoch(
     options: TrainingConfig,
     device: torch.device,
 ) -> float:
-    """Run one epoch; return the mean loss over clips."""
+    """Run one epoch; return the mean loss over units."""
     model.train()
-    total, clips = 0.0, 0
+    total, units = 0.0, 0
     for group in _grouped(batches, options.accumulate):
         started = time.perf_counter()
         for parameters in optimizer.param_groups:
@@ -149,8 +151,8 @@ def _epoch(
         losses = []
         for batch in group:
             with autocast(device, options.precision):
-                output = model(batch.frames, batch.log_mels, batch.audio_features)
-            # Weighted by clips: the gradient is that of the whole group as one batch, a short last one included.
+                output = model(batch)
+            # Weighted by units: the gradient is that of the whole group as one batch, a short last one included.
             loss = model.task.loss(output, batch.targets) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())
@@ -163,10 +165,10 @@ def _epoch(
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        total, clips = total + group_loss * in_group, clips + in_group
+        total, units = total + group_loss * in_group, units + in_group
         progress.step += 1
         progress.step_seconds.append(time.perf_counter() - started)
-    return total / clips
+    return total / units
 
 
 def schedule(options: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:

@@ -27,6 +27,7 @@ def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, 
     for name, array in arrays.items():
         np.save(path / name, array)
     np.savez(path / "targets.npz", labels=labels)
+    np.save(path / "units.npy", np.arange(clips))
     for name, header in (("clips.csv", ["clip"]), ("report.csv", ["clip", "status", "reason"])):
         with (path / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -34,10 +35,11 @@ def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, 
             writer.writerows([f"-clip{index:03d}", "ok", ""][: len(header)] for index in range(clips))
     statistics = {"frames": {"mean": [0.4] * 3, "std": [0.2] * 3}, "log_mels": {"mean": 0.0, "std": 2.0}}
     (path / "statistics.json").write_text(json.dumps(statistics))
-    names = [*arrays, "targets.npz", "clips.csv", "report.csv", "statistics.json"]
+    names = [*arrays, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json"]
     manifest = {
         "format": "ave",
         "classes": ["dark", "middle"],
+        "vocabulary": 0,
         "steps": steps,
         "analysis_frames": size,
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},

@@ -69,11 +69,6 @@ class Backbone(nn.Module, ABC):
     def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Return the patch grid (rows, columns) in each block for a picture of `image_size`, or raise LavishError."""
 
-    def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Arrange a stage's tokens (B, N, C) as a feature map (B, C, rows, columns) without the prefix tokens."""
-        patches = tokens[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, grid)
-
     def norms(self) -> list[nn.Module]:
         """Return the normalisation layers of the blocks and the final one (those `tune_norms` trains)."""
         return [module for module in self.model.modules() if isinstance(module, nn.LayerNorm)]
@@ -99,12 +94,16 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the frozen backbone's pooled features (B, C) of normalised images (B, 3, H, W)."""
+        return self.pool(self.encode(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the frozen backbone's normed tokens (B, N, C) of normalised images (B, 3, H, W)."""
         tokens = self.embed(images)
         for index in range(self.num_blocks):
             tokens = self.enter(index, tokens)
             tokens = tokens + self.attention(index, tokens)
             tokens = tokens + self.ffn(index, tokens)
-        return self.pool(self.final(tokens))
+        return self.final(tokens)
 
 
 def quarters(depth: int) -> tuple[int, ...]:

@@ -96,12 +96,7 @@ def _token_labels(class_map: np.ndarray, rows: int, columns: int, background: in
 
 
 def _tokens(backbone: Backbone, pictures: Tensor) -> Tensor:
-    tokens = backbone.embed(pictures)
-    for index in range(backbone.num_blocks):
-        tokens = backbone.enter(index, tokens)
-        tokens = tokens + backbone.attention(index, tokens)
-        tokens = tokens + backbone.ffn(index, tokens)
-    return backbone.final(tokens)[:, backbone.num_prefix_tokens :]
+    return backbone.encode(pictures)[:, backbone.num_prefix_tokens :]
 
 
 def _fit(backbone: Backbone, head: nn.Module, pictures: Tensor, labels: Tensor, recipe: PretrainConfig) -> None:

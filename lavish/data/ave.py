@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.data.readers import ClipSource, read_lines, unique_names
+from lavish.data.readers import ClipSource, Targets, read_lines, unique_names
 from lavish.errors import LavishError, nearest
 
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -60,6 +60,11 @@ def classes(root: Path) -> list[str]:
     return names
 
 
+def vocabulary(_root: Path) -> list[str]:
+    """Return no words: nothing is asked."""
+    return []
+
+
 def clips(root: Path, split: str) -> list[ClipSource]:
     """Return the clips of a split in the order of its list."""
     rows = _list(root, split)
@@ -77,8 +82,8 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     return [ClipSource(name, picture, sound) for name, (picture, sound) in zip(names, paths, strict=True)]
 
 
-def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> dict[str, np.ndarray]:
-    """Return {"labels": (clips, steps) int64}: the class of each segment, or the number of classes for background.
+def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
+    """Return `labels`, (clips, steps) int64: the class of each segment, or the number of classes for background.
 
     A segment carries the event that its centre lies in; for the data set's whole seconds, the event that covers it.
     """
@@ -95,7 +100,7 @@ def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> dict[
                 f"{step_seconds:g} s: correct data.steps or data.step_seconds"
             )
         labels[clip, (centres >= row.start) & (centres < row.end)] = indices[row.label]
-    return {"labels": labels}
+    return Targets({"labels": labels})
 
 
 def _list(root: Path, split: str) -> list[_Row]:

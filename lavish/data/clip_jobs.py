@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lavish.data.readers import ClipSource
-from lavish.data.store import ARRAYS
+from lavish.data.store import ARRAYS, MASKS
 from lavish.data.workers import open_pool
 
 CHUNK = 8  # clips per task: few enough to keep all workers busy to the end, enough to make the hand-over cheap
@@ -63,8 +63,13 @@ def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
 
 
 def open_arrays(folder: Path, mode: Any) -> list[np.ndarray]:
-    """Map the array files of a folder: frames, log-mels, waveforms."""
-    return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in ARRAYS]
+    """Map the array files of a folder: frames, log-mels, waveforms and, where there are any, masks."""
+    return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in array_names(folder)]
+
+
+def array_names(folder: Path) -> list[str]:
+    """Return the names of the array files in a folder."""
+    return [*ARRAYS, MASKS] if (folder / MASKS).exists() else list(ARRAYS)
 
 
 def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
@@ -72,6 +77,7 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
     # Only workers need torch and the decoders: the parent starts two seconds sooner without them.
     import torch
 
+    from lavish.data.masks import decode_masks
     from lavish.data.media import MediaError, decode_clip
     from lavish.data.spectrogram import log_mels
 
@@ -91,14 +97,19 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
             outcomes.append(Outcome(index, "left_out", str(error)))
             continue
         mels = log_mels(torch.from_numpy(waveform) / 32768, steps=values.steps, **values.spectrogram)
-        for array, row in zip(arrays, (frames, mels.numpy(), waveform), strict=True):
+        rows = [frames, mels.numpy(), waveform]
+        if source.masks:
+            masks, lacking = decode_masks(source.masks, values.frame_size)
+            rows.append(masks)
+            notes += lacking
+        for array, row in zip(arrays, rows, strict=True):
             array[index] = row
         outcomes.append(_outcome(index, notes, arrays))
     return outcomes
 
 
 def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray]) -> Outcome:
-    frames, mels, _ = arrays
+    frames, mels = arrays[:2]
     pixels = frames[index].reshape(-1, 3).astype(np.int64)
     # As stored, so that the statistics are those of the numbers a reader gets. Padding is zero and adds nothing.
     heard = mels[index].astype(np.float64)

@@ -17,16 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from lavish.config import DataConfig
-from lavish.data.clip_jobs import ClipValues, Outcome, decode_all, open_arrays
+from lavish.data.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.journal import Journal
-from lavish.data.readers import ClipSource, missing_media, reader
-from lavish.data.store import ARRAYS, FILES, MANIFEST
+from lavish.data.readers import ClipSource, Targets, missing_media, reader
+from lavish.data.store import ARRAYS, FILES, MANIFEST, MASKS
 from lavish.data.windows import analysis_frames
 from lavish.errors import LavishError
 from lavish.provenance import sha256_of
 
 # Of the arrays' contents: raised when decoding changes, so that no unfinished work of older code is taken up.
-_VERSION = 1
+_VERSION = 2
 _ROWS_AT_ONCE = 16
 
 
@@ -57,10 +57,11 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     sources = layout.clips(root, split)
     targets = layout.targets(root, split, steps=config.steps, step_seconds=config.step_seconds)
     classes = layout.classes(root)
-    if len(classes) != config.num_classes:
-        raise LavishError(
-            f"data.num_classes is {config.num_classes}, but {root} lists {len(classes)} classes: correct the key"
-        )
+    words = layout.vocabulary(root)
+    for key, value, found in (("num_classes", config.num_classes, classes), ("vocabulary", config.vocabulary, words)):
+        if len(found) != value:
+            what = "classes" if key == "num_classes" else "words"
+            raise LavishError(f"data.{key} is {value}, but {root} has {len(found)} {what}: correct the key")
     spectrogram = config.spectrogram.model_dump()
     heard = analysis_frames(
         **{key: spectrogram[key] for key in ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")}
@@ -75,7 +76,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     }
     # Hours of decoding are not worth it when the end is known before they start.
     _check_lost(config, root, split, sources, outcomes, folder)
-    with Journal(folder, _job(config, split, sources, targets), sources, _array_maker(config, len(sources))) as journal:
+    arrays_of = _array_maker(config, len(sources), masked=any(source.masks for source in sources))
+    with Journal(folder, _job(config, split, sources, targets), sources, arrays_of) as journal:
         outcomes |= journal.finished
         pending = [(index, source) for index, source in enumerate(sources) if index not in outcomes]
         with tqdm(total=len(sources), initial=len(outcomes), unit="clip", disable=None) as bar:
@@ -89,16 +91,21 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         arrays = _dense_arrays(folder, list(kept), len(sources))
         _write_json(folder / "statistics.json", _statistics(list(kept.values()), config, heard))
         _write_csv(folder / "clips.csv", ["clip"], [[sources[index].clip] for index in kept])
-        kept_targets: dict[str, Any] = {name: array[list(kept)] for name, array in targets.items()}
+        units, asked = _kept_units(targets, list(kept), len(sources))
+        np.save(folder / "units.npy", asked)
+        kept_targets: dict[str, Any] = {name: array[units] for name, array in targets.arrays.items()}
         np.savez(folder / "targets.npz", **kept_targets)
         manifest = {
             "format": config.format,
             "split": split,
             "classes": classes,
+            "vocabulary": len(words),
             "clips": len(kept),
+            "units": len(units),
+            "notes": targets.notes,
             "steps": config.steps,
             "analysis_frames": heard,
-            **_describe({name: arrays.get(name, folder / name) for name in FILES}),
+            **_describe({name: arrays.get(name, folder / name) for name in (*array_names(folder), *FILES)}),
             "config": config.model_dump(mode="json"),
         }
         _write_json(folder / MANIFEST, manifest)
@@ -116,12 +123,11 @@ def _check_out(out: Path) -> None:
         raise LavishError(f"{out}: neither an empty folder nor a prepared split: give another --out")
 
 
-def _job(
-    config: DataConfig, split: str, sources: Sequence[ClipSource], targets: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _job(config: DataConfig, split: str, sources: Sequence[ClipSource], targets: Targets) -> dict[str, Any]:
     """Everything that decides what the rows of the arrays hold."""
     keys = {"format", "steps", "step_seconds", "frame_size", "spectrogram"}
-    labels = hashlib.sha256(b"".join(np.ascontiguousarray(targets[name]).tobytes() for name in sorted(targets)))
+    arrays = [targets.arrays[name] for name in sorted(targets.arrays)]
+    labels = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
     return {
         "version": _VERSION,
         "config": config.model_dump(mode="json", include=keys),
@@ -131,7 +137,16 @@ def _job(
     }
 
 
-def _array_maker(config: DataConfig, clips: int) -> Callable[[Path], None]:
+def _kept_units(targets: Targets, kept: Sequence[int], clips: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which units stay when only the clips `kept` do, and the position of each unit's clip among these."""
+    clip_of = np.arange(clips) if targets.clips is None else targets.clips
+    place = np.full(clips, -1)
+    place[list(kept)] = np.arange(len(kept))
+    units = np.flatnonzero(place[clip_of] >= 0)
+    return units, place[clip_of[units]].astype(np.int64)
+
+
+def _array_maker(config: DataConfig, clips: int, *, masked: bool) -> Callable[[Path], None]:
     steps, size, mels = config.steps, config.frame_size, config.spectrogram
     samples = round(steps * config.step_seconds * mels.sample_rate)
     layout: list[tuple[Any, tuple[int, ...]]] = [
@@ -139,9 +154,12 @@ def _array_maker(config: DataConfig, clips: int) -> Callable[[Path], None]:
         (np.float16, (clips, steps, mels.mel_bins, mels.frames)),
         (np.int16, (clips, samples)),
     ]
+    files = dict(zip(ARRAYS, layout, strict=True))
+    if masked:
+        files[MASKS] = (np.uint8, (clips, steps, size, size))
 
     def make(folder: Path) -> None:
-        for name, (dtype, shape) in zip(ARRAYS, layout, strict=True):
+        for name, (dtype, shape) in files.items():
             _make_array(folder / name, dtype, shape)
 
     return make
@@ -189,7 +207,7 @@ def _check_lost(
 
 def _dense_arrays(folder: Path, kept: Sequence[int], clips: int) -> dict[str, Path]:
     """Return copies of the array files without the rows of clips that were left out; none if there are none."""
-    paths = {name: folder / f"kept_{name}" for name in ARRAYS}
+    paths = {name: folder / f"kept_{name}" for name in array_names(folder)}
     for path in paths.values():
         path.unlink(missing_ok=True)  # of an interruption at this place
     if len(kept) == clips:
@@ -223,11 +241,12 @@ def _mean_and_std(total: float, squares: float, count: int) -> tuple[float, floa
 
 
 def _describe(files: Mapping[str, Path]) -> dict[str, Any]:
-    arrays = {name: np.load(files[name], mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+    names = [name for name in files if name in (*ARRAYS, MASKS)]
+    arrays = {name: np.load(files[name], mmap_mode="r", allow_pickle=False) for name in names}
     return {
         "arrays": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
-        "sizes": {name: files[name].stat().st_size for name in FILES},
-        "checksums": {name: sha256_of(files[name]) for name in FILES},
+        "sizes": {name: path.stat().st_size for name, path in files.items()},
+        "checksums": {name: sha256_of(path) for name, path in files.items()},
     }
 
 

@@ -1,6 +1,6 @@
 """What a data set in an official layout has to tell: its classes, its clips and their targets.
 
-A format is a module of this package with the three functions of :class:`Reader`, named once in `_MODULES`. It only
+A format is a module of this package with the functions of :class:`Reader`, named once in `_MODULES`. It only
 reads text files and names media; decoding is the same for all of them (:mod:`lavish.data.media`).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -27,11 +27,30 @@ class ClipSource:
         clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
         pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
         sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
+        masks: of each step, a picture whose non-zero pixels are the object, or None where nobody has annotated it;
+            empty for a format without masks.
     """
 
     clip: str
     pictures: Path
     sound: Path
+    masks: tuple[Path | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted.
+
+    Attributes:
+        arrays: by name, with one entry per unit along the first axis.
+        clips: (units,) int64, the position of each unit's clip in the list of clips, where several units (questions)
+            share one; None: the units are the clips.
+        notes: what was found and dealt with while reading, for the store's manifest: how often, by what it was.
+    """
+
+    arrays: dict[str, np.ndarray]
+    clips: np.ndarray | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -40,11 +59,14 @@ class Reader(Protocol):
     def classes(self, root: Path) -> list[str]:
         """Return the class names in the order of their indices."""
 
+    def vocabulary(self, root: Path) -> list[str]:
+        """Return the words that questions are made of, in the order of their indices from 1 on; none without any."""
+
     def clips(self, root: Path, split: str) -> list[ClipSource]:
         """Return the clips of the official list of `split`, in its order, whether or not their media exist."""
 
-    def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> dict[str, np.ndarray]:
-        """Return the task's arrays, each with one entry per listed clip along its first axis."""
+    def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
+        """Return what is to be predicted of the listed clips."""
 
 
 def reader(name: str) -> Reader:

@@ -4,7 +4,9 @@
 frames.npy         uint8 (clips, steps, height, width, 3), RGB
 log_mels.npy       float16 (clips, steps, mel_bins, frames), not normalised; see :attr:`SplitStore.analysis_frames`
 waveforms.npy      int16 (clips, samples), mono
-targets.npz        the task's arrays, first axis clips
+masks.npy          uint8 (clips, steps, height, width), of formats with masks: 1 the object, 0 not, 255 not annotated
+units.npy          int64 (units,), the clip of each unit; a unit is what is predicted: a clip, or a question about one
+targets.npz        the task's arrays, first axis units
 clips.csv          column ``clip``: the names, in order
 report.csv         clip, status (ok, repaired, left_out) and reason of every clip of the official list
 statistics.json    mean and standard deviation of frames (/ 255, per channel) and of log-mels over this split
@@ -18,7 +20,7 @@ import csv
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +29,10 @@ from lavish.provenance import sha256_of
 
 MANIFEST = "store.json"
 ARRAYS = ("frames.npy", "log_mels.npy", "waveforms.npy")
-FILES = (*ARRAYS, "targets.npz", "clips.csv", "report.csv", "statistics.json")
+MASKS = "masks.npy"
+FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
+NOT_ANNOTATED = 255
+"""In masks, all pixels of a step that nobody has annotated."""
 
 _REMEDY = "prepare the split again (lavish prepare)"
 
@@ -42,12 +47,15 @@ class SplitStore:
         path: the folder.
         manifest: the contents of store.json.
         classes: class names; a label equal to their number is background.
+        vocabulary: words that questions are made of.
         clips: clip names, in order.
         statistics: {"frames": {"mean": [3], "std": [3]}, "log_mels": {"mean", "std"}} of this split.
         frames: uint8 (clips, steps, height, width, 3), memory-mapped, read-only.
         log_mels: float16 (clips, steps, mel_bins, frames), memory-mapped, read-only.
         waveforms: int16 (clips, samples), memory-mapped, read-only.
-        targets: the task's arrays by name, first axis clips.
+        masks: uint8 (clips, steps, height, width), memory-mapped, read-only; None for a format without masks.
+        units: (units,) int64, the position of each unit's clip.
+        targets: the task's arrays by name, first axis units.
         analysis_frames: columns of `log_mels` that hold sound; the later ones are padding and become 0 *after*
             normalisation.
 
@@ -58,20 +66,27 @@ class SplitStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.manifest: dict[str, Any] = self._json(MANIFEST)
-        absent = {"classes", "analysis_frames", "arrays", "sizes", "checksums"} - self.manifest.keys()
+        absent = {"classes", "vocabulary", "analysis_frames", "arrays", "sizes", "checksums"} - self.manifest.keys()
         if absent:
             raise LavishError(f"{self.path / MANIFEST}: no key '{min(absent)}': {_REMEDY}")
-        for name in FILES:
+        for name in sorted({*FILES, *self.manifest["sizes"]}):
             self._check_size(name)
         self.classes: list[str] = self.manifest["classes"]
+        self.vocabulary: int = self.manifest["vocabulary"]
         self.analysis_frames: int = self.manifest["analysis_frames"]
         self.statistics: dict[str, Any] = self._json("statistics.json")
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
             self.clips = [row["clip"] for row in csv.DictReader(file)]
         self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
+        self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
+        self.units: np.ndarray = self._load("units.npy")
         self.targets: dict[str, np.ndarray] = self._arrays("targets.npz")
         for name, array in self.targets.items():
-            self._check_clips(f"targets.npz, '{name}'", len(array))
+            if len(array) != len(self.units):
+                raise LavishError(
+                    f"{self.path}: targets.npz, '{name}' has {len(array)} entries, but there are {len(self.units)} "
+                    f"units: {_REMEDY}"
+                )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -102,25 +117,25 @@ class SplitStore:
             raise LavishError(f"{self.path / name}: no arrays ({error}): {_REMEDY}") from None
 
     def _check_size(self, name: str) -> None:
-        path, expected = self.path / name, self.manifest["sizes"][name]
+        path, expected = self.path / name, self.manifest["sizes"].get(name)
         if not path.exists():
             raise LavishError(f"{path}: missing: {_REMEDY}")
         if (size := path.stat().st_size) != expected:
             raise LavishError(f"{path}: {size} bytes instead of {expected}: {_REMEDY}")
 
-    def _map(self, name: str) -> np.ndarray:
+    def _load(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
         try:
-            array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+            return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
         except ValueError as error:
             raise LavishError(f"{self.path / name}: no array ({error}): {_REMEDY}") from None
+
+    def _map(self, name: str) -> np.ndarray:
+        array = self._load(name, "r")
         shape, dtype = self.manifest["arrays"][name]["shape"], self.manifest["arrays"][name]["dtype"]
         if list(array.shape) != shape or str(array.dtype) != dtype:
             raise LavishError(
                 f"{self.path / name}: {array.dtype} {array.shape} instead of {dtype} {tuple(shape)}: {_REMEDY}"
             )
-        self._check_clips(name, len(array))
+        if len(array) != len(self.clips):
+            raise LavishError(f"{self.path}: {name} has {len(array)} entries for {len(self.clips)} clips: {_REMEDY}")
         return array
-
-    def _check_clips(self, what: str, number: int) -> None:
-        if number != len(self.clips):
-            raise LavishError(f"{self.path}: {what} has {number} entries for {len(self.clips)} clips: {_REMEDY}")

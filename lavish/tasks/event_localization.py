@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavish.adapters.base import Stream
-from lavish.encoder import StreamFeatures
-from lavish.tasks.base import Targets, Task
+from lavish.tasks.base import Encoded, Inputs, Shape, Task
 
 
 class EventLocalization(Task):
@@ -29,22 +27,21 @@ class EventLocalization(Task):
 
     def __init__(
         self,
-        widths: list[int],
-        classes: list[str],
+        shape: Shape,
         *,
         hidden: int = 512,
         loss: Literal["bce_softmax", "ce"] = "bce_softmax",
     ) -> None:
         super().__init__()
-        self.hidden = nn.Linear(sum(widths), hidden)
-        self.logits = nn.Linear(hidden, len(classes) + 1)  # the last class is background
+        self.hidden = nn.Linear(sum(shape.widths), hidden)
+        self.logits = nn.Linear(hidden, len(shape.classes) + 1)  # the last class is background
         self.loss_name = loss
 
-    def forward(self, streams: dict[Stream, StreamFeatures], features: list[Tensor]) -> Tensor:
+    def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
         """Return logits (clips, steps, classes + 1)."""
-        return self.logits(self.hidden(torch.cat(features, dim=-1)))
+        return self.logits(self.hidden(torch.cat(encoded.features, dim=-1)))
 
-    def loss(self, output: Tensor, targets: Targets) -> Tensor:
+    def loss(self, output: Tensor, targets: Inputs) -> Tensor:
         logits, labels = output.float().flatten(0, 1), targets["labels"].flatten()
         if self.loss_name == "ce":
             return functional.cross_entropy(logits, labels)
@@ -53,7 +50,7 @@ class EventLocalization(Task):
         with torch.autocast(logits.device.type, enabled=False):
             return functional.binary_cross_entropy(logits.softmax(dim=1), truth)
 
-    def score(self, output: Tensor, targets: Targets) -> dict[str, np.ndarray]:
+    def score(self, output: Tensor, targets: Inputs) -> dict[str, np.ndarray]:
         labels = targets["labels"].cpu().numpy()
         predictions = output.argmax(dim=-1).cpu().numpy()
         return {"score": (predictions == labels).mean(axis=1), "labels": labels, "predictions": predictions}

@@ -79,7 +79,7 @@ def test_the_official_reader_reads_it(composed):
     by_clip = {scene["clip"]: scene for scene in scenes_of(composed)}
     for split, count in (("train", 17), ("val", 4), ("test", 5)):
         clips = ave.clips(composed, split)
-        labels = ave.targets(composed, split, steps=3, step_seconds=0.5)["labels"]
+        labels = ave.targets(composed, split, steps=3, step_seconds=0.5).arrays["labels"]
         assert labels.shape == (count, 3)
         for clip, row in zip(clips, labels, strict=True):
             scene = by_clip[clip.clip]

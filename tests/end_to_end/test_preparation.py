@@ -332,7 +332,7 @@ def test_a_clip_that_ends_its_process_is_left_out_and_the_others_are_decoded(who
 def test_values_that_do_not_fit_are_named(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(LavishError, match="--jobs 0"):
         prepare(config(), whole, "train", tmp_path / "train", jobs=0)
-    with pytest.raises(LavishError, match=r"data\.num_classes is 5, but .* lists 2 classes"):
+    with pytest.raises(LavishError, match=r"data\.num_classes is 5, but .* has 2 classes"):
         prepare(config(num_classes=5), whole, "train", tmp_path / "train", jobs=1)
     with pytest.raises(LavishError, match=r"line 1: the event ends at 3 s.*data\.steps"):
         prepare(config(steps=2), whole, "train", tmp_path / "train", jobs=1)

@@ -26,12 +26,12 @@ def root(tmp_path: Path) -> Path:
 
 
 def labels(root: Path, split: str = "train", steps: int = 3, step_seconds: float = 1.0) -> list[list[int]]:
-    return ave.targets(root, split, steps=steps, step_seconds=step_seconds)["labels"].tolist()
+    return ave.targets(root, split, steps=steps, step_seconds=step_seconds).arrays["labels"].tolist()
 
 
 @pytest.mark.parametrize(("split", "clips"), [("train", 3339), ("val", 402), ("test", 402)])
 def test_official_lists_have_their_published_sizes(shared: Path, split: str, clips: int) -> None:
-    targets = ave.targets(shared / "data" / "official" / "ave", split, steps=10, step_seconds=1.0)["labels"]
+    targets = ave.targets(shared / "data" / "official" / "ave", split, steps=10, step_seconds=1.0).arrays["labels"]
     assert targets.shape == (clips, 10)
     assert targets.dtype == np.int64
     assert targets.min() >= 0

@@ -95,12 +95,10 @@ def test_two_steps_tell_what_any_number_costs(task, changes):
     config = parse(RunConfig, run_values(**changes), "test")
     statistics = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
     with cost.undrawn_weights():
-        model = build_model(config, classes=["one", "two"], statistics=statistics, weights=None)
-
-    def clip(steps):
-        frames = torch.zeros(1, steps, 16, 16, 3, dtype=torch.uint8)
-        return (None if config.modalities == "audio" else frames, torch.zeros(1, steps, 16, 16), None)
-
+        model = build_model(
+            config, classes=["one", "two"], vocabulary=config.data.vocabulary, statistics=statistics, weights=None
+        )
+    clip = cost.example_clips(model, config.data)
     traced = cost._count_inputs(model, clip(7))
     derived = cost._count_clip(model, clip, 7)
     assert {name: operators for name, operators in derived.items() if operators} == {

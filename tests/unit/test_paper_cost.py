@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavish.cost import count, undrawn_weights
+from lavish.cost import count, example_clips, undrawn_weights
 from lavish.experiments import Run, load
 from lavish.model import build_model
 from lavish.steps import cost
@@ -47,16 +47,12 @@ def test_whole_configurations(variant: str, tmp_path: Path) -> None:
 def test_numbers_of_latent_tokens(row: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = runs()[row["variant"]].config
     with undrawn_weights():
-        model = build_model(config, classes=["class"] * config.data.num_classes, statistics={}, weights=None)
+        model = build_model(
+            config, classes=["class"] * config.data.num_classes, vocabulary=0, statistics={}, weights=None
+        )
     for branch in ("attention", "ffn"):
         monkeypatch.setattr(model.encoder.backbone, branch, lambda _, tokens: torch.zeros_like(tokens))
-    size, sound = config.data.frame_size, config.data.spectrogram
-
-    def clip(steps: int) -> tuple[torch.Tensor, torch.Tensor, None]:
-        frames = torch.zeros(1, steps, size, size, 3, dtype=torch.uint8)
-        return frames, torch.zeros(1, steps, sound.mel_bins, sound.frames), None
-
-    found = count(model, clip, config.data.steps)
+    found = count(model, example_clips(model, config.data), config.data.steps)
     assert abs(found[row["field"]] - int(row["value"])) <= int(row["tolerance"])
 
 

@@ -84,7 +84,7 @@ def test_shapes_and_numbers_of_clips_must_agree(split: Path) -> None:
     (split / "store.json").write_text(manifest)
     np.savez(split / "targets.npz", labels=np.zeros((4, 2)))
     change_manifest(split, lambda m: m["sizes"].update({"targets.npz": (split / "targets.npz").stat().st_size}))
-    with pytest.raises(LavishError, match=r"targets\.npz, 'labels' has 4 entries for 5 clips"):
+    with pytest.raises(LavishError, match=r"targets\.npz, 'labels' has 4 entries, but there are 5 units"):
         SplitStore(split)
 
 

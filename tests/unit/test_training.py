@@ -93,11 +93,11 @@ def test_a_training_that_was_cut_off_ends_with_the_same_numbers(data, weights, t
     evaluated = training.evaluate
     calls = []
 
-    def dies_in_the_third_epoch(*arguments):
+    def dies_in_the_third_epoch(*arguments, **options):
         calls.append(None)
         if len(calls) == 3:
             raise Killed
-        return evaluated(*arguments)
+        return evaluated(*arguments, **options)
 
     monkeypatch.setattr(training, "evaluate", dies_in_the_third_epoch)
     with pytest.raises(Killed):
@@ -114,7 +114,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_numbers(data, weights, t
 
 def test_the_state_of_another_run_is_not_resumed(data, weights, tmp_path, monkeypatch):
     evaluated = training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda *arguments: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(training, "evaluate", lambda *_, **__: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run(configured(), data, weights, tmp_path / "run", seed=1)
     monkeypatch.setattr(training, "evaluate", evaluated)
