@@ -73,7 +73,10 @@ class ActionScene(Scene):
 
 def actions(classes: Sequence[str]) -> list[str]:
     """Return the names of all actions with the sounds of these classes of assets: '<motion>, <sound>'."""
-    return [f"{motion}, {classes[index]}" for motion in MOTIONS for index in sounds(classes)]
+    names = [classes[index] for index in sounds(classes)]
+    # Procedural classes are '<look>, <sound>', and looks mean nothing here.
+    short = [name.rpartition(", ")[2] for name in names]
+    return [f"{motion}, {name}" for motion in MOTIONS for name in (short if len(set(short)) == len(names) else names)]
 
 
 def sounds(classes: Sequence[str]) -> list[int]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lavish.errors import LavishError, nearest
 
-_MODULES = {"ave": "lavish.data.ave"}
+_MODULES = {"actions": "lavish.data.actions", "ave": "lavish.data.ave"}
 
 
 @dataclass(frozen=True)
