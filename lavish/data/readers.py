@@ -16,7 +16,11 @@ import numpy as np
 
 from lavish.errors import LavishError, nearest
 
-_MODULES = {"ave": "lavish.data.ave"}
+_MODULES = {
+    "ave": "lavish.data.ave",
+    "avsbench_s4": "lavish.data.avsbench_s4",
+    "avsbench_ms3": "lavish.data.avsbench_ms3",
+}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ _CHANNELS = 256
 _PROJECTED = (64, 128, 320, 512)  # channels of the projected stage maps, for _CHANNELS
 _DILATIONS = (3, 6, 12, 18)
 _FINEST = 4  # pixels of the frame to a position of the finest map
+_LEAST = 8  # channels before the last layer
 _MULTIPLE = 8  # what `channels` must be a multiple of, so that every width derived from it is whole
 
 
@@ -32,8 +34,8 @@ class MaskDecoder(nn.Module):
         P_4 = up2(RCU_4(V_4)),   P_i = up2(RCU_i(P_{i+1} + RCU'_i(V_i))),   up2: bilinear, corners aligned
         logits = Conv1x1(32 -> 1) ReLU Conv3x3(128 -> 32) up2' Conv3x3(256 -> 128) P_1,   up2': corners not aligned
 
-    All widths scale with `channels`. With fewer levels the deepest stages remain, the last of them coarsest. A plain
-    ViT's stages have one scale; resizing makes the pyramid.
+    All widths scale with `channels` (the last, 32, down to 8). With fewer levels the deepest stages remain, the last of
+    them coarsest. A plain ViT's stages have one scale; resizing makes the pyramid.
 
     Args:
         stages: (channels, rows, columns) of the backbone's stage maps, the deepest last.
@@ -60,15 +62,17 @@ class MaskDecoder(nn.Module):
         self.enter = nn.ModuleList(ResidualUnit(channels) for _ in range(levels - 1))
         self.leave = nn.ModuleList(ResidualUnit(channels) for _ in range(levels))
         self.reduce = nn.Conv2d(channels, channels // 2, 3, padding=1)
-        self.refine = nn.Conv2d(channels // 2, channels // 8, 3, padding=1)
-        self.logits = nn.Conv2d(channels // 8, 1, 1)
+        # A ReLU follows: with one or two channels, it would often let nothing through at all.
+        last = max(_LEAST, channels // 8)
+        self.refine = nn.Conv2d(channels // 2, last, 3, padding=1)
+        self.logits = nn.Conv2d(last, 1, 1)
 
     def pyramid(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return V_1, V_2, ... (B, channels, size, size), finest first, of all stage maps (B, C_s, rows, columns)."""
         parts = zip(self.projections, self.necks, self.sizes, maps[-len(self.sizes) :], strict=True)
         pyramid = []
         for projection, neck, size, stage in parts:
-            projected = projection(stage.movedim(1, -1)).movedim(-1, 1)
+            projected = projection(stage.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             if projected.shape[-2:] != (size, size):
                 projected = functional.interpolate(projected, (size, size), mode="bicubic")
             pyramid.append(neck(projected))
@@ -96,22 +100,22 @@ class DilatedConvolutions(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(width, channels, 3, dilation=dilation, padding=dilation) for dilation in _DILATIONS
-        )
-        for convolution in self.convolutions:
+        convolutions = [nn.Conv2d(width, channels, 3, dilation=dilation, padding=dilation) for dilation in _DILATIONS]
+        for convolution in convolutions:
             nn.init.normal_(convolution.weight, std=0.01)
+        self.convolutions = nn.ModuleList(convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, width, rows, columns) into (B, channels, rows, columns)."""
-        # Where the dilation exceeds the map, all taps but the middle one fall on padding at every position: together,
-        # such convolutions are one of size 1x1. The other taps keep a gradient of zero, as they have anyway.
-        reach = max(x.shape[-2:])
-        narrow = [c for c in self.convolutions if c.dilation[0] >= reach]
-        parts = [convolution(x) for convolution in self.convolutions if convolution.dilation[0] < reach]
+        # Where the dilation reaches past the map, all taps but the middle one fall on padding at every position:
+        # together, such convolutions are one of size 1x1. The other taps have a gradient of zero either way.
+        pairs = list(zip(_DILATIONS, self.convolutions, strict=True))
+        narrow: list[Any] = [convolution for dilation, convolution in pairs if dilation >= max(x.shape[-2:])]
+        parts: list[Tensor] = [convolution(x) for _, convolution in pairs[: len(pairs) - len(narrow)]]
         if narrow:
-            weight = torch.stack([c.weight[:, :, 1:2, 1:2] for c in narrow]).sum(dim=0)
-            parts.append(functional.conv2d(x, weight, torch.stack([c.bias for c in narrow]).sum(dim=0)))
+            weight = torch.stack([convolution.weight[:, :, 1:2, 1:2] for convolution in narrow]).sum(dim=0)
+            bias = torch.stack([convolution.bias for convolution in narrow]).sum(dim=0)
+            parts.append(functional.conv2d(x, weight, bias))
         return reduce(add, parts)
 
 
