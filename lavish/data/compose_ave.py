@@ -1,28 +1,46 @@
-"""Writes composed clips in the official layout of the AVE data set; :mod:`lavish.data.ave` describes and reads it."""
+"""Writes composed clips in the official layout of the AVE data set; :mod:`lavish.data.ave` describes and reads it.
+
+:mod:`lavish.data.event_scenes` says what happens in them.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lavish.data import event_scenes
 from lavish.data.assets import AssetLibrary
-from lavish.data.rendering import Medium, render_pictures, render_sound
-from lavish.data.scene_graph import Scene
-from lavish.data.video_writing import write_video, write_whole
+from lavish.data.clip_names import video_id
+from lavish.data.event_scenes import EventScene
+from lavish.data.rendering import Medium
+from lavish.data.scene_videos import check_video, write_scene_video
+from lavish.data.video_writing import write_whole
 from lavish.errors import LavishError
 
+OPTIONS = ("frame_rate", "silent_object", "unseen_sound")
 _HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
-_DASH_EVERY = 16
 
 
-def clip_id(seed: int, scene: Scene) -> str:
+def draw_scene(
+    seed: int,
+    library: AssetLibrary,
+    split: str,
+    number: int,
+    medium: Medium,
+    *,
+    silent_object: float,
+    unseen_sound: float,
+) -> EventScene:
+    """Draw the scene of one clip."""
+    return event_scenes.draw_scene(
+        seed, library, split, number, steps=medium.steps, silent_object=silent_object, unseen_sound=unseen_sound
+    )
+
+
+def clip_id(seed: int, scene: EventScene) -> str:
     """Return the clip's id: 11 characters like a YouTube id, of which some begin with '-' as theirs do."""
-    name = f"{seed}/{scene.split}/{scene.number}"
-    characters = base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()).decode()[:11]
-    return f"-{characters[1:]}" if scene.number % _DASH_EVERY == 0 else characters
+    return video_id(seed, scene.split, scene.number)
 
 
 def check(classes: Sequence[str], medium: Medium) -> None:
@@ -30,30 +48,26 @@ def check(classes: Sequence[str], medium: Medium) -> None:
     for name in classes:
         if "&" in name or name != name.strip() or not name.isprintable():
             raise LavishError(f"class '{name}' cannot be written to the lists of the AVE layout: rename its folder")
-    if medium.picture_size % 2:
-        raise LavishError(f"compose.picture_size is {medium.picture_size}: H.264 video needs an even one")
+    if len(classes) < 3:
+        raise LavishError(
+            f"compose.assets: {len(classes)} classes, but an event, an object that is silent and a sound that is not "
+            "seen need one each: give at least 3"
+        )
+    check_video(medium)
 
 
-def is_finished(out: Path, seed: int, scene: Scene) -> bool:
+def is_finished(out: Path, seed: int, scene: EventScene) -> bool:
     """Tell whether the clip has been written."""
     return _path(out, seed, scene).exists()
 
 
-def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
+def write_clip(out: Path, seed: int, scene: EventScene, library: AssetLibrary, medium: Medium) -> None:
     """Render and write the media of one clip."""
-    path = _path(out, seed, scene)
-    path.parent.mkdir(exist_ok=True)
-    write_video(
-        path,
-        render_pictures(seed, scene, library, medium),
-        medium.frame_rate,
-        render_sound(seed, scene, library, medium),
-        medium.sample_rate,
-    )
+    write_scene_video(_path(out, seed, scene), seed, scene, library, medium)
 
 
 def write_lists(
-    out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
+    out: Path, seed: int, scenes: Mapping[str, Sequence[EventScene]], classes: Sequence[str], medium: Medium
 ) -> None:
     """Write the text files: the lists of the splits, the annotations of all clips and the categories."""
     lines = {
@@ -70,7 +84,7 @@ def write_lists(
     _write_lines(out / "Annotations.txt", [_HEADER, *(line for split in _LISTS for line in lines[split])])
 
 
-def _path(out: Path, seed: int, scene: Scene) -> Path:
+def _path(out: Path, seed: int, scene: EventScene) -> Path:
     return out / "AVE" / f"{clip_id(seed, scene)}.mp4"
 
 

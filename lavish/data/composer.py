@@ -1,7 +1,7 @@
 """The composer: from assets to a data set in an official layout, which is then read like any real one.
 
-:mod:`lavish.data.scene_graph` says what happens in a clip, :mod:`lavish.data.rendering` makes pictures and sound of it,
-and a module per format writes them (:class:`Layout`).
+A module per format (:class:`Layout`) says what happens in a clip, as a :class:`lavish.data.scene_graph.Scene`;
+:mod:`lavish.data.rendering` makes pictures and sound of it; and the format's module writes them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,42 @@ from typing import Any, Protocol, cast
 
 from tqdm import tqdm
 
-from lavish.config import SPLITS, CompositionConfig, FolderAssets, canonical_json
+from lavish.config import SPLITS, ComposeConfig, CompositionConfig, FolderAssets, canonical_json
 from lavish.data.assets import AssetLibrary, open_library
 from lavish.data.fingerprint import fingerprint
 from lavish.data.rendering import Medium
-from lavish.data.scene_graph import Scene, draw_scene
-from lavish.data.video_writing import SAMPLE_RATES, write_whole
+from lavish.data.scene_graph import Scene
+from lavish.data.video_writing import write_whole
 from lavish.data.workers import open_pool
 from lavish.errors import LavishError, nearest
 
 # Of the clips' contents: raised when composing changes, so that no unfinished work of older code is taken up.
 _VERSION = 1
-_MODULES = {"ave": "lavish.data.compose_ave"}
+_MODULES = {
+    "ave": "lavish.data.compose_ave",
+    "avsbench_s4": "lavish.data.compose_avsbench_s4",
+    "avsbench_ms3": "lavish.data.compose_avsbench_ms3",
+}
 _MARKER = "composition.json"
 _CHUNK = 8  # clips per task of a worker
+# Keys of `data.compose` that every layout reads; each of the others is read by those that name it.
+_COMMON = ("assets", "clips", "picture_size", "sample_rate", "seed")
 
 
 class Layout(Protocol):
-    """The functions of a format's module. `out` is the folder of the layout, `seed` that of the composition."""
+    """The functions of a format's module. `out` is the folder of the layout, `seed` that of the composition.
+
+    Attributes:
+        OPTIONS: keys of `data.compose` that the layout reads beside the common ones. "frame_rate" reaches it in the
+            medium; the others are keyword-only arguments of `draw_scene`.
+    """
+
+    OPTIONS: tuple[str, ...]
+
+    def draw_scene(
+        self, seed: int, library: AssetLibrary, split: str, number: int, medium: Medium, **options: Any
+    ) -> Scene:
+        """Draw the scene of clip `number` of a split; equal arguments give equal scenes. Nothing is rendered."""
 
     def check(self, classes: Sequence[str], medium: Medium) -> None:
         """Raise LavishError for what the layout cannot hold."""
@@ -74,9 +92,9 @@ def compose(config: CompositionConfig, out: Path, jobs: int) -> None:
         raise LavishError(f"--out {out}: something else lies there: remove it or choose another folder")
     worker = _Worker(config)
     layout, library, medium = worker.layout, worker.library, worker.medium
-    _check(config, library)
+    _check(config, layout)
     layout.check(library.classes, medium)
-    description = _describe(config)
+    description = _describe(config, layout)
     seed, counts = config.compose.seed, config.compose.clips.model_dump()
     scenes: dict[str, list[Scene]] = {
         split: [worker.scene(split, number) for number in range(counts[split])] for split in SPLITS
@@ -114,13 +132,12 @@ class _Worker:
             config.compose.sample_rate,
         )
         self._seed = config.compose.seed
-        self._chances = {
-            "silent_object": config.compose.silent_object,
-            "unseen_sound": config.compose.unseen_sound,
+        self._options = {
+            name: getattr(config.compose, name) for name in self.layout.OPTIONS if not hasattr(self.medium, name)
         }
 
-    def scene(self, split: Any, number: int) -> Scene:
-        return draw_scene(self._seed, self.library, split, number, steps=self.medium.steps, **self._chances)
+    def scene(self, split: str, number: int) -> Scene:
+        return self.layout.draw_scene(self._seed, self.library, split, number, self.medium, **self._options)
 
     def write(self, out: Path, clips: Sequence[tuple[str, int]]) -> int:
         for split, number in clips:
@@ -156,32 +173,27 @@ def _write_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _check(config: CompositionConfig, library: AssetLibrary) -> None:
+def _check(config: CompositionConfig, layout: Layout) -> None:
     compose = config.compose
     for key, seed in (("compose.seed", compose.seed), ("compose.assets.seed", getattr(compose.assets, "seed", 0))):
         if seed < 0:
             raise LavishError(f"{key} is {seed}: give 0 or more")
-    if len(library.classes) < 3:
-        raise LavishError(
-            f"compose.assets: {len(library.classes)} classes, but an event, an object that is silent and a sound that "
-            "is not seen need one each: give at least 3"
-        )
-    if compose.sample_rate not in SAMPLE_RATES:
-        rates = ", ".join(map(str, SAMPLE_RATES))
-        raise LavishError(f"compose.sample_rate is {compose.sample_rate}, which AAC sound cannot have: use {rates}")
     if config.steps < 1:
         raise LavishError(f"steps is {config.steps}: give at least 1")
-    if config.step_seconds * compose.frame_rate < 1:
-        raise LavishError(
-            f"steps of {config.step_seconds:g} s would hold no picture at {compose.frame_rate} frames a second: raise "
-            "compose.frame_rate"
-        )
+    for key in _unread(layout):
+        # Configurations come with all their defaults, so only another value shows that somebody set the key.
+        if getattr(compose, key) != ComposeConfig.model_fields[key].default:
+            raise LavishError(f"compose.{key}: nothing of the layout '{config.format}' reads it: remove the key")
 
 
-def _describe(config: CompositionConfig) -> bytes:
+def _unread(layout: Layout) -> list[str]:
+    return [key for key in ComposeConfig.model_fields if key not in (*_COMMON, *layout.OPTIONS)]
+
+
+def _describe(config: CompositionConfig, layout: Layout) -> bytes:
     """Return the text of composition.json: what the clips depend on, so not where the assets lie."""
     assets = config.compose.assets
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude={"compose": set(_unread(layout))})
     if isinstance(assets, FolderAssets):
         measured = fingerprint(assets.root)
         if assets.sha256 is not None and assets.sha256 != measured:
@@ -210,8 +222,11 @@ def _open(folder: Path, description: bytes) -> None:
 
 def _inspectable(clip: str, scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
     values = dataclasses.asdict(scene)
+    for kind in ("objects", "sounds"):
+        values[kind] = values.pop(kind)  # what is short comes first
     for item in (values, *values["objects"], *values["sounds"]):
-        item["class"] = classes[item.pop("class_index")]
+        if "class_index" in item:
+            item["class"] = classes[item.pop("class_index")]
     for item in values["objects"]:
-        item["place"], item["motion"] = item["place"]._asdict(), item["motion"]._asdict()
+        item["place"] = item["place"]._asdict()
     return {"clip": clip, **values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,34 +33,59 @@ class Medium:
 
 
 def render_pictures(seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> np.ndarray:
-    """Return the frames of a scene, uint8 (frames, size, size, 3).
+    """Return the frames of a scene as a video shows them, uint8 (frames, size, size, 3)."""
+    count = round(medium.seconds * medium.frame_rate)
+    return render_labelled(seed, scene, library, medium, [(n + 0.5) / medium.frame_rate for n in range(count)])[0]
 
-    The background stays, objects sway a little; a frame shows what is seen in the step that the frame's middle is in.
+
+def render_labelled(
+    seed: int, scene: Scene, library: AssetLibrary, medium: Medium, times: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scene's pictures at given times in seconds, and which object is seen where.
+
+    The background stays, objects move; a picture shows what is seen in the step that its time is in.
+
+    Returns:
+        Pictures, uint8 (times, size, size, 3), and masks, bool (objects, times, size, size): where an object is opaque
+        by more than half and no later one covers it.
     """
     size = medium.picture_size
     background = cluttered_background(generator(seed, scene.split, scene.number, "pictures"), size)
-    scaled = [
-        cut_out(library.picture(item.class_index, scene.split, item.instance), item.place.extent * size)
-        for item in scene.objects
-    ]
-    frames = np.empty((round(medium.seconds * medium.frame_rate), size, size, 3), np.uint8)
-    for number in range(len(frames)):
-        time = (number + 0.5) / medium.frame_rate
+    cut_outs = [_CutOut(item, scene.split, library, size) for item in scene.objects]
+    pictures = np.empty((len(times), size, size, 3), np.uint8)
+    masks = np.zeros((len(scene.objects), len(times), size, size), bool)
+    for moment, time in enumerate(times):
         canvas = background.copy()
-        for item, picture in zip(scene.objects, scaled, strict=True):
+        for index, (item, cut_out_) in enumerate(zip(scene.objects, cut_outs, strict=True)):
             if item.seen.start <= time / medium.step_seconds < item.seen.end:
-                x, y = position(item, time)
-                paste(canvas, picture, x * size, y * size)
-        frames[number] = to_pixels(canvas)
-    return frames
+                x, y, scale = position(item, time)
+                rows, columns, alpha = paste(canvas, cut_out_.scaled(scale), x * size, y * size)
+                opaque = alpha > 0.5
+                masks[:index, moment, rows, columns] &= ~opaque
+                masks[index, moment, rows, columns] = opaque
+        pictures[moment] = to_pixels(canvas)
+    return pictures, masks
 
 
-def position(item: SeenObject, time: float) -> tuple[float, float]:
-    """Return where an object's centre is at a time in seconds, in parts of the picture's side."""
-    place, motion = item.place, item.motion
-    x = place.x + motion.reach * math.sin(2 * math.pi * (motion.rate * time + motion.phase_x))
-    y = place.y + motion.reach * math.sin(2 * math.pi * (motion.rate * time + motion.phase_y))
-    return x, y
+class _CutOut:
+    """An object's picture, scaled once for as long as its size stays."""
+
+    def __init__(self, item: SeenObject, split: str, library: AssetLibrary, size: int) -> None:
+        self._picture = library.picture(item.class_index, split, item.instance)
+        self._extent = item.place.extent * size
+        self._scale = math.nan
+        self._scaled: np.ndarray
+
+    def scaled(self, scale: float) -> np.ndarray:
+        if scale != self._scale:
+            self._scale, self._scaled = scale, cut_out(self._picture, self._extent * scale)
+        return self._scaled
+
+
+def position(item: SeenObject, time: float) -> tuple[float, float, float]:
+    """Return an object's centre at a time in seconds, in parts of the picture's side, and the factor of its size."""
+    pose = item.motion.at(time)
+    return item.place.x + pose.dx, item.place.y + pose.dy, pose.scale
 
 
 def render_sound(seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 
 from lavish import config
 from lavish.data.assets import ProceduralAssets
+from lavish.data.event_scenes import draw_intervals, draw_scene
 from lavish.data.rendering import Medium, render_pictures, render_sound
-from lavish.data.scene_graph import draw_intervals, draw_scene
 from lavish.data.scenes import cluttered_background, cut_out, draw_places, labelled_scene, paste
 
 
