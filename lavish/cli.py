@@ -64,15 +64,19 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train one run with one seed")
     evaluate = command("evaluate", _evaluate, "evaluate a trained run on a split")
-    for sub in (train, evaluate):
+    examples = command("examples", _examples, "write what a trained run predicts of some clips, to be looked at")
+    for sub in (train, evaluate, examples):
         sub.add_argument("--seed", type=int, required=True)
         sub.add_argument("--data", type=Path, required=True, help="prepared store")
         sub.add_argument("--weights", type=Path, required=True, help="frozen backbone (safetensors)")
         sub.add_argument("--audio-features", type=Path, help="folder of the separate audio encoder's features")
         sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     train.add_argument("--out", type=Path, required=True, help="folder to write")
-    evaluate.add_argument("--split", choices=SPLITS, required=True)
-    evaluate.add_argument("--run", type=Path, required=True, help="folder that train wrote")
+    for sub in (evaluate, examples):
+        sub.add_argument("--split", choices=SPLITS, required=True)
+        sub.add_argument("--run", type=Path, required=True, help="folder that train wrote")
+    examples.add_argument("--count", type=int, default=8, help="clips, evenly spread over the split (default: 8)")
+    examples.add_argument("--overlays", type=Path, help="folder for a PNG of each clip as well")
 
     cost = command("cost", _cost, "count parameters and multiply-adds of a run")
     cost.add_argument("--out", type=Path, required=True, help="json file to write")
@@ -142,6 +146,25 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.audio_features,
         options.device,
         options.run,
+    )
+
+
+def _examples(options: argparse.Namespace) -> None:
+    from lavish.steps import examples
+
+    if options.count < 1:
+        raise LavishError(f"--count {options.count}: give at least 1")
+    examples(
+        read_config(options.config, RunConfig),
+        options.seed,
+        options.data,
+        options.split,
+        options.weights,
+        options.audio_features,
+        options.device,
+        options.run,
+        options.count,
+        options.overlays,
     )
 
 

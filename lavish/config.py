@@ -58,7 +58,10 @@ class FolderAssets(Config):
 
 
 class ComposeConfig(Config):
-    """How clips are composed from assets (the scene model is documented in docs/task_cards/)."""
+    """How clips are composed from assets (the scene model is documented in docs/task_cards/).
+
+    Each layout reads what it has a use for; another value than the default of a key that it does not read is an error.
+    """
 
     assets: Annotated[ProceduralAssets | FolderAssets, Field(discriminator="kind")]
     clips: SplitCounts
@@ -67,6 +70,7 @@ class ComposeConfig(Config):
     sample_rate: int = Field(default=16000, ge=8000, description="Samples per second of the composed sound.")
     silent_object: float = Field(default=0.8, ge=0, le=1, description="Chance of an object that is seen but silent.")
     unseen_sound: float = Field(default=0.7, ge=0, le=1, description="Chance of a sound whose object is not seen.")
+    objects: int = Field(default=3, ge=1, description="Objects seen in a clip (AVSBench).")
     seed: int = 0
 
 

@@ -167,6 +167,7 @@ def build_model(
         steps=config.data.steps,
         frame_size=config.data.frame_size,
         streams=streams,
+        separate_audio=bool(audio_feature_dim),
     )
     task = build_task(config.task.name, shape, config.task.options)
     frames, audio = config.normalisation.frames, config.normalisation.audio

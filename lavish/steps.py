@@ -18,6 +18,7 @@ from lavish.errors import LavishError
 from lavish.experiments import RECIPE_VERSION
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from lavish.data.batches import SplitReader
@@ -132,18 +133,14 @@ def evaluate(
     run: Path,
 ) -> None:
     """Evaluate a trained run on a split and write its metrics and predictions to `run/split`."""
-    from lavish.device import choose, peak_memory, seed_everything
+    from lavish.device import peak_memory
     from lavish.evaluation import evaluate as evaluate_model
     from lavish.evaluation import write_evaluation
     from lavish.provenance import sha256_of
-    from lavish.weights import read_weights
 
     started = time.time()
-    device = choose(device_name, config.training.cpu_threads)
-    seed_everything(seed, device, deterministic=config.training.deterministic)
-    reader = _reader(config, data, split, audio_features)
-    model = _model(config, reader, weights, statistics=_statistics(data / "train"))
     checkpoint = run / "best.safetensors"
+    model, reader, device = _trained(config, seed, data, split, weights, audio_features, device_name, checkpoint)
     origin = _origin(device_name, weights) | {
         "config": config.model_dump(mode="json"),
         "seed": seed,
@@ -151,10 +148,54 @@ def evaluate(
         "data": {split: _checksums(data / split)},
         "audio_features": None if audio_features is None else sha256_of(audio_features / f"{split}.npy"),
     }
-    model.load_trainable_state(read_weights(checkpoint), checkpoint)
-    model.to(device)
     result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _end(started))
+
+
+def examples(
+    config: RunConfig,
+    seed: int,
+    data: Path,
+    split: str,
+    weights: Path,
+    audio_features: Path | None,
+    device_name: str,
+    run: Path,
+    count: int,
+    overlays: Path | None,
+) -> None:
+    """Write what a trained run predicts of some clips to `run/split/examples.npz`, and as pictures to `overlays`."""
+    from lavish.examples import choose, make_examples
+
+    checkpoint = run / "best.safetensors"
+    model, reader, device = _trained(config, seed, data, split, weights, audio_features, device_name, checkpoint)
+    chosen = choose(len(reader.store), count)
+    made = make_examples(model, reader, chosen, config.training.batch_size, device, config.training.precision)
+    made.write(run / split / "examples.npz")
+    if overlays is not None:
+        made.write_overlays(overlays)
+
+
+def _trained(
+    config: RunConfig,
+    seed: int,
+    data: Path,
+    split: str,
+    weights: Path,
+    audio_features: Path | None,
+    device_name: str,
+    checkpoint: Path,
+) -> tuple[AudioVisualModel, SplitReader, torch.device]:
+    """Return a trained model on its device, and the split it is to be run on."""
+    from lavish.device import choose, seed_everything
+    from lavish.weights import read_weights
+
+    device = choose(device_name, config.training.cpu_threads)
+    seed_everything(seed, device, deterministic=config.training.deterministic)
+    reader = _reader(config, data, split, audio_features)
+    model = _model(config, reader, weights, statistics=_statistics(data / "train"))
+    model.load_trainable_state(read_weights(checkpoint), checkpoint)
+    return model.to(device), reader, device
 
 
 def cost(config: RunConfig, out: Path) -> None:

@@ -11,8 +11,22 @@ import numpy as np
 from lavish.provenance import sha256_of
 
 
-def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, seed: int = 0) -> Path:
-    """Write one prepared split of `clips` clips with pictures of `size` pixels; class 2 is background."""
+def write_store(
+    path: Path,
+    *,
+    clips: int = 12,
+    steps: int = 2,
+    size: int = 16,
+    seed: int = 0,
+    masks: np.ndarray | None = None,
+    units: np.ndarray | None = None,
+    targets: dict[str, np.ndarray] | None = None,
+    vocabulary: int = 0,
+) -> Path:
+    """Write one prepared split of `clips` clips with pictures of `size` pixels; class 2 is background.
+
+    `masks`, or `units` (the clip of each) with their `targets` and `vocabulary`, make it that of another task.
+    """
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
     labels = rng.integers(0, 3, (clips, steps))
@@ -24,10 +38,12 @@ def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, 
         "log_mels.npy": (3 * level + rng.normal(size=(clips, steps, size, size))).astype(np.float16),
         "waveforms.npy": rng.integers(-100, 100, (clips, steps * 1600)).astype(np.int16),
     }
+    if masks is not None:
+        arrays["masks.npy"] = masks
     for name, array in arrays.items():
         np.save(path / name, array)
-    np.savez(path / "targets.npz", labels=labels)
-    np.save(path / "units.npy", np.arange(clips))
+    np.savez(path / "targets.npz", **({"labels": labels} if targets is None else targets))
+    np.save(path / "units.npy", np.arange(clips) if units is None else units)
     for name, header in (("clips.csv", ["clip"]), ("report.csv", ["clip", "status", "reason"])):
         with (path / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -39,7 +55,7 @@ def write_store(path: Path, *, clips: int = 12, steps: int = 2, size: int = 16, 
     manifest = {
         "format": "ave",
         "classes": ["dark", "middle"],
-        "vocabulary": 0,
+        "vocabulary": vocabulary,
         "steps": steps,
         "analysis_frames": size,
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lavish.data.assets import AssetLibrary
+from lavish.data.clip_names import plain_names
 from lavish.data.scene_graph import (
     HeardSound, Interval, Pose, Scene, SeenObject, balanced_class, draw_gain, generator,
 )  # fmt: skip
@@ -72,11 +73,10 @@ class ActionScene(Scene):
 
 
 def actions(classes: Sequence[str]) -> list[str]:
-    """Return the names of all actions with the sounds of these classes of assets: '<motion>, <sound>'."""
-    names = [classes[index] for index in sounds(classes)]
+    """Return the names of all actions with the sounds of these classes of assets: '<motion>_<sound>'."""
     # Procedural classes are '<look>, <sound>', and looks mean nothing here.
-    short = [name.rpartition(", ")[2] for name in names]
-    return [f"{motion}, {name}" for motion in MOTIONS for name in (short if len(set(short)) == len(names) else names)]
+    names = plain_names([classes[index].rpartition(", ")[2] for index in sounds(classes)])
+    return [f"{motion}_{name}" for motion in MOTIONS for name in names]
 
 
 def sounds(classes: Sequence[str]) -> list[int]:

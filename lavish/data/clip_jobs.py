@@ -93,18 +93,15 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
                 frame_size=values.frame_size,
                 sample_rate=values.spectrogram["sample_rate"],
             )
+            masks, lacking = decode_masks(source.masks, values.frame_size) if source.masks else (None, [])
         except MediaError as error:
             outcomes.append(Outcome(index, "left_out", str(error)))
             continue
         mels = log_mels(torch.from_numpy(waveform) / 32768, steps=values.steps, **values.spectrogram)
-        rows = [frames, mels.numpy(), waveform]
-        if source.masks:
-            masks, lacking = decode_masks(source.masks, values.frame_size)
-            rows.append(masks)
-            notes += lacking
+        rows = [frames, mels.numpy(), waveform, *([] if masks is None else [masks])]
         for array, row in zip(arrays, rows, strict=True):
             array[index] = row
-        outcomes.append(_outcome(index, notes, arrays))
+        outcomes.append(_outcome(index, notes + lacking, arrays))
     return outcomes
 
 

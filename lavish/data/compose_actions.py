@@ -13,13 +13,13 @@ from pathlib import Path
 from lavish.data import action_scenes
 from lavish.data.action_scenes import MIN_STEPS, ActionScene
 from lavish.data.assets import AssetLibrary
+from lavish.data.clip_names import video_id
 from lavish.data.rendering import Medium
 from lavish.data.scene_videos import check_video, write_scene_video
 from lavish.data.video_writing import write_whole
 from lavish.errors import LavishError
 
 OPTIONS = ("frame_rate", "silent_object", "unseen_sound")
-_DASH_EVERY = 16
 
 
 def draw_scene(
@@ -46,16 +46,13 @@ def draw_scene(
 
 
 def clip_id(seed: int, scene: ActionScene) -> str:
-    """Return the path of the clip's video, as the table has it; some videos' names begin with '-'."""
-    dash = "-" if scene.number % _DASH_EVERY == 0 else ""
-    return f"videos/{scene.action}/{dash}{scene.split}_{scene.number:05}.mp4"
+    """Return the path of the clip's video, as the table has it."""
+    return f"videos/{scene.action}/{video_id(seed, scene.split, scene.number)}.mp4"
 
 
 def check(classes: Sequence[str], medium: Medium) -> None:
     """Raise LavishError for what this layout cannot hold."""
-    for name in classes:
-        if name != name.strip() or not name.isprintable() or "\\" in name:
-            raise LavishError(f"class '{name}' cannot be written to a table of labelled videos: rename its folder")
+    action_scenes.actions(classes)  # whose names must differ
     if medium.steps < MIN_STEPS:
         raise LavishError(f"steps is {medium.steps}: too few pictures to see a motion in, give at least {MIN_STEPS}")
     check_video(medium)

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lavish.data import event_scenes
 from lavish.data.assets import AssetLibrary
+from lavish.data.clip_names import video_id
 from lavish.data.event_scenes import EventScene
 from lavish.data.rendering import Medium
 from lavish.data.scene_videos import check_video, write_scene_video
@@ -21,7 +20,6 @@ from lavish.errors import LavishError
 OPTIONS = ("frame_rate", "silent_object", "unseen_sound")
 _HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
-_DASH_EVERY = 16
 
 
 def draw_scene(
@@ -42,9 +40,7 @@ def draw_scene(
 
 def clip_id(seed: int, scene: EventScene) -> str:
     """Return the clip's id: 11 characters like a YouTube id, of which some begin with '-' as theirs do."""
-    name = f"{seed}/{scene.split}/{scene.number}"
-    characters = base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()).decode()[:11]
-    return f"-{characters[1:]}" if scene.number % _DASH_EVERY == 0 else characters
+    return video_id(seed, scene.split, scene.number)
 
 
 def check(classes: Sequence[str], medium: Medium) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lavish.data.container import MediaError
 from lavish.data.store import NOT_ANNOTATED
 
 
@@ -24,6 +25,9 @@ def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, l
     Returns:
         uint8 (steps, size, size): 1 the object, 0 not, NOT_ANNOTATED throughout a step without annotation; and notes
         on what is not as promised.
+
+    Raises:
+        MediaError: none of the masks is there, so that there is nothing to learn from and nothing to score.
     """
     masks = np.full((len(paths), size, size), NOT_ANNOTATED, np.uint8)
     notes: list[str] = []
@@ -38,6 +42,8 @@ def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, l
                 masks[step] = _resize(_is_object(image), size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             notes.append(f"mask of step {step + 1} undecodable")
+    if (masks == NOT_ANNOTATED).all():
+        raise MediaError("; ".join(notes) or "no step is annotated")
     return masks, notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,8 @@ def video_pictures(
 def folder_pictures(folder: Path, times: Sequence[float], duration: float, size: int) -> tuple[np.ndarray, list[bool]]:
     """Read the pictures on screen at `times` from a folder of pictures that are evenly spaced over `duration` seconds.
 
-    The pictures are in the order of their numbers. With fewer pictures than times, some are repeated.
+    The pictures are in the order of the numbers that their names end with. With fewer pictures than times, some are
+    repeated.
 
     Returns:
         uint8 (len(times), size, size, 3) RGB, and for each time whether it has a picture of its own.
@@ -82,7 +84,7 @@ def folder_pictures(folder: Path, times: Sequence[float], duration: float, size:
         MediaError: no picture in the folder, or one that is needed cannot be decoded.
     """
     paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
-    paths.sort(key=lambda path: (int(path.stem) if path.stem.isdecimal() else math.inf, path.name))
+    paths.sort(key=lambda path: (_number(path.stem), path.name))
     if not paths:
         raise MediaError(f"no picture in {folder.name}")
     numbers = [min(len(paths) - 1, int(time / duration * len(paths))) for time in times]
@@ -95,6 +97,12 @@ def folder_pictures(folder: Path, times: Sequence[float], duration: float, size:
             raise MediaError(f"undecodable picture {folder.name}/{paths[number].name}") from None
     own = [number != before for number, before in zip(numbers, [-1, *numbers], strict=False)]
     return np.stack([drawn[number] for number in numbers]), own
+
+
+def _number(stem: str) -> float:
+    """Return the number that a picture's name ends with; those without one come last."""
+    digits = re.search(r"[0-9]+$", stem)
+    return int(digits[0]) if digits else math.inf
 
 
 def _decoded(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Picture]:

@@ -35,6 +35,8 @@ class Shape:
     frame_size: int
     """Height and width of frames and masks, pixels."""
     streams: tuple[Stream, ...]
+    separate_audio: bool = False
+    """Whether the last of the pooled features is that of a separate audio encoder."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
 # OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
-#          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet
+#          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
 #          results/runs/<task>-<variant>-<hash>/cost.json
 
 
@@ -84,6 +84,41 @@ rule evaluate:
         "Evaluating {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
     shell:
         "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
+        " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
+        " --device {resources.device} ) &> {log:q}"
+
+
+# For figures that show predictions: a few clips, the same ones for every run on the same data.
+rule examples:
+    input:
+        stores=evaluation_stores,
+        weights=backbone_weights,
+        audio_features=evaluated_audio_features,
+        best="results/runs/{run}/seed{seed}/best.safetensors",
+    output:
+        examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
+    log:
+        "results/logs/examples/{run}-seed{seed}-{split}.log",
+    benchmark:
+        "results/benchmarks/examples/{run}-seed{seed}-{split}.tsv"
+    priority: 40
+    conda:
+        "../envs/lavish.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpu,
+        device=device,
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=run_config,
+        data=prepared_folder,
+        audio_features=audio_features_arguments,
+        run=subpath(input.best, parent=True),
+    message:
+        "Examples of {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
+    shell:
+        "( set -x; lavish examples --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
         " --device {resources.device} ) &> {log:q}"
 

@@ -1,0 +1,154 @@
+"""What the two subsets of AVSBench have in common (Zhou et al., "Audio-Visual Segmentation", ECCV 2022).
+
+A csv lists the videos, one a line after the header: the first column is the video, the column `split` is train, val or
+test, and S4 has a column `category`. Pictures, sound and masks are in folders beside it, `<place>` being what the
+subset says:
+
+    <media>/visual_frames/<place>/<video>/<video>_1.png ...    one picture a second
+    <media>/audio_wav/<place>/<video>.wav                      without this folder: raw_videos/<place>/<video>.mp4
+    <media>/gt_masks/<place>/<video>/<video>_1.png ...         the sounding object: pixels that are not zero
+
+Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`) and
+whichever of png and jpg follows. The root folder may also be the one above, as AVSBench's archive unpacks.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavish.data.readers import ClipSource, Targets, read_lines, unique_names
+from lavish.errors import LavishError, nearest
+
+CLASSES = ["sounding object"]
+STEPS = 5  # seconds of a clip, where no picture says otherwise
+_SPLITS = ("train", "val", "test")
+_NUMBERED = re.compile(r"(?:^|_)(\d+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the csv."""
+
+    video: str
+    split: str
+    category: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a subset lies on disk.
+
+    Attributes:
+        title: its name in messages.
+        table: the csv.
+        above: the folder that holds it where the root is the whole of AVSBench.
+        media: the folder of pictures, sound and masks beside the csv.
+        columns: of the csv, as published.
+        pictures: the folder of a video below `visual_frames`.
+        place: the folder that holds a video's sound and its folder of masks.
+        first_only: splits whose clips have a mask for the first step alone.
+    """
+
+    title: str
+    table: str
+    above: str
+    media: str
+    columns: tuple[str, ...]
+    pictures: Callable[[Row], Path]
+    place: Callable[[Row], Path]
+    first_only: tuple[str, ...] = ()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a csv that is missing or malformed."""
+        return f"copy {self.table} of {self.title} into the root folder, its first line '{','.join(self.columns)}'"
+
+    def clips(self, root: Path, split: str) -> list[ClipSource]:
+        """Return the clips of a split in the order of the csv, with a mask, or None, for each step."""
+        rows = self._rows(root, split)
+        media = self._home(root) / self.media
+        for folder in ("visual_frames", "gt_masks"):
+            if not (media / folder).is_dir():
+                raise LavishError(f"{media}: no folder '{folder}': copy that of {self.title} there")
+        sounds, ending = media / "audio_wav", "wav"
+        if not sounds.is_dir() and (media / "raw_videos").is_dir():
+            sounds, ending = media / "raw_videos", "mp4"
+        pictures = [media / "visual_frames" / self.pictures(row) for row in rows]
+        steps = max((max(_numbered(folder), default=0) for folder in pictures), default=0) or STEPS
+        names = unique_names([row.video for row in rows])
+        return [
+            ClipSource(
+                name,
+                folder,
+                sounds / self.place(row) / f"{row.video}.{ending}",
+                self._masks(media / "gt_masks" / self.place(row) / row.video, row, steps),
+            )
+            for name, row, folder in zip(names, rows, pictures, strict=True)
+        ]
+
+    def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
+        """Return no arrays, for masks lie beside the pictures; only check that a clip has as many steps."""
+        found = len(self.clips(root, split)[0].masks)
+        if found != steps:
+            raise LavishError(
+                f"{self._home(root) / self.media / 'visual_frames'}: clips of {split} have {found} pictures, one a "
+                f"step, but data.steps is {steps}: correct the key"
+            )
+        return Targets({})
+
+    def _masks(self, folder: Path, row: Row, steps: int) -> tuple[Path | None, ...]:
+        there = _numbered(folder)
+        masks = [there.get(number, folder / f"{row.video}_{number}.png") for number in range(1, steps + 1)]
+        return (masks[0], *[None] * (steps - 1)) if row.split in self.first_only else tuple(masks)
+
+    def _home(self, root: Path) -> Path:
+        inner = root / self.above
+        return inner if not (root / self.table).exists() and (inner / self.table).exists() else root
+
+    def _rows(self, root: Path, split: str) -> list[Row]:
+        if split not in _SPLITS:
+            raise LavishError(f"unknown split '{split}'{nearest(split, _SPLITS)}")
+        path = self._home(root) / self.table
+        lines = csv.reader(read_lines(path, self.remedy))
+        header = [name.strip() for name in next(lines, [])]
+        for column in self.columns[1:]:
+            if column in ("split", "category") and column not in header[1:]:
+                raise LavishError(f"{path}, line 1: no column '{column}': {self.remedy}")
+        rows = []
+        for fields in lines:
+            if any(field.strip() for field in fields):
+                row = self._row(header, [field.strip() for field in fields], f"{path}, line {lines.line_num}")
+                rows += [row] if row.split == split else []
+        if not rows:
+            raise LavishError(f"{path}: no video of split '{split}' in it: {self.remedy}")
+        return rows
+
+    def _row(self, header: list[str], fields: list[str], where: str) -> Row:
+        if len(fields) != len(header):
+            raise LavishError(f"{where}: {len(fields)} fields instead of {len(header)}: write '{','.join(header)}'")
+        values = dict(zip(header, fields, strict=True))
+        row = Row(fields[0], values["split"], values["category"] if "category" in self.columns else "")
+        if row.split not in _SPLITS:
+            raise LavishError(f"{where}: unknown split '{row.split}'{nearest(row.split, _SPLITS)}")
+        # Both become parts of paths: what leaves the media folders is refused.
+        for what, name in (("video", row.video), ("category", row.category)):
+            needed = what == "video" or "category" in self.columns
+            if (needed and not name) or name in (".", "..") or any(character in name for character in "/\\\0"):
+                raise LavishError(f"{where}: {what} '{name}' is no plain name: correct the line")
+        return row
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """Return the pictures of a folder by the number at the end of their names; none of a folder that is absent."""
+    if not folder.is_dir():
+        return {}
+    found = {int(match[1]): path for path in folder.iterdir() if (match := _NUMBERED.search(path.name))}
+    if 0 in found:
+        raise LavishError(
+            f"{found[0]}: pictures and masks are numbered from 1 on, not from 0: rename those of the folder"
+        )
+    return found

@@ -1,0 +1,53 @@
+"""The official layout of AVSBench S4: one sounding object a video.
+
+    s4_meta_data.csv                                             name,start,category,split
+    s4_data/visual_frames/<split>/<category>/<video>/<video>_1.png ... _5.png
+    s4_data/audio_wav/<split>/<category>/<video>.wav
+    s4_data/gt_masks/<split>/<category>/<video>/<video>_1.png    of training videos that alone; else _1 to _5
+
+`start`, the second of the original video at which the clip begins, is not needed. What files may be called besides is
+in :mod:`lavish.data.avsbench`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lavish.data.avsbench import CLASSES, Layout, Row
+from lavish.data.readers import ClipSource, Targets
+
+
+def _place(row: Row) -> Path:
+    return Path(row.split, row.category)
+
+
+_LAYOUT = Layout(
+    title="AVSBench S4",
+    table="s4_meta_data.csv",
+    above="Single-source",
+    media="s4_data",
+    columns=("name", "start", "category", "split"),
+    pictures=lambda row: _place(row) / row.video,
+    place=_place,
+    first_only=("train",),
+)
+
+
+def classes(_root: Path) -> list[str]:
+    """Return the one thing that is looked for; categories of videos are no targets."""
+    return list(CLASSES)
+
+
+def vocabulary(_root: Path) -> list[str]:
+    """Return no words: nothing is asked."""
+    return []
+
+
+def clips(root: Path, split: str) -> list[ClipSource]:
+    """Return the clips of a split in the order of the csv."""
+    return _LAYOUT.clips(root, split)
+
+
+def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
+    """Return no arrays; LavishError when clips have another number of steps."""
+    return _LAYOUT.targets(root, split, steps=steps, step_seconds=step_seconds)

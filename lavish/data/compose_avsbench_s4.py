@@ -1,0 +1,91 @@
+"""Writes composed clips in the official layout of AVSBench's single-source subset (S4).
+
+Several objects are seen, exactly one of them sounds, throughout. As in the data set, only the first picture of a
+training clip has a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lavish.data.assets import AssetLibrary
+from lavish.data.clip_names import plain_names, video_id
+from lavish.data.compose_avsbench import OPTIONS, check_objects, make_scene, write_media, write_table
+from lavish.data.rendering import Medium
+from lavish.data.scene_graph import Interval, Scene, balanced_class, generator
+
+__all__ = ["OPTIONS", "check", "clip_id", "draw_scene", "is_finished", "write_clip", "write_lists"]
+
+_ROOT = Path("Single-source")
+
+
+def check(classes: Sequence[str], medium: Medium) -> None:  # noqa: ARG001
+    """Raise LavishError for classes that cannot be told apart as names of folders."""
+    plain_names(classes)
+
+
+def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, medium: Medium, *, objects: int) -> Scene:
+    """Draw the scene of one clip; the classes that sound are balanced within a split.
+
+    Args:
+        seed: of the whole composition.
+        library: classes and numbers of instances.
+        split: whose instances to use.
+        number: place of the clip among those of its split.
+        medium: for the number of steps.
+        objects: how many are seen.
+    """
+    classes = len(library.classes)
+    check_objects(objects, classes)
+    rng = generator(seed, split, number, "scene")
+    sounding = balanced_class(seed, split, number, classes)
+    silent = [index for index in rng.permutation(classes).tolist() if index != sounding][: objects - 1]
+    heard = {sounding: Interval(0, medium.steps)}
+    return make_scene(rng, library, split, number, medium.steps, [sounding, *silent], heard)
+
+
+def clip_id(seed: int, scene: Scene) -> str:
+    """Return the clip's name."""
+    return video_id(seed, scene.split, scene.number)
+
+
+def is_finished(out: Path, seed: int, scene: Scene) -> bool:
+    """Tell whether the clip has been written: its sound comes last, wherever its category's folder is."""
+    return any((out / _ROOT / "s4_data" / "audio_wav" / scene.split).glob(f"*/{clip_id(seed, scene)}.wav"))
+
+
+def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
+    """Render and write the media of one clip."""
+    name = clip_id(seed, scene)
+    [sound] = scene.sounds
+    category = plain_names(library.classes)[sound.class_index]
+    data = out / _ROOT / "s4_data"
+    numbered = [f"{name}_{step + 1}.png" for step in range(medium.steps)]
+    annotated = numbered[:1] if scene.split == "train" else numbered
+    write_media(
+        seed,
+        scene,
+        library,
+        medium,
+        [data / "visual_frames" / scene.split / category / name / file for file in numbered],
+        [data / "gt_masks" / scene.split / category / name / file for file in annotated],
+        data / "audio_wav" / scene.split / category / f"{name}.wav",
+    )
+
+
+def write_lists(
+    out: Path,
+    seed: int,
+    scenes: Mapping[str, Sequence[Scene]],
+    classes: Sequence[str],
+    medium: Medium,  # noqa: ARG001
+) -> None:
+    """Write the table of clips; `start`, the second at which the clip was cut from its video, is always 0 here."""
+    names = plain_names(classes)
+    rows = [
+        f"{clip_id(seed, scene)},0,{names[scene.sounds[0].class_index]},{split}"
+        for split, listed in scenes.items()
+        for scene in listed
+    ]
+    write_table(out / _ROOT / "s4_meta_data.csv", "name,start,category,split", rows)

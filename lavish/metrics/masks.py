@@ -1,0 +1,132 @@
+"""How well a predicted mask fits the true one: IoU and F-score, as AVSBench counts them and well-defined.
+
+Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042. Everything follows from counting, per frame, the
+pixels predicted and the pixels predicted rightly at each of 255 thresholds. One histogram of the probabilities does so
+for all thresholds.
+
+AVSBench's numbers are means over *batches*. Functions of the published form take `groups`, the batch of each frame; the
+published evaluation has one clip in a batch. The well-defined form does not know batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NUM_THRESHOLDS = 255
+BETA_SQUARED = 0.3
+_IOU_EPSILON = 1e-7
+_F_EPSILON = 1e-20
+
+
+def thresholds() -> Tensor:
+    """Return t_0 = 0, ..., t_254, k/254 in float32. The published end, 1 - 1e-10, is 1 in that precision."""
+    return torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS)
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Pixels of N frames, counted at every threshold: a pixel is predicted when its probability is >= t_k."""
+
+    predicted: np.ndarray
+    """(N, 255) pixels predicted."""
+    right: np.ndarray
+    """(N, 255) pixels predicted that belong to the object."""
+    true: np.ndarray
+    """(N,) pixels of the object."""
+    pixels: int
+    """Pixels of a frame."""
+
+
+def count_pixels(probabilities: Tensor, masks: Tensor) -> PixelCounts:
+    """Count pixels at every threshold.
+
+    Args:
+        probabilities: (N, H, W) float32 in [0, 1].
+        masks: (N, H, W), 1 where the object is, else 0.
+    """
+    frames, pixels = len(masks), masks[0].numel() if len(masks) else 0
+    bins = NUM_THRESHOLDS + 1
+    # How many thresholds a probability reaches.
+    reached = torch.bucketize(probabilities, thresholds().to(probabilities.device), right=True).flatten(1)
+    place = torch.arange(frames, device=masks.device).unsqueeze(1) * 2 + masks.flatten(1).to(torch.int64)
+    histogram = torch.bincount((place * bins + reached).flatten(), minlength=frames * 2 * bins)
+    counts = histogram.view(frames, 2, bins).cpu().numpy()
+    # Predicted at t_k is whatever reaches more than k thresholds.
+    above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
+    return PixelCounts(above.sum(axis=1), above[:, 1], counts[:, 1].sum(axis=-1), pixels)
+
+
+def mask_iou(probabilities: Tensor, masks: Tensor, threshold: float = 0.5) -> np.ndarray:
+    """Return the IoU (N,) of each frame, predicting where a probability is *above* the threshold, as AVSBench does.
+
+    A frame without an object counts by its background: the share of its pixels not predicted.
+    """
+    predicted, true = (probabilities > threshold).flatten(1), masks.flatten(1) > 0
+    numbers = [predicted.sum(dim=1), (predicted & true).sum(dim=1), true.sum(dim=1)]
+    return _iou(*(number.cpu().numpy() for number in numbers), pixels=true.shape[1])
+
+
+def iou_curves(counts: PixelCounts) -> np.ndarray:
+    """Return the IoU (N, 255) of each frame at every threshold, to choose one by."""
+    return _iou(counts.predicted, counts.right, counts.true[:, np.newaxis], pixels=counts.pixels)
+
+
+def f_curves(counts: PixelCounts) -> np.ndarray:
+    """Return the F-score (N, 255) of each frame at every threshold, beta^2 = 0.3; NaN for a frame without an object."""
+    true = counts.true[:, np.newaxis]
+    precision = counts.right / (counts.predicted + _F_EPSILON)
+    recall = counts.right / (true + _F_EPSILON)
+    below = BETA_SQUARED * precision + recall
+    score = np.divide((1 + BETA_SQUARED) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+    return np.where(true > 0, score, np.nan)
+
+
+def group_means(values: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
+    """Return the means (number, ...) over the frames (N, ...) of each group; NaN for a group without frames.
+
+    AVSBench's mIoU is the mean of what this returns for the frames' IoU, with batches for groups. A frame whose row is
+    NaN does not count.
+
+    Args:
+        values: a number or a curve for each frame.
+        groups: (N,) the group of each frame, 0 to number - 1.
+        number: of groups.
+    """
+    there = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+    sums = np.zeros((number, *values.shape[1:]))
+    np.add.at(sums, groups[there], values[there])
+    counts = np.bincount(groups[there], minlength=number).astype(float)
+    counts[counts == 0] = np.nan
+    return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def f_score(curves: np.ndarray) -> float:
+    """Return the F-score of a whole set: one threshold for all its frames, the best; NaN without an object anywhere.
+
+    Args:
+        curves: (N, 255), of frames as :func:`f_curves` returns them.
+    """
+    return float(group_means(curves, np.zeros(len(curves), dtype=np.int64), 1).max())
+
+
+def published_f_scores(curves: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
+    """Return each group's :func:`f_score`, 0 for a group without an object; AVSBench's F-score is their mean.
+
+    It chooses a threshold per group by the truth, and so depends on how frames are grouped.
+    """
+    return np.nan_to_num(group_means(curves, groups, number).max(axis=1))
+
+
+def best_threshold(curve: np.ndarray) -> int:
+    """Return the number k of the threshold at which a curve (255,) is highest; of several, the one nearest to 0.5."""
+    highest = np.flatnonzero(curve == curve.max())
+    return int(highest[np.abs(highest - (NUM_THRESHOLDS - 1) / 2).argmin()])
+
+
+def _iou(predicted: np.ndarray, right: np.ndarray, true: np.ndarray, *, pixels: int) -> np.ndarray:
+    union = predicted + true - right
+    return np.where(true > 0, right / (union + _IOU_EPSILON), (pixels - predicted) / (pixels + _IOU_EPSILON))

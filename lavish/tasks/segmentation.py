@@ -1,0 +1,183 @@
+"""Audio-visual segmentation (AVSBench): which pixels of a frame belong to what is heard.
+
+Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042; on the stages of a shared frozen backbone as
+LAVISH has it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavish.data.store import NOT_ANNOTATED
+from lavish.errors import LavishError
+from lavish.heads.mask_decoder import MaskDecoder
+from lavish.heads.tpavi import AudioVisualInteraction
+from lavish.metrics import masks as metrics
+from lavish.tasks.base import Encoded, Inputs, Shape, Task
+
+
+class Segmented(NamedTuple):
+    """Mask logits, and what the matching loss compares."""
+
+    logits: Tensor
+    """(frames, H, W): of all frames, or in training of the annotated ones."""
+    maps: tuple[Tensor, ...] = ()
+    """The pyramid's maps (frames, C, rows, columns) after TPAVI."""
+    audio: tuple[Tensor, ...] = ()
+    """TPAVI's aligned audio (frames, C) of each map."""
+
+
+class Segmentation(Task):
+    """The mask decoder of AVSBench, TPAVI between its neck and its fusion where asked for.
+
+    A unit is a clip: its score is the mean IoU of its annotated frames at the threshold 0.5. Frames that nobody has
+    annotated count neither in the loss nor in a metric; S4 annotates the first of five in training.
+
+    Options:
+        channels: of the merged maps, a multiple of 8; all other widths scale with it (published: 256).
+        levels: maps of the pyramid, 1/4, 1/8, ... of the frame; the frame's size must allow it (published: 4).
+        tpavi: whether maps read the sound before they are merged (LAVISH's command: no). None: where there is a
+            separate audio encoder, whose features reach masks no other way. Never where there is no sound.
+        matching: loss that draws what the mask covers towards the sound, on TPAVI's maps; 'divergence' is that of
+            AVSBench's MS3 command, 'cosine' is defined for S4 and off in its command.
+        matching_weight: its weight (MS3: 0.5).
+        unused_layers: 'counted' adds to the numbers of parameters what published code declares and never runs: a
+            residual unit and, without TPAVI, the linear map of the audio feature.
+    """
+
+    metric = "mIoU"
+    measures = ("mIoU_validation_threshold", "F_score", "F_score_published")
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        channels: int = 256,
+        levels: int = 4,
+        tpavi: bool | None = None,
+        matching: Literal["none", "divergence", "cosine"] = "none",
+        matching_weight: float = 0.5,
+        unused_layers: Literal["dropped", "counted"] = "dropped",
+    ) -> None:
+        super().__init__()
+        self.decoder = MaskDecoder(shape.stages, shape.frame_size, channels=channels, levels=levels)
+        # The last feature is the sound's, unless there is only a picture.
+        width = shape.widths[-1] if "audio" in shape.streams or shape.separate_audio else 0
+        wanted = shape.separate_audio if tpavi is None else tpavi
+        if width and matching != "none" and not wanted:
+            raise LavishError(
+                f"task.options.matching: '{matching}' compares the sound with TPAVI's maps: set task.options.tpavi to "
+                "true, or task.options.matching to none"
+            )
+        self.interactions = nn.ModuleList()
+        if width and wanted:
+            self.audio = nn.Linear(width, channels // 2)
+            self.interactions.extend(AudioVisualInteraction(channels) for _ in range(levels))
+        self.matching = matching if self.interactions else "none"
+        self.matching_weight = matching_weight
+        self.unused = 0
+        if unused_layers == "counted":
+            linear = 0 if self.interactions else (width + 1) * (channels // 2) if width else 0
+            self.unused = self.decoder.unused_parameters() + linear
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.tensor(0.5))
+
+    def forward(self, encoded: Encoded, inputs: Inputs) -> Segmented:
+        """Return mask logits from the maps of the visual stream, or of the audio stream where it is the only one.
+
+        In training, frames without a mask are left out as early as possible: S4 has one mask in five frames.
+        """
+        stream = encoded.streams["visual" if "visual" in encoded.streams else "audio"]
+        maps = stream.maps()
+        chosen = _annotated(inputs["masks"]).flatten() if self.training and self.matching == "none" else None
+        if chosen is not None and not self.interactions:
+            maps = [stage[chosen] for stage in maps]
+        pyramid, audio = self.decoder.pyramid(maps), []
+        if self.interactions:
+            sound = self.audio(encoded.features[-1])
+            for level, interaction in enumerate(self.interactions):
+                pyramid[level], aligned = interaction(pyramid[level], sound)
+                audio.append(aligned.flatten(0, 1))
+            if chosen is not None:
+                pyramid = [level[chosen] for level in pyramid]
+        logits = self.decoder.merge(pyramid)
+        return Segmented(logits, tuple(pyramid), tuple(audio)) if self.training else Segmented(logits)
+
+    def loss(self, output: Segmented, targets: Inputs) -> Tensor:
+        masks = targets["masks"].flatten(0, 1)
+        chosen = _annotated(masks)
+        logits, masks = output.logits.float(), masks[chosen].float()
+        logits = logits[chosen] if len(logits) == len(chosen) else logits
+        # A batch may have no mask at all: its loss is then zero.
+        loss = functional.binary_cross_entropy_with_logits(logits, masks, reduction="sum") / max(1, masks.numel())
+        if self.matching == "none":
+            return loss
+        match = _divergence if self.matching == "divergence" else _distance
+        pairs = zip(output.maps, output.audio, strict=True)
+        terms = [match(output.logits.float(), maps.float().relu(), audio.float()) for maps, audio in pairs]
+        return loss + self.matching_weight * torch.stack(terms).mean()
+
+    def score(self, output: Segmented, targets: Inputs) -> dict[str, np.ndarray]:
+        masks = targets["masks"]
+        chosen, (clips, steps) = _annotated(masks), masks.shape[:2]
+        probabilities = output.logits.float().sigmoid().unflatten(0, (clips, steps))[chosen]
+        truth = masks[chosen]
+        frames = chosen.cpu().numpy()
+        clip = frames.nonzero()[0]
+        counts = metrics.count_pixels(probabilities, truth)
+        iou_curves = metrics.group_means(metrics.iou_curves(counts), clip, clips)
+        f_curves = np.full((clips, steps, metrics.NUM_THRESHOLDS), np.nan, np.float32)
+        f_curves[frames] = metrics.f_curves(counts)
+        return {
+            "score": metrics.group_means(metrics.mask_iou(probabilities, truth), clip, clips),
+            "mIoU_validation_threshold": iou_curves[:, round(self.threshold.item() * (metrics.NUM_THRESHOLDS - 1))],
+            "F_score_published": metrics.published_f_scores(metrics.f_curves(counts), clip, clips),
+            "annotated_frames": frames.sum(axis=1),
+            "_iou_curves": iou_curves,
+            "_f_curves": f_curves,
+        }
+
+    def calibrate(self, columns: dict[str, np.ndarray]) -> None:
+        """Choose the threshold with the highest mIoU."""
+        best = metrics.best_threshold(columns["_iou_curves"].mean(axis=0))
+        self.threshold.fill_(best / (metrics.NUM_THRESHOLDS - 1))
+
+    def summarise(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
+        whole = metrics.f_score(columns["_f_curves"].reshape(-1, metrics.NUM_THRESHOLDS))
+        return super().summarise(columns | {"F_score": np.array([whole])})
+
+    def unused_parameters(self) -> int:
+        return self.unused
+
+    def pictures(self, output: Segmented, targets: Inputs) -> dict[str, Tensor]:
+        masks = targets["masks"]
+        return {"predicted": output.logits.float().sigmoid().unflatten(0, masks.shape[:2]), "truth": masks}
+
+
+def _annotated(masks: Tensor) -> Tensor:
+    """Return for masks (..., H, W) which of them (...) somebody has annotated."""
+    return masks[..., 0, 0] != NOT_ANNOTATED
+
+
+def _divergence(logits: Tensor, maps: Tensor, audio: Tensor) -> Tensor:
+    """KL(softmax(a') || softmax(m)), summed over frames and channels; m = mean over positions of V sigmoid(logits)."""
+    covered = _pooled(logits, maps).sigmoid()
+    masked = (maps * covered).mean(dim=(2, 3))
+    return functional.kl_div(masked.log_softmax(dim=-1), audio.softmax(dim=-1), reduction="sum")
+
+
+def _distance(logits: Tensor, maps: Tensor, audio: Tensor) -> Tensor:
+    """-log(ReLU(cos(m, a')) + 1e-6), mean over frames; m = mean of V where the mask covers more than half."""
+    covered = (_pooled(logits.sigmoid(), maps) > 0.5).to(maps.dtype)
+    masked = (maps * covered).sum(dim=(2, 3)) / (covered.sum(dim=(2, 3)) + 1e-6)
+    return -(functional.cosine_similarity(masked, audio, dim=-1).relu() + 1e-6).log().mean()
+
+
+def _pooled(values: Tensor, maps: Tensor) -> Tensor:
+    """Pool (frames, H, W) to the positions of maps, (frames, 1, rows, columns)."""
+    return functional.adaptive_avg_pool2d(values.unsqueeze(1), (maps.shape[2], maps.shape[3]))
