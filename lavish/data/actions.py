@@ -31,6 +31,7 @@ from lavish.errors import LavishError, nearest
 
 _TABLE = "clips.csv"
 _CLASSES = "classes.txt"
+_NOT_CHOSEN = f"of a class that {_CLASSES} does not list"
 _COLUMNS = ("path", "label", "split")
 _VIDEO_FOLDERS = ("UCF-101", "videos")
 _SUFFIXES = {
@@ -71,13 +72,14 @@ def clips(root: Path, split: str) -> list[ClipSource]:
 
 def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
     """Return {"labels": (clips,) int64}: the class of each clip, whatever the steps."""
-    names, listed = _data_set(root, split)
+    names, listed, left_out = _data_set(root, split)
     indices = {name: index for index, name in enumerate(names)}
-    return Targets({"labels": np.array([indices[clip.label] for clip in listed], dtype=np.int64)})
+    labels = np.array([indices[clip.label] for clip in listed], dtype=np.int64)
+    return Targets({"labels": labels}, notes={_NOT_CHOSEN: left_out} if left_out else {})
 
 
-def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip]]:
-    """Return the class names and the clips of one split."""
+def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip], int]:
+    """Return the class names, the clips of one split, and how many clips of other classes it has."""
     if split not in SPLITS:
         raise LavishError(f"unknown split '{split}'{nearest(split, SPLITS)}")
     if not root.is_dir():
@@ -91,7 +93,7 @@ def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip]]:
     else:
         raise LavishError(f"{root}: no labelled videos in a layout that is known: {_LAYOUTS}")
 
-    chosen = _chosen(root)
+    chosen, all_listed = _chosen(root), len(parts[split])
     if chosen is not None and not is_table:
         parts = {name: [clip for clip in listed if clip.label in chosen] for name, listed in parts.items()}
     for name in ("train", split):
@@ -108,7 +110,7 @@ def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip]]:
         if clip.label not in known:
             where = f"is not in {_CLASSES}" if chosen is not None else "has no training clip"
             raise LavishError(f"{clip.where}: class '{clip.label}' {where}{nearest(clip.label, names)}")
-    return names, parts[split]
+    return names, parts[split], all_listed - len(parts[split])
 
 
 def _without(split: str) -> str:
