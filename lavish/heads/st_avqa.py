@@ -72,6 +72,7 @@ class StAvqa(nn.Module):
                 "task.options.heads, 4 at least"
             )
         branches = (audio_width > 0) + (token_width > 0)
+        self.matches = branches == 2
         self.question = QuestionEncoder(vocabulary, width)
         if audio_width:
             self.audio_projection = nn.Linear(audio_width, width)
@@ -81,7 +82,7 @@ class StAvqa(nn.Module):
             self.visual_projection = nn.Linear(token_width, width)
             self.grounding = nn.Linear(branches * width, width)
             self.visual_attention = QuestionGuidedAttention(width, heads, dropout)
-        if branches == 2:
+        if self.matches:
             self.match = nn.Sequential(
                 nn.Linear(2 * width, width),
                 nn.ReLU(),

@@ -59,7 +59,6 @@ class QuestionAnswering(Task):
         "accuracy_audio_visual_temporal",
     )
     """The three groups, then the types of questions in the order of their indices (`types`)."""
-    negatives = True
 
     def __init__(
         self,
@@ -87,6 +86,7 @@ class QuestionAnswering(Task):
             heads=heads,
             dropout=dropout,
         )
+        self.negatives = self.net.matches
         self.match_weight = match_weight
         self.unused = _unused_parameters(width) if count_unused else 0
 
