@@ -66,7 +66,7 @@ class StAvqa(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if width < 4 or width % heads:
+        if width < 4 or heads < 1 or width % heads:
             raise LavishError(
                 f"task.options.width: {heads} heads cannot share a width of {width}: choose a multiple of "
                 "task.options.heads, 4 at least"
