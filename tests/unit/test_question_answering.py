@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,9 +20,10 @@ from lavish.data.music_avqa import TYPES, WORD_SLOTS
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 from lavish.model import AudioVisualModel, build_model
+from lavish.steps import evaluate, provide_weights, train
 from lavish.tasks.base import Encoded, Shape
 from lavish.tasks.question_answering import Answers, QuestionAnswering
-from tests.stores import run_values
+from tests.stores import run_values, write_store
 
 CLIPS, STEPS, GRID, TOKEN, WORDS, ANSWERS = 2, 3, (2, 2), 6, 9, ["yes", "no", "two"]
 BOTH: tuple[Stream, ...] = ("visual", "audio")
@@ -229,3 +233,35 @@ def test_a_training_step_from_pixels_and_spectrograms(modalities: str, asked: di
     assert trained
     assert all(p.grad is not None for p in trained)
     assert len(learner.task.score(output, asked)["score"]) == 3
+
+
+def test_training_and_evaluation_of_questions_that_share_clips(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, clips in {"train": 12, "val": 6, "test": 6}.items():
+        # Not in the order of clips, and not as many for each; the word that is asked decides the answer.
+        units = rng.permutation(np.repeat(np.arange(clips), rng.integers(1, 6, clips)))
+        word = rng.integers(1, 3, len(units))
+        questions = np.repeat(word[:, None], WORD_SLOTS, axis=1)
+        targets = {"questions": questions, "answers": word - 1, "types": np.arange(len(units)) % 9}
+        write_store(tmp_path / split, clips=clips, units=units, targets=targets, vocabulary=5)
+    changes = {"epochs": 8, "batch_size": 8, "lr_adapter": 0.01, "lr_head": 0.01}
+    task = {"name": "question_answering", "options": {"width": 16}}
+    config = parse(RunConfig, run_values(task=task, training=changes), "test")
+    provide_weights(config.backbone, tmp_path / "vit.safetensors")
+    run = tmp_path / "run"
+    common = {"data": tmp_path, "weights": tmp_path / "vit.safetensors", "audio_features": None, "device_name": "cpu"}
+    train(config, 0, **common, out=run)
+    evaluate(config, 0, **common, split="test", run=run)
+
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    columns = pyarrow.parquet.read_table(run / "test" / "predictions.parquet").to_pydict()
+    stored = np.load(tmp_path / "test" / "targets.npz")
+    assert metrics["value"] > 0.9
+    assert metrics["units"] == len(stored["answers"])
+    assert columns["answer"] == stored["answers"].tolist()
+    assert columns["type"] == stored["types"].tolist()
+    assert columns["clip"] == [f"-clip{clip:03d}" for clip in np.load(tmp_path / "test" / "units.npy")]
+    right = np.array(columns["prediction"]) == stored["answers"]
+    assert metrics["measures"].keys() == set(QuestionAnswering.measures)
+    assert metrics["measures"]["accuracy_audio"] == right[stored["types"] < 2].mean()
+    assert metrics["measures"]["accuracy_audio_visual_temporal"] == right[stored["types"] == 8].mean()
