@@ -86,7 +86,7 @@ class QuestionAnswering(Task):
             heads=heads,
             dropout=dropout,
         )
-        self.negatives = self.net.matches
+        self.negatives = self.net.matches and match_weight > 0
         self.match_weight = match_weight
         self.unused = _unused_parameters(width) if count_unused else 0
 

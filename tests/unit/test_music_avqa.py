@@ -57,7 +57,7 @@ def read(root: Path, split: str = "train") -> Targets:
 
 
 # The lists at hand: all questions of validation and test, but of training only those about synthesised videos
-# (avqa-train_fake.json, 6233 of 32087; the rest is published as avqa-train_real.json).
+# (avqa-train_fake.json; the rest is published as avqa-train_real.json, both together as avqa-train.json).
 @pytest.mark.parametrize(
     ("split", "questions", "videos", "types"),
     [

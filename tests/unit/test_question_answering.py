@@ -148,6 +148,12 @@ def test_every_layer_is_trained_whatever_streams_there_are(
     assert [name for name, p in task.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_frames_of_other_clips_are_wanted_only_for_a_match_that_counts() -> None:
+    assert head().negatives
+    assert not head(match_weight=0.0).negatives
+    assert not head(("visual",)).negatives
+
+
 def test_patches_are_grounded_and_class_tokens_are_not(asked: dict[str, Tensor]) -> None:
     task = head(("visual",))
     features = encoded(("visual",))
