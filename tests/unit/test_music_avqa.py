@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lavish.config import DataConfig
 from lavish.data import music_avqa
+from lavish.data.preparation import prepare
 from lavish.data.readers import Targets, check
+from lavish.data.store import SplitStore
 from lavish.errors import LavishError
+from tests.media_files import tone, write_media
 
 
 def record(number: int, **changes: Any) -> dict[str, Any]:
@@ -220,3 +224,29 @@ def test_files_that_cannot_be_read_are_named(root: Path) -> None:
         read(root, "test")
     with pytest.raises(LavishError, match=r"unknown split 'tests' \(did you mean 'test'"):
         music_avqa.clips(root, "tests")
+
+
+def test_a_video_is_prepared_once_and_takes_its_questions_along_when_it_is_left_out(root: Path, tmp_path: Path) -> None:
+    write_media(root / "videos" / "00000001.mp4", sound=tone())
+    write_media(root / "videos" / "-b.mp4")  # without sound
+    config = DataConfig(
+        name="small",
+        format="music_avqa",
+        root=root,
+        num_classes=3,
+        vocabulary=8,
+        steps=3,
+        frame_size=16,
+        spectrogram={"mel_bins": 16, "frames": 16},
+        max_lost=0.5,
+    )
+    prepare(config, root, "train", tmp_path / "store", jobs=1)
+    store = SplitStore(tmp_path / "store")
+    assert store.clips == ["00000001"]
+    assert store.units.tolist() == [0, 0]
+    assert store.targets["answers"].tolist() == [0, 2]
+    assert store.targets["questions"].shape == (2, music_avqa.WORD_SLOTS)
+    assert (store.vocabulary, store.classes) == (8, ["left", "one", "two"])
+    assert "-b,left_out,no sound" in (store.path / "report.csv").read_text()
+    with pytest.raises(LavishError, match=r"data\.vocabulary is 9, but .* has 8 words"):
+        prepare(config.model_copy(update={"vocabulary": 9}), root, "train", tmp_path / "other", jobs=1)
