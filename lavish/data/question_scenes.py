@@ -41,7 +41,7 @@ def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, *, ste
     # However few clips there are, every class is seen.
     first = balanced_class(seed, split, number, len(library.classes))
     others = [index for index in rng.permutation(len(library.classes)).tolist() if index != first]
-    seen, others = rng.permutation([first, *others[: kinds - 1]]).tolist(), others[kinds - 1 :]
+    seen, others = [first, *others[: kinds - 1]], others[kinds - 1 :]
 
     sounds = int(rng.choice(list(_SOUNDS), p=list(_SOUNDS.values())))
     least, visible = max(0, sounds - len(others)), min(sounds, kinds)
