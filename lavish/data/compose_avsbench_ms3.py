@@ -95,7 +95,7 @@ def write_lists(
     out: Path,
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
-    classes: Sequence[str],
+    classes: Sequence[str],  # noqa: ARG001
     medium: Medium,  # noqa: ARG001
 ) -> None:
     """Write the table of clips."""
