@@ -28,6 +28,7 @@ from lavish.errors import LavishError, nearest
 # Of the clips' contents: raised when composing changes, so that no unfinished work of older code is taken up.
 _VERSION = 1
 _MODULES = {
+    "actions": "lavish.data.compose_actions",
     "ave": "lavish.data.compose_ave",
     "avsbench_s4": "lavish.data.compose_avsbench_s4",
     "avsbench_ms3": "lavish.data.compose_avsbench_ms3",

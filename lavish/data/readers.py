@@ -17,6 +17,7 @@ import numpy as np
 from lavish.errors import LavishError, nearest
 
 _MODULES = {
+    "actions": "lavish.data.actions",
     "ave": "lavish.data.ave",
     "avsbench_s4": "lavish.data.avsbench_s4",
     "avsbench_ms3": "lavish.data.avsbench_ms3",

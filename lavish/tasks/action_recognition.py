@@ -1,0 +1,114 @@
+"""Audio-visual action recognition: which one action a whole clip shows and plays."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavish.errors import LavishError
+from lavish.tasks.base import Encoded, Inputs, Shape, Task
+
+_TOP = 5
+
+
+class ActionRecognition(Task):
+    """Features of the steps pooled over time, then a classifier; top-1 and top-5 accuracy of clips.
+
+    With fewer than five classes `top_5_accuracy` is over all of them, and so 1, as it is with five.
+
+    Options:
+        pooling: over the steps of a clip. 'mean' and 'max' see the set of steps; 'attention' is a softmax of one
+            learned query with the steps, to which learned embeddings of their positions are added first: their order
+            can matter.
+        grid: cells a side that the visual stream's last map is averaged in, each a part of the step's feature. A
+            movement shows only where places are told apart: the feature of the whole picture, which 1 stands for, is an
+            average over all of them. It has no effect without the visual stream.
+        hidden: width of a hidden layer (GELU) between pooling and classifier; 0 for none.
+        label_smoothing: of the cross-entropy, at least 0 and less than 1.
+    """
+
+    metric = "accuracy"
+    measures = ("top_5_accuracy",)
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        pooling: Literal["mean", "max", "attention"] = "mean",
+        grid: int = 1,
+        hidden: int = 0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if hidden < 0:
+            raise LavishError(f"task.options.hidden is {hidden}: give a width, or 0 for no hidden layer")
+        if not 0 <= label_smoothing < 1:
+            raise LavishError(f"task.options.label_smoothing is {label_smoothing:g}: give at least 0 and less than 1")
+        self.pooling = pooling
+        self.grid = grid if "visual" in shape.streams else 1
+        self.label_smoothing = label_smoothing
+        widths = list(shape.widths)
+        if self.grid != 1:
+            channels, rows, columns = shape.stages[-1]
+            if not 1 <= grid <= min(rows, columns):
+                raise LavishError(
+                    f"task.options.grid is {grid}, but the backbone's last map has {rows} x {columns} patches: give 1 "
+                    f"to {min(rows, columns)}"
+                )
+            widths[0] = channels * grid**2
+        width = sum(widths)
+        if pooling == "attention":
+            self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+            self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.steps, width), std=0.02))
+        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
+        self.logits = nn.Linear(hidden or width, len(shape.classes))
+
+    def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
+        """Return logits (clips, classes)."""
+        features = list(encoded.features)
+        if self.grid != 1:
+            # The visual stream's features come first.
+            cells = _cells(encoded.streams["visual"].maps()[-1], self.grid)
+            features[0] = cells.unflatten(0, features[0].shape[:2])
+        return self.logits(self.hidden(self._pooled(torch.cat(features, dim=-1))))
+
+    def loss(self, output: Tensor, targets: Inputs) -> Tensor:
+        """Return the cross-entropy against smoothed labels (Szegedy et al., arXiv 1512.00567), a mean over clips."""
+        return functional.cross_entropy(output.float(), targets["labels"], label_smoothing=self.label_smoothing)
+
+    def score(self, output: Tensor, targets: Inputs) -> dict[str, np.ndarray]:
+        """Return whether the label has the highest logit, and whether it has one of the five highest."""
+        labels = targets["labels"].cpu().numpy()
+        # Stable: of equal logits the class of the lower index comes first.
+        first = output.float().argsort(dim=-1, descending=True, stable=True)[:, :_TOP].cpu().numpy()
+        right = first == labels[:, None]
+        return {
+            "score": right[:, 0].astype(np.float64),
+            "top_5_accuracy": right.any(axis=1).astype(np.float64),
+            "labels": labels,
+            "predictions": first[:, 0],
+        }
+
+    def _pooled(self, steps: Tensor) -> Tensor:
+        """Pool (clips, steps, width) over the steps."""
+        if self.pooling == "mean":
+            return steps.mean(dim=1)
+        if self.pooling == "max":
+            return steps.amax(dim=1)
+        placed = steps + self.positions[: steps.shape[1]]  # what a step costs is counted with fewer of them
+        weights = (placed @ self.query / math.sqrt(len(self.query))).softmax(dim=1)
+        return (weights[..., None] * placed).sum(dim=1)
+
+
+def _cells(maps: Tensor, side: int) -> Tensor:
+    """Return the averages of maps (B, C, rows, columns) over `side` x `side` cells as one feature (B, cells x C).
+
+    Adaptive average pooling would do almost the same, but has no deterministic gradient on a GPU.
+    """
+    cells = [cell.mean(dim=(2, 3)) for row in maps.tensor_split(side, dim=2) for cell in row.tensor_split(side, dim=3)]
+    return torch.cat(cells, dim=1)
