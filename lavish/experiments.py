@@ -109,9 +109,9 @@ class Table:
         return needs_results(self.spec["columns"])
 
     @property
-    def is_of_examples(self) -> bool:
-        """Whether it is a figure of what the runs predict, and of no numbers."""
-        return self.name in self.spec["figures"] and self.spec["figures"][self.name]["kind"] == "examples"
+    def draws_examples(self) -> bool:
+        """Whether this is a figure of what its runs predict, and of no numbers."""
+        return [figure["kind"] for figure in self.spec["figures"].values()] == ["examples"]
 
 
 @dataclass
@@ -258,10 +258,10 @@ class _Resolver:
         _check_measures(table, measures, file)
         variants = _resolve_rows(table, file, config)
         published = {
-            id: self._published(id, f"{file}: '{label}'")
-            for label, ids in [
-                *((f"row {row.variant}", row.published) for row in table.rows),
-                *((f"published_only {method.label}", method.published) for method in table.published_only),
+            id: self._published(id, f"{file}: {where}")
+            for where, ids in [
+                *((f"row '{row.variant}'", row.published) for row in table.rows),
+                *((f"published_only '{method.label}'", method.published) for method in table.published_only),
             ]
             for id in ids
         }
@@ -377,11 +377,13 @@ class _Resolver:
         composed = None
         if config.compose is None:
             assert config.root is not None
-            remedy = (
-                f"{OFFICIAL[config.format].obtained}; put it there, or set data.root to where it lies, and see what is "
-                f"missing with: lavish data check --task {config.format} --root {shlex.quote(str(config.root))}"
+            checksum = self._fingerprint(
+                config.root,
+                config.sha256,
+                f"data set '{config.name}' ({config.format})",
+                "data.sha256",
+                _remedy(config),
             )
-            checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})
         else:
             assets = config.compose.assets
@@ -577,6 +579,17 @@ def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
             "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
         )
     return facts
+
+
+def _remedy(config: DataConfig) -> str:
+    """Say how to come by a data set that is not there."""
+    remedy = "put it there, or set data.root to where it lies"
+    if config.format not in OFFICIAL:  # a layout of one's own videos
+        return remedy
+    return (
+        f"{OFFICIAL[config.format].obtained}; {remedy}, and see what is missing with: lavish data check --task "
+        f"{config.format} --root {shlex.quote(str(config.root))}"
+    )
 
 
 def _describe_data(data: DataConfig) -> str:

@@ -28,7 +28,6 @@ one value per clip first, by :func:`clip_values`, and everything above then hold
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +119,7 @@ def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
         raise ValueError("no unit counts")
     kept = counts.any(axis=0)
     matrix, counts = matrix[:, kept], counts[:, kept]
-    clips = list(itertools.compress(clips, kept.tolist()))
+    clips = [clip for clip, keep in zip(clips, kept, strict=True) if keep]
     places = {clip: place for place, clip in enumerate(dict.fromkeys(clips))}
     if len(places) == matrix.shape[1] and counts.all():
         return matrix

@@ -14,6 +14,7 @@ import pytest
 
 SEEDS = (0, 1, 2)
 CLIPS = 80
+TASK = "event_localization"
 
 
 def record(seed: int, selected_on: str = "val") -> dict[str, Any]:
@@ -59,7 +60,7 @@ class RunMaker:
         (directory / "test").mkdir(parents=True, exist_ok=True)
         scores = np.asarray(scores, dtype=float)
         clips = clips or [f"-clip{index}" for index in range(len(scores))]
-        metrics = {"metric": "accuracy", "value": float(scores.mean()), "loss": 0.5}
+        metrics = {"metric": "accuracy", "value": float(scores.mean()), "measures": {"loss": 0.5}}
         (directory / "test" / "metrics.json").write_text(json.dumps(metrics))
         table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips)})
         pq.write_table(table, directory / "test" / "predictions.parquet")
@@ -99,8 +100,9 @@ def table_root(tmp_path_factory: pytest.TempPathFactory, draw_scores: Callable[.
 def table_spec(table_root: Path) -> dict[str, Any]:
     """Return a fresh table of five rows in two sections; one variant occurs twice, one has not been run."""
 
-    def row(variant: str, label: str, **more: Any) -> dict[str, Any]:
-        return {"variant": variant, "label": label, "run": str(table_root / variant), "select_on": "val", **more}
+    def row(variant: str, label: str, *, select_on: str = "val", **more: Any) -> dict[str, Any]:
+        run = {"folder": str(table_root / variant), "select_on": select_on}
+        return {"variant": variant, "label": label, "task": TASK, "runs": {TASK: run}, **more}
 
     published = {
         "id": "ave_lavish_swinv2l",
@@ -117,7 +119,7 @@ def table_spec(table_root: Path) -> dict[str, Any]:
         "name": "ablation",
         "title": "Ablation of LAVISH",
         "description": "What each part contributes.",
-        "task": "event_localization",
+        "task": TASK,
         "baseline": "full",
         "columns": [
             "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
@@ -141,7 +143,7 @@ def table_spec(table_root: Path) -> dict[str, Any]:
                 ],
             },
         ],
-        "figures": {"cost": {"title": "Accuracy against cost", "section": "Fusion"}},
+        "figures": {"cost": {"kind": "metric_against_cost", "title": "Accuracy against cost", "section": "Fusion"}},
         "facts": {"data": "composed clips of 8 classes", "backbone": "a small ViT"},
     }  # fmt: skip
     # Through JSON, as the workflow hands it over: nothing is shared between rows.

@@ -20,6 +20,8 @@ from lavish.experiments import Experiments, MissingMaterial, Run, load
 
 CONFIG = Path("config/config.yaml")
 TABLE = Path("config/tables/small.yaml")
+TASK = "event_localization"
+FIGURE = {"kind": "metric_against_cost", "title": "", "section": "All"}
 ROWS: list[dict[str, Any]] = [
     {"variant": "lavish", "label": "LAVISH", "set": {}, "published": ["known"]},
     {"variant": "avish", "set": {"adapter": {"options": {"latents": 0}}}},
@@ -59,7 +61,7 @@ def with_rows(*rows: dict[str, Any]) -> None:
 def run(variant: str, loaded: Experiments | None = None) -> Run:
     found = loaded or load([CONFIG])
     row = next(row for row in found.table("small").spec["sections"][0]["rows"] if row["variant"] == variant)
-    return next(run for run in found.runs.values() if run.folder == row["run"])
+    return next(run for run in found.runs.values() if run.folder == row["runs"][TASK]["folder"])
 
 
 def refused(*files: Path, overrides: dict[str, Any] | None = None) -> str:
@@ -82,7 +84,7 @@ def test_a_row_may_repeat_a_variant_under_another_label() -> None:
     loaded = load([CONFIG])
     rows = loaded.table("small").spec["sections"][0]["rows"]
     assert [row["label"] for row in rows] == ["LAVISH", "avish", "Once more"]
-    assert rows[0]["run"] == rows[2]["run"]
+    assert rows[0]["runs"] == rows[2]["runs"]
     assert len(loaded.table("small").runs) == 2
 
 
@@ -137,7 +139,7 @@ def test_select_on_test_is_marked_and_changes_what_a_training_reads() -> None:
     assert run("lavish").training_splits == ("train", "val")
     assert run("published").training_splits == ("train", "test")
     rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
-    assert [row["select_on"] for row in rows] == ["val", "val", "test"]
+    assert [row["runs"][TASK]["select_on"] for row in rows] == ["val", "val", "test"]
 
 
 def test_resolved_configuration_passes_through_the_command_line_unchanged() -> None:
@@ -147,7 +149,7 @@ def test_resolved_configuration_passes_through_the_command_line_unchanged() -> N
 
 def test_figure_is_told_of_its_section_alone() -> None:
     other = {"title": "Other", "rows": [{"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}]}
-    figure = {"title": "Figure", "section": "Other"}
+    figure = {"kind": "metric_against_cost", "title": "Figure", "section": "Other"}
     change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
     drawn = load([CONFIG]).figure("cost")
     assert [run.name.split("-")[1] for run in drawn.runs] == ["v2a"]
@@ -176,7 +178,6 @@ def changed(overrides: dict[str, Any]) -> list[bool]:
         ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
         ({"data": {"frame_size": 64}}, [False, True, False, True]),
         ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
-        ({"data": {"step_seconds": 2.0}}, [True, True, False, True]),
         ({"training": {"epochs": 3}}, [False, False, False, False]),  # as it was
     ],
 )
@@ -201,7 +202,7 @@ def official(root: Path, annotation: str = "text") -> dict[str, Any]:
     (root / "AVE").mkdir(parents=True)
     (root / "Annotations.txt").write_text(annotation)
     (root / "AVE/clip.mp4").write_bytes(b"video")
-    return {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}}
+    return {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}}
 
 
 def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
         (lambda t: t.update(baseline="lavsh"), "key 'baseline': no row defines 'lavsh' (did you mean 'lavish'?)"),
         (lambda t: t.update(task="event_localisation"), "unknown task 'event_localisation' (did you mean 'event_loc"),
         (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
-        (lambda t: t.update(figures={"f": {"title": "", "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
         (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),
@@ -290,14 +291,14 @@ def test_a_seed_listed_twice() -> None:
 
 
 def test_two_tables_with_figures_of_one_name() -> None:
-    change(TABLE, lambda values: values.update(figures={"cost": {"title": "", "section": "All"}}))
+    change(TABLE, lambda values: values.update(figures={"cost": FIGURE}))
     shutil.copy(TABLE, "config/tables/another.yaml")
     assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
 
 
 def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -> None:
     root = tmp_path / "AVE"
-    loaded = load([CONFIG], {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}})
+    loaded = load([CONFIG], {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}})
     assert loaded.table_names == ["small"]
     with pytest.raises(MissingMaterial, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
         loaded.table("small")
@@ -314,7 +315,7 @@ def test_missing_assets_and_weights(tmp_path: Path) -> None:
 
 def test_a_data_set_that_is_not_the_pinned_one(tmp_path: Path) -> None:
     overrides = official(tmp_path / "ave")
-    overrides["defaults"]["data"]["sha256"] = "0" * 64
+    overrides["tasks"][TASK]["data"]["sha256"] = "0" * 64
     message = refused(overrides=overrides)
     assert f"the checksum over {tmp_path / 'ave'} is" in message
     assert "data.sha256 says 000" in message
