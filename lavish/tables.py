@@ -290,7 +290,7 @@ def _by_metric(comparison: Comparison) -> str:
     if len(spec.tasks) == 1 and all(key.measure is None for key in _keys(comparison)):
         return ""
     title = {task: f" ({spec.title_of(task)})" if len(spec.tasks) > 1 else "" for task in spec.tasks}
-    return ", by " + " and ".join(f"{comparison.metric(task)}{title[task]}" for task in spec.tasks) + ","
+    return ", by " + " and ".join(f"{comparison.metric(task)}{title[task]}" for task in spec.tasks)
 
 
 def _marks(row: Row) -> str:

@@ -38,11 +38,26 @@ class RunMaker:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def __call__(self, name: str, scores: Any, *, macs: int = 3_000_000, selected_on: str = "val") -> Path:
+    def __call__(
+        self,
+        name: str,
+        scores: Any,
+        *,
+        macs: int = 3_000_000,
+        selected_on: str = "val",
+        metric: str = "accuracy",
+        clips: list[str] | None = None,
+        columns: dict[str, Any] | None = None,
+        whole: dict[str, list[float]] | None = None,
+    ) -> Path:
+        """Write a run; `columns` are measures that are means of units (seeds, units), `whole` those that are not."""
         run = self.root / name
-        for seed, line in zip(SEEDS, np.atleast_2d(np.asarray(scores, dtype=float)), strict=False):
-            self.evaluation(run / f"seed{seed}", line)
-            (run / f"seed{seed}" / "record.json").write_text(json.dumps(record(seed, selected_on)))
+        for index, line in enumerate(np.atleast_2d(np.asarray(scores, dtype=float))):
+            seed = SEEDS[index]
+            more = {measure: np.asarray(values)[index] for measure, values in (columns or {}).items()}
+            numbers = {measure: values[index] for measure, values in (whole or {}).items()}
+            self.evaluation(run / f"seed{seed}", line, clips, metric=metric, columns=more, whole=numbers)
+            (run / f"seed{seed}" / "record.json").write_text(json.dumps(record(seed, selected_on) | {"metric": metric}))
         cost = {
             "trainable_params": 170_000,
             "total_params": 319_000,
@@ -55,14 +70,25 @@ class RunMaker:
         (run / "cost.json").write_text(json.dumps(cost))
         return run
 
-    def evaluation(self, directory: Path, scores: Any, clips: list[str] | None = None) -> None:
+    def evaluation(
+        self,
+        directory: Path,
+        scores: Any,
+        clips: list[str] | None = None,
+        *,
+        metric: str = "accuracy",
+        columns: dict[str, np.ndarray] | None = None,
+        whole: dict[str, float] | None = None,
+    ) -> None:
         """Write one evaluation; YouTube ids may begin with a dash, so these do."""
         (directory / "test").mkdir(parents=True, exist_ok=True)
         scores = np.asarray(scores, dtype=float)
         clips = clips or [f"-clip{index}" for index in range(len(scores))]
-        metrics = {"metric": "accuracy", "value": float(scores.mean()), "measures": {"loss": 0.5}}
+        means = {name: float(np.nanmean(values)) for name, values in (columns or {}).items()}
+        measures = {"loss": 0.5, **means, **(whole or {})}
+        metrics = {"metric": metric, "value": float(scores.mean()), "measures": measures}
         (directory / "test" / "metrics.json").write_text(json.dumps(metrics))
-        table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips)})
+        table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips), **(columns or {})})
         pq.write_table(table, directory / "test" / "predictions.parquet")
 
 
