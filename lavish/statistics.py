@@ -114,10 +114,10 @@ def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
     matrix = np.asarray(scores, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != len(clips):
         raise ValueError(f"scores {matrix.shape} are not (seeds, units) of {len(clips)} units")
-    counts: NDArray[np.bool_] = ~np.isnan(matrix)
+    counts = np.asarray(~np.isnan(matrix))
     if not counts.any(axis=1).all():
         raise ValueError("no unit counts")
-    kept = counts.any(axis=0)
+    kept = np.asarray(counts.any(axis=0))
     matrix, counts = matrix[:, kept], counts[:, kept]
     clips = [clip for clip, keep in zip(clips, kept, strict=True) if keep]
     places = {clip: place for place, clip in enumerate(dict.fromkeys(clips))}

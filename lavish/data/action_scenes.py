@@ -16,12 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lavish.data.assets import AssetLibrary
 from lavish.data.clip_names import plain_names
 from lavish.data.scene_graph import (
-    HeardSound, Interval, Pose, Scene, SeenObject, balanced_class, draw_gain, generator,
+    HeardSound,
+    Interval,
+    Pose,
+    Scene,
+    SeenObject,
+    balanced_class,
+    draw_gain,
+    generator,
 )  # fmt: skip
 from lavish.data.scenes import Place
 
