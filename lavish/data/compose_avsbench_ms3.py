@@ -95,8 +95,8 @@ def write_lists(
     out: Path,
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
-    classes: Sequence[str],  # noqa: ARG001
-    medium: Medium,  # noqa: ARG001
+    classes: Sequence[str],
+    medium: Medium,
 ) -> None:
     """Write the table of clips."""
     rows = [f"{clip_id(seed, scene)},{split}" for split, listed in scenes.items() for scene in listed]

@@ -51,7 +51,7 @@ def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, medium
     return question_scenes.draw_scene(seed, library, split, number, steps=medium.steps)
 
 
-def clip_id(seed: int, scene: Scene) -> str:  # noqa: ARG001
+def clip_id(seed: int, scene: Scene) -> str:
     """Return the clip's id: eight digits, as recorded videos have."""
     return f"{SPLITS.index(scene.split)}{scene.number:07d}"
 
@@ -71,7 +71,7 @@ def write_lists(
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
     classes: Sequence[str],
-    medium: Medium,  # noqa: ARG001
+    medium: Medium,
 ) -> None:
     """Write the questions of each split; those of the training split have every word and every answer of the others."""
     names = plain_names(classes, short=True)

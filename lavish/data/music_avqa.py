@@ -92,7 +92,7 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     )
 
 
-def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:  # noqa: ARG001
+def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
     """Return what is asked and to be answered, int64; a question is about the whole clip, whatever its steps.
 
     `questions` (units, WORD_SLOTS) holds indices of words and 0 in empty slots, `answers` (units,) the index of the
