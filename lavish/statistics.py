@@ -119,7 +119,7 @@ def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
         raise ValueError("no unit counts")
     kept = np.asarray(counts.any(axis=0))
     matrix, counts = matrix[:, kept], counts[:, kept]
-    clips = [clip for clip, keep in zip(clips, kept, strict=True) if keep]
+    clips = [clips[int(unit)] for unit in np.flatnonzero(kept)]
     places = {clip: place for place, clip in enumerate(dict.fromkeys(clips))}
     if len(places) == matrix.shape[1] and counts.all():
         return matrix
