@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
-from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
+from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -240,8 +240,6 @@ def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     analysis = FlopCountAnalysis(module.eval(), inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
-    # As fvcore counts bilinear resampling, by the values each result is mixed from: 4 there, 16 here.
-    analysis.set_op_handle("aten::upsample_bicubic2d", elementwise_flop_counter(0, 16))
     analysis.set_op_handle("aten::lstm", _recurrence_macs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():

@@ -273,7 +273,7 @@ def test_every_operator_of_the_head_is_counted(tpavi: bool) -> None:
     assert counts["head_params"] == sum(parameter.numel() for parameter in model.task.parameters())
     # By hand, of one picture: ViT maps 2 x 2 to a pyramid of 4 x 4 and 2 x 2; dilation 3 alone stays within 4 x 4.
     projections = 4 * 16 * (10 + 16)
-    resampling = 16 * (16 * 10) + 4 * (16 * 8 + 64 * 8 + 256 * 4)
+    resampling = 10 * (2 * 2 * 4 + 2 * 4 * 4) + 4 * (16 * 8 + 64 * 8 + 256 * 4)
     necks = 16 * (9 + 1) * 10 * 8 + 4 * 16 * 8
     units = 9 * 8 * 8 * 2 * (16 + 16 + 4)
     last = 64 * 9 * 8 * 4 + 256 * 9 * 4 * 8 + 256 * 8
