@@ -106,6 +106,26 @@ OFFICIAL = {
         clips={"train": 296, "val": 64, "test": 64},
         folder="Multi-sources",
     ),
+    "music_avqa": Official(
+        title="MUSIC-AVQA",
+        obtained="the MUSIC-AVQA data set is obtained from the page of its authors (Li et al., 'Learning to Answer "
+        "Questions in Dynamic Audio-Visual Scenarios', CVPR 2022): avqa-train.json, avqa-val.json, avqa-test.json and "
+        "the folders MUSIC-AVQA-videos-Real/ and MUCIS-AVQA-videos-Synthetic/",
+        texts={
+            "avqa-train.json": TextFile(32087, optional=True),
+            "avqa-train_fake.json": TextFile(
+                6233, "0d71d4d9873ff50b8bd56c6b7792903797f2822837d3f0a06f6d1b44f7c41d2a", optional=True
+            ),
+            "avqa-val.json": TextFile(4595, "9eaec71cfc122c772660e5886601f6361277d802703cab0c5c19f72e6b61f63e"),
+            "avqa-test.json": TextFile(9185, "e0a53d47d526cb24b262f9eb03bfd9555520e5e891d6d8bd4eedaa4b6a767c4b"),
+        },
+        splits={"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"},
+        classes=42,
+        steps=10,
+        step_seconds=6.0,
+        entry="questions",
+        words=92,
+    ),
     "actions": Official(
         title="action recognition",
         obtained="labelled videos of any data set can be used: UCF101, Kinetics-Sounds and VGGSound are obtained from "
