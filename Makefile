@@ -54,7 +54,8 @@ lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command 'make lock' --output-file requirements.lock $(UPGRADE)
 
-# uv takes a tenth of the time; pip knows of mirrors and proxies that only it was told of.
+# uv takes a tenth of the time; pip knows of mirrors and proxies that only it was told of. Bytecode is made here, as pip
+# does, because every step of a table would else compile a thousand modules where Python may not write any.
 $(PACKAGES):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is $$($(PYTHON) --version), lavish needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -62,7 +63,7 @@ $(PACKAGES):
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps $$(grep '^uv==' requirements.lock)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock || \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements.lock || \
 	    $(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
 	touch $@
 

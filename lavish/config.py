@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,9 +22,17 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 T = TypeVar("T", bound="Config")
 
-# A mapping that carries one of these keys is one of several alternatives. When an override names another alternative,
-# the mapping is replaced instead of merged: the options of one adapter mean nothing to the next.
-_TAGS = ("kind", "method", "source", "name", "model")
+# A mapping below one of these keys is one of several alternatives, and the tag says which. When an override names
+# another alternative, the mapping is replaced instead of merged: the options of one adapter mean nothing to the next.
+_TAGS = {
+    "adapter": "method",
+    "assets": "kind",
+    "audio_encoder": "kind",
+    "backbone": "model",
+    "schedule": "kind",
+    "task": "name",
+    "weights": "source",
+}
 
 
 class Config(BaseModel):
@@ -338,68 +346,25 @@ class RunConfig(Config):
         return self
 
 
-class RowConfig(Config):
-    """One row of a table: defines a variant with `set`, or refers to one defined above."""
+class BackboneChoice(Config):
+    """A backbone that rows which say `each_backbone` are repeated on."""
 
-    variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
-    label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
-    set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
-    published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
-
-
-class SectionConfig(Config):
-    """A group of rows under one heading."""
-
-    title: str
-    rows: list[RowConfig] = Field(min_length=1)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
+    label: str = Field(description="Added to the label of the row.")
+    set: dict[str, Any] = Field(description="What differs from the row; usually `backbone`, and sizes of `data`.")
 
 
-class FigureConfig(Config):
-    """A figure made from a table's runs."""
+class TaskDefaults(BaseModel):
+    """What a task changes in the defaults (any key of a run), and what tables call it."""
 
-    title: str
-    kind: Literal["metric_against_cost"] = "metric_against_cost"
-    cost: Literal["adapter_gmacs", "trainable_params"] = "adapter_gmacs"
-    section: str = Field(description="Title of the section whose rows are plotted.")
+    model_config = ConfigDict(extra="allow", frozen=True)
 
+    title: str | None = Field(default=None, description="Short name in the headings of tables over several tasks.")
 
-class TableConfig(Config):
-    """One file of config/tables/."""
-
-    title: str
-    description: str = ""
-    task: str
-    baseline: str = Field(description="The variant that every other row is compared with.")
-    columns: list[
-        Literal[
-            "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs",
-            "step_time", "peak_memory", "published",
-            "backbone", "latents", "direction", "position", "adapter_gmacs_without_norms", "total_gmacs_without_norms",
-            "classifier_params", "backbone_gmacs",
-        ]
-    ]  # fmt: skip
-    configuration: str | None = Field(
-        default=None,
-        pattern=r"^\w+$",
-        description="File of config/ that is laid over config.yaml for this table, whatever else a call lays over it.",
-    )
-    sections: list[SectionConfig] = Field(min_length=1)
-    figures: dict[str, FigureConfig] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _figures_draw_results(self) -> TableConfig:
-        if self.figures and not needs_results(self.columns):
-            raise ValueError("`figures` draw results, but no column asks for any: add 'metric' or leave them out")
-        return self
-
-
-# What is trained and evaluated is needed by these columns alone; all others are counted or known beforehand.
-_RESULT_COLUMNS = {"metric", "difference", "step_time", "peak_memory"}
-
-
-def needs_results(columns: Iterable[str]) -> bool:
-    """Tell whether a table of these columns needs trained runs, and not only their configurations and costs."""
-    return not _RESULT_COLUMNS.isdisjoint(columns)
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is laid over the defaults."""
+        return dict(self.model_extra or {})
 
 
 class WorkflowConfig(Config):
@@ -407,27 +372,31 @@ class WorkflowConfig(Config):
 
     seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
     defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
-    tasks: dict[str, dict[str, Any]] = Field(description="What each task changes in the defaults.")
+    tasks: dict[str, TaskDefaults] = Field(description="What each task changes in the defaults.")
+    backbones: list[BackboneChoice] = Field(
+        default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
+    )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `override` laid over it, mapping by mapping.
 
-    A mapping whose tag (`kind`, `method`, `source`, `name` or `model`) the override changes is replaced, not merged.
+    A mapping that describes one of several alternatives (an adapter, weights) is replaced, not merged, where the
+    override names another alternative.
     """
     merged = dict(base)
     for key, value in override.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _changes_tag(old, value):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _is_another(_TAGS.get(key), old, value):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
 
 
-def _changes_tag(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(tag in new and tag in old and old[tag] != new[tag] for tag in _TAGS)
+def _is_another(tag: str | None, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return tag is not None and tag in new and tag in old and old[tag] != new[tag]
 
 
 def parse(model: type[T], values: Any, where: str) -> T:

@@ -14,6 +14,7 @@ shapes matter, and memory that is never written takes no room.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
-from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
+from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -51,7 +52,7 @@ FREE_OPERATORS = {
         "sigmoid", "tanh", "relu", "relu_", "gelu", "silu", "softmax", "mean", "sum", "amax", "max", "clamp",
         "clamp_min", "clamp_max", "linalg_vector_norm", "norm", "expand_as", "view_as", "copy_", "index", "pad",
         "roll", "repeat", "repeat_interleave", "where", "masked_fill", "fill_", "zeros", "zeros_like", "ones",
-        "ones_like", "empty", "arange", "eq", "ne", "lt", "gt", "unflatten",
+        "ones_like", "empty", "arange", "eq", "ne", "lt", "gt", "unflatten", "embedding",
         "_upsample_bicubic2d_aa",
     ]
 }  # fmt: skip
@@ -239,8 +240,7 @@ def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     analysis = FlopCountAnalysis(module.eval(), inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
-    # As fvcore counts bilinear resampling, by the values each result is mixed from: 4 there, 16 here.
-    analysis.set_op_handle("aten::upsample_bicubic2d", elementwise_flop_counter(0, 16))
+    analysis.set_op_handle("aten::lstm", _recurrence_macs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         analysis.total()
@@ -267,6 +267,16 @@ def _batched_product_macs(inputs: list[Any], _: list[Any]) -> int:
     """The product in a + b @ c over a batch; fvcore has no handler for it."""
     batch, rows, inner = get_shape(inputs[1])
     return batch * rows * inner * get_shape(inputs[2])[-1]
+
+
+def _recurrence_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """The products of an LSTM's four gates with input and state; fvcore has no handler for it."""
+    *moments, width = get_shape(inputs[0])
+    layers, both_ways = inputs[4].toIValue(), inputs[7].toIValue()
+    out = get_shape(outputs[0])[-1]
+    hidden = out // 2 if both_ways else out
+    sizes = [width, *(layers - 1) * [out]]
+    return math.prod(moments) * (out // hidden) * sum(4 * hidden * (size + hidden) for size in sizes)
 
 
 def _select(counted: FlopCountAnalysis, module: str) -> Counter[str]:

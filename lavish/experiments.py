@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,20 +24,18 @@ from lavish.config import (
     DataConfig,
     FileWeights,
     FolderAssets,
-    RowConfig,
     RunConfig,
     Split,
-    TableConfig,
     WorkflowConfig,
     digest,
     merge,
-    needs_results,
     parse,
 )
 from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
-from lavish.options import option_model
+from lavish.options import class_attribute, option_model
 from lavish.published_practice import departures
+from lavish.table_config import BreakdownFigure, ColumnKey, TableConfig, needs_results, with_backbones
 from lavish.weights import check_sha256
 
 RECIPE_VERSION = 2
@@ -110,6 +108,11 @@ class Table:
         """Whether its runs have to be trained; a table of costs only counts them."""
         return needs_results(self.spec["columns"])
 
+    @property
+    def draws_examples(self) -> bool:
+        """Whether this is a figure of what its runs predict, and of no numbers."""
+        return [figure["kind"] for figure in self.spec["figures"].values()] == ["examples"]
+
 
 @dataclass
 class Experiments:
@@ -141,7 +144,8 @@ class Experiments:
         """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
         table = self.table(_lookup(self.figures, name, "figure"))
         options = table.spec["figures"][name]
-        drawn = next(section for section in table.spec["sections"] if section["title"] == options["section"])
+        task = options["task"] or table.spec["task"]
+        section = next(section for section in table.spec["sections"] if section["title"] == options["section"])
         # A table must hold its baseline, in a section that is not drawn if need be.
         baseline = next(
             row
@@ -149,12 +153,17 @@ class Experiments:
             for row in section["rows"]
             if row["variant"] == table.spec["baseline"]
         )
-        spec = {key: table.spec[key] for key in ("name", "title", "task", "baseline", "seeds")} | {
+        drawn = [_of_task(row, task) for row in section["rows"] if task in row["runs"]]
+        spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles")} | {
+            "task": task,
             "columns": ["metric"],
             "figures": {name: options},
-            "sections": [drawn, {"title": "Baseline", "rows": [{**baseline, "published": []}]}],
+            "sections": [
+                {"title": section["title"], "rows": drawn},
+                {"title": "Baseline", "rows": [{**_of_task(baseline, task), "published": []}]},
+            ],
         }
-        folders = {row["run"] for row in drawn["rows"]}
+        folders = {row["runs"][task]["folder"] for row in drawn}
         return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
 
     def run(self, name: str) -> Run:
@@ -206,7 +215,7 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
     values = functools.reduce(merge, map(_read_yaml, files))
     where = " + ".join(map(str, files))
     config = parse(WorkflowConfig, values, where)
-    start = merge(config.defaults, _lookup(config.tasks, task, "task"))
+    start = merge(config.defaults, _lookup(config.tasks, task, "task").changes)
     return _with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
 
 
@@ -233,57 +242,96 @@ class _Resolver:
     def _table(self, name: str, file: Path) -> None:
         table = parse(TableConfig, _read_yaml(file), str(file))
         config, where = self._configuration(table, file)
-        if table.task not in config.tasks:
-            raise LavishError(f"{file}: key 'task': unknown task '{table.task}'{nearest(table.task, config.tasks)}")
-        sections = {section.title for section in table.sections}
+        try:
+            table = with_backbones(table, config.backbones)
+        except ValueError as error:
+            raise LavishError(f"{file}: {error}") from None
+        self._check_figures(name, table, file)
+        measures: dict[str, tuple[str, ...]] = {}
+        own = [row.task for row in table.rows if row.task is not None]
+        for task in dict.fromkeys([*table.tasks, *own]):
+            if task not in config.tasks:
+                raise LavishError(f"{file}: unknown task '{task}'{nearest(task, config.tasks)}")
+            start = merge(config.defaults, config.tasks[task].changes)
+            defaults = parse(RunConfig, start, f"{where}: defaults with tasks.{task}")
+            measures[task] = class_attribute("tasks", defaults.task.name, "measures", ())
+        _check_measures(table, measures, file)
+        variants = _resolve_rows(table, file, config)
+        published = {
+            id: self._published(id, f"{file}: {where}")
+            for where, ids in [
+                *((f"row '{row.variant}'", row.published) for row in table.rows),
+                *((f"published_only '{method.label}'", method.published) for method in table.published_only),
+            ]
+            for id in ids
+        }
+        self.material = needs_results(table.columns)
+        try:
+            runs = {
+                variant: {task: self._run(task, variant, run) for task, run in resolved.configs.items()}
+                for variant, resolved in variants.items()
+            }
+        except MissingMaterial as error:
+            self.experiments.missing[name] = MissingMaterial(f"table '{name}' cannot be made: {error}")
+            return
+        unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
+        sections = [
+            {
+                "title": section.title,
+                "rows": [
+                    {
+                        "variant": row.variant,
+                        "label": row.label or variants[row.variant].label,
+                        "task": variants[row.variant].task,
+                        "runs": {task: _run_spec(run) for task, run in runs[row.variant].items()},
+                        "published": [published[id] for id in row.published],
+                    }
+                    for row in section.rows
+                ],
+            }
+            for section in table.sections
+        ]
+        if table.published_only:
+            sections.append(
+                {
+                    "title": "Published, other methods",
+                    "rows": [
+                        {
+                            "variant": "",
+                            "label": method.label,
+                            "task": table.task,
+                            "runs": {},
+                            "published": [published[id] for id in method.published],
+                        }
+                        for method in table.published_only
+                    ],
+                }
+            )
+        baseline = [run.config for run in runs[table.baseline].values()]
+        spec = {
+            "name": name,
+            **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
+            "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
+            # What no training depends on is not to change when seeds do.
+            "seeds": self.config.seeds if self.material else config.seeds,
+            "sections": sections,
+            "facts": _facts([*baseline, *(run.config for run in unique.values())], self.material),
+        }
+        self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
+
+    def _check_figures(self, name: str, table: TableConfig, file: Path) -> None:
+        sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             if options.section not in sections:
                 hint = nearest(options.section, sections)
                 raise LavishError(f"{file}: figure '{figure}': unknown section '{options.section}'{hint}")
+            if options.task is not None and options.task not in table.tasks:
+                hint = nearest(options.task, table.tasks)
+                raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
             if figure in self.experiments.figures:
                 other = self.experiments.figures[figure]
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
             self.experiments.figures[figure] = name
-
-        start = merge(config.defaults, config.tasks[table.task])
-        parse(RunConfig, start, f"{where}: defaults with tasks.{table.task}")
-        variants = _resolve_rows(table, file, start)
-        published = {
-            id: self._published(id, f"{file}: row '{row.variant}'") for row in _rows(table) for id in row.published
-        }
-        self.material = needs_results(table.columns)
-        try:
-            runs = {variant: self._run(variant, config) for variant, (config, _) in variants.items()}
-        except MissingMaterial as error:
-            self.experiments.missing[name] = MissingMaterial(f"table '{name}' cannot be made: {error}")
-            return
-        unique = {run.name: run for run in runs.values()}
-        spec = {
-            "name": name,
-            **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
-            # What no training depends on is not to change when seeds do.
-            "seeds": self.config.seeds if self.material else config.seeds,
-            "sections": [
-                {
-                    "title": section.title,
-                    "rows": [
-                        {
-                            "variant": row.variant,
-                            "label": row.label or variants[row.variant][1],
-                            "run": runs[row.variant].folder,
-                            "published": [published[id] for id in row.published],
-                            "select_on": runs[row.variant].config.select_on,
-                            "departures": departures(runs[row.variant].config),
-                            "settings": _settings(runs[row.variant].config),
-                        }
-                        for row in section.rows
-                    ],
-                }
-                for section in table.sections
-            ],
-            "facts": _facts([runs[table.baseline].config, *(run.config for run in unique.values())], self.material),
-        }
-        self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
     def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
         """Return the configuration a table starts from, and how to name it in messages."""
@@ -295,7 +343,7 @@ class _Resolver:
         where = f"{self.base_file} + {own}"
         return parse(WorkflowConfig, merge(self.base, _read_yaml(own)), where), where
 
-    def _run(self, variant: str, config: RunConfig) -> Run:
+    def _run(self, task: str, variant: str, config: RunConfig) -> Run:
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
         data = self._data(config.data)
@@ -321,7 +369,7 @@ class _Resolver:
             RECIPE_VERSION,
         )
         if key not in self.by_hash:
-            run = Run(f"{config.task.name}-{variant}-{key}", resolved, data, backbone, audio_encoder)
+            run = Run(f"{task}-{variant}-{key}", resolved, data, backbone, audio_encoder)
             self.by_hash[key] = self.experiments.runs[run.name] = run
         return self.by_hash[key]
 
@@ -329,11 +377,13 @@ class _Resolver:
         composed = None
         if config.compose is None:
             assert config.root is not None
-            remedy = (
-                f"{OFFICIAL[config.format].obtained}; put it there, or set data.root to where it lies, and see what is "
-                f"missing with: lavish data check --task {config.format} --root {shlex.quote(str(config.root))}"
+            checksum = self._fingerprint(
+                config.root,
+                config.sha256,
+                f"data set '{config.name}' ({config.format})",
+                "data.sha256",
+                _remedy(config),
             )
-            checksum = self._fingerprint(config.root, config.sha256, f"data set '{config.name}'", "data.sha256", remedy)
             config = config.model_copy(update={"sha256": checksum})
         else:
             assets = config.compose.assets
@@ -347,9 +397,9 @@ class _Resolver:
                 assets = assets.model_copy(update={"sha256": checksum})
                 config = config.model_copy(update={"compose": config.compose.model_copy(update={"assets": assets})})
             composition = config.composition().model_dump(mode="json", exclude={"compose": {"assets": {"root"}}})
-            composed = f"{config.name}-{digest('composed', composition, RECIPE_VERSION)}"
+            composed = f"{config.name}_{config.format}-{digest('composed', composition, RECIPE_VERSION)}"
         content = config.model_dump(mode="json", exclude={"root": True, "compose": True})
-        name = f"{config.name}-{digest('prepared', content, composed, RECIPE_VERSION)}"
+        name = f"{config.name}_{config.format}-{digest('prepared', content, composed, RECIPE_VERSION)}"
         data = self.experiments.data.setdefault(name, DataSet(name, config, composed))
         if composed:
             self.experiments.composed.setdefault(composed, data)
@@ -405,10 +455,38 @@ class _Resolver:
         return self.published[id]
 
 
-def _resolve_rows(table: TableConfig, file: Path, start: Mapping[str, Any]) -> dict[str, tuple[RunConfig, str]]:
-    """Return configuration and label of every variant of a table."""
-    variants: dict[str, tuple[RunConfig, str]] = {}
-    for row in _rows(table):
+def _check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], file: Path) -> None:
+    """Stop at a measure that a task does not have: nobody wants to learn that after the trainings."""
+    asked = [(f"column '{column}'", key.task, key.measure) for column in table.columns if (key := ColumnKey.of(column))]
+    asked += [
+        (f"figure '{name}'", figure.task, measure)
+        for name, figure in table.figures.items()
+        if isinstance(figure, BreakdownFigure)
+        for measure in figure.measures
+        if measure != "metric"
+    ]
+    for where, task, measure in asked:
+        known = measures[task or table.task]
+        if measure is not None and measure not in known:
+            raise LavishError(
+                f"{file}: {where}: task '{task or table.task}' has no measure '{measure}'{nearest(measure, known)}"
+            )
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A row that defines a variant, resolved: its configuration on each of its tasks."""
+
+    label: str
+    task: str
+    """The task of columns that name none."""
+    configs: dict[str, RunConfig]
+
+
+def _resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict[str, _Variant]:
+    """Return all variants of a table by name."""
+    variants: dict[str, _Variant] = {}
+    for row in table.rows:
         where = f"{file}: row '{row.variant}'"
         if row.set is None:
             if row.variant not in variants:
@@ -419,12 +497,45 @@ def _resolve_rows(table: TableConfig, file: Path, start: Mapping[str, Any]) -> d
             continue
         if row.variant in variants:
             raise LavishError(f"{where}: defined twice; a row without `set` refers to the one above")
-        variants[row.variant] = (parse(RunConfig, merge(start, row.set), where), row.label or row.variant)
+        for task in row.tasks or ():
+            if task not in table.tasks:
+                raise LavishError(f"{where}: no column is of task '{task}'{nearest(task, table.tasks)}")
+        tasks = [row.task] if row.task else [task for task in table.tasks if not row.tasks or task in row.tasks]
+        variants[row.variant] = _Variant(
+            row.label or row.variant,
+            row.task or table.task,
+            {
+                task: parse(
+                    RunConfig,
+                    merge(merge(config.defaults, config.tasks[task].changes), row.set),
+                    where if len(table.tasks) == 1 else f"{where}, task '{task}'",
+                )
+                for task in tasks
+            },
+        )
     if table.baseline not in variants:
         raise LavishError(
             f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
         )
+    absent = [task for task in table.tasks if task not in variants[table.baseline].configs]
+    if absent:
+        raise LavishError(f"{file}: key 'baseline': row '{table.baseline}' is not run on task '{absent[0]}'")
     return variants
+
+
+def _run_spec(run: Run) -> dict[str, Any]:
+    """What a table is told of a run."""
+    return {
+        "folder": run.folder,
+        "select_on": run.config.select_on,
+        "departures": departures(run.config),
+        "settings": _settings(run.config),
+    }
+
+
+def _of_task(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return a row of a table with its run on one task alone."""
+    return {**row, "task": task, "runs": {task: row["runs"][task]}}
 
 
 def _with_options(config: RunConfig) -> RunConfig:
@@ -441,10 +552,6 @@ def _with_options(config: RunConfig) -> RunConfig:
 def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a method, those left at their default included: saying a default changes nothing."""
     return {} if method == "none" else option_model(kind, method).model_validate(options).model_dump(mode="json")
-
-
-def _rows(table: TableConfig) -> Iterable[RowConfig]:
-    return (row for section in table.sections for row in section.rows)
 
 
 def _settings(config: RunConfig) -> dict[str, str | int | None]:
@@ -474,14 +581,26 @@ def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
     return facts
 
 
+def _remedy(config: DataConfig) -> str:
+    """Say how to come by a data set that is not there."""
+    remedy = "put it there, or set data.root to where it lies"
+    if config.format not in OFFICIAL:  # a layout of one's own videos
+        return remedy
+    return (
+        f"{OFFICIAL[config.format].obtained}; {remedy}, and see what is missing with: lavish data check --task "
+        f"{config.format} --root {shlex.quote(str(config.root))}"
+    )
+
+
 def _describe_data(data: DataConfig) -> str:
+    layout = data.format.upper().replace("_", "-")
     if data.compose is None:
-        return f"{data.name} (official {data.format.upper()} layout, {data.steps} steps a clip)"
+        return f"{data.name} (official {layout} layout, {data.steps} steps a clip)"
     clips = data.compose.clips
     assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
     return (
-        f"{data.name}: composed from {assets}, {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of "
-        f"{data.steps} steps"
+        f"{data.name} ({layout} layout): composed from {assets}, {clips.train}/{clips.val}/{clips.test} clips "
+        f"(train/val/test) of {data.steps} {'step' if data.steps == 1 else 'steps'}"
     )
 
 

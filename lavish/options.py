@@ -75,6 +75,14 @@ def method_class(kind: str, path: Path) -> ast.ClassDef:
     raise ValueError(f"{path} defines no class that derives from {base}")
 
 
+def class_attribute(kind: str, method: str, name: str, default: Any = None) -> Any:
+    """Return a class attribute that the method's class sets to a literal, or `default` where it sets none."""
+    for member in method_class(kind, method_path(kind, method)).body:
+        if isinstance(member, ast.Assign) and [ast.unparse(target) for target in member.targets] == [name]:
+            return ast.literal_eval(member.value)
+    return default
+
+
 def _constructor(kind: str, path: Path) -> ast.FunctionDef:
     for member in method_class(kind, path).body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":

@@ -7,6 +7,7 @@ and cannot be right raises :class:`lavish.errors.LavishError`: nothing may be re
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,15 +53,17 @@ class TrainingRecord:
 class Evaluation:
     """One trained model on one split.
 
-    `value` is the mean of `scores` (float64, one per unit); `clips` names the clip of each unit; `others` are the
-    further numbers of metrics.json.
+    `value` is the mean of `scores` (float64, one per unit); `clips` names the clip of each unit. `measures` are the
+    further numbers of metrics.json; those among them that are means of units have an entry in `columns` (float64, one
+    per unit, NaN where a unit does not count).
     """
 
     metric: str
     value: float
-    others: dict[str, float]
+    measures: dict[str, float]
     clips: tuple[str, ...]
     scores: NDArray[np.float64]
+    columns: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunResult:
-    """All seeds of a run, evaluated on the same units: `scores` is (seeds, units), its columns are `clips`."""
+    """All seeds of a run, evaluated on the same units: `scores` is (seeds, units), its columns are `clips`.
+
+    `measures` has the further numbers of each evaluation, one per seed; `columns` those of them that are means of
+    units, (seeds, units), NaN where a unit does not count.
+    """
 
     directory: Path
     seeds: tuple[int, ...]
@@ -85,6 +92,8 @@ class RunResult:
     clips: tuple[str, ...]
     scores: NDArray[np.float64]
     records: tuple[TrainingRecord, ...]
+    measures: dict[str, tuple[float, ...]]
+    columns: dict[str, NDArray[np.float64]]
 
 
 def seed_directory(run: Path, seed: int) -> Path:
@@ -119,19 +128,26 @@ def read_evaluation(directory: Path, split: str = "test") -> Evaluation:
     values = _read_json(path, f"{directory.name}/{split}/metrics.json")
     metric = _get(values, "metric", str, path)
     value = _get(values, "value", float, path)
+    given = _get(values, "measures", dict, path) if "measures" in values else {}
+    measures = {name: _get(given, name, float, path) for name in given}
     predictions = directory / split / "predictions.parquet"
-    clips, scores = _read_predictions(predictions, f"{directory.name}/{split}/predictions.parquet")
-    if abs(scores.mean() - value) > _TOLERANCE:
+    clips, scores, columns = _read_predictions(
+        predictions, f"{directory.name}/{split}/predictions.parquet", tuple(measures)
+    )
+    _check_mean(path, "value", value, scores, predictions)
+    for name, column in columns.items():
+        _check_mean(path, f"measures.{name}", measures[name], column, predictions)
+    return Evaluation(metric=metric, value=value, measures=measures, clips=clips, scores=scores, columns=columns)
+
+
+def _check_mean(path: Path, key: str, value: float, scores: NDArray[np.float64], predictions: Path) -> None:
+    counted = scores[~np.isnan(scores)]
+    mean = float(counted.mean()) if len(counted) else math.nan
+    if not abs(mean - value) <= _TOLERANCE:
         raise LavishError(
-            f"{path}: key 'value' is {value}, but the scores of {predictions.name} beside it have the mean "
-            f"{scores.mean():.6f}: the two come from different evaluations, evaluate again"
+            f"{path}: key '{key}' is {value}, but the scores of {predictions.name} beside it have the mean {mean:.6f}: "
+            "the two come from different evaluations, evaluate again"
         )
-    others = {
-        key: float(number)
-        for key, number in values.items()
-        if key not in ("metric", "value") and isinstance(number, int | float) and not isinstance(number, bool)
-    }
-    return Evaluation(metric=metric, value=value, others=others, clips=clips, scores=scores)
 
 
 def read_cost(run: Path) -> Cost:
@@ -154,7 +170,12 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
     records = [read_record(directory) for directory in directories]
     evaluations = [read_evaluation(directory, split) for directory in directories]
     first = evaluations[0]
-    lines = []
+    lines: list[NDArray[np.float64]] = []
+    # A measure that no unit counts for is in no file; where that is so for one seed, there is no mean over seeds.
+    measures = [name for name in first.measures if all(name in one.measures for one in evaluations)]
+    columns: dict[str, list[NDArray[np.float64]]] = {
+        name: [] for name in measures if all(name in one.columns for one in evaluations)
+    }
     for seed, directory, record, evaluation in zip(seeds, directories, records, evaluations, strict=True):
         if record.seed != seed:
             raise LavishError(f"{directory / 'record.json'}: key 'seed' is {record.seed}: the folder holds another run")
@@ -164,7 +185,7 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
         ):
             if value != expected:
                 raise LavishError(
-                    f"{directory}: key '{key}' is '{value}', but '{expected}' in {directories[0].name}: "
+                    f"{directory}: key '{key}' is {value!r}, but {expected!r} in {directories[0].name}: "
                     "the seeds of a run must agree, remove and rerun the wrong one"
                 )
         order = unit_order(first.clips, evaluation.clips)
@@ -174,7 +195,18 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
                 "the seeds of a run must be evaluated on the same data, evaluate again"
             )
         lines.append(evaluation.scores[order])
-    return RunResult(run, tuple(seeds), first.metric, first.clips, np.stack(lines), tuple(records))
+        for name, column in columns.items():
+            column.append(evaluation.columns[name][order])
+    return RunResult(
+        run,
+        tuple(seeds),
+        first.metric,
+        first.clips,
+        np.stack(lines),
+        tuple(records),
+        measures={name: tuple(one.measures[name] for one in evaluations) for name in measures},
+        columns={name: np.stack(column) for name, column in columns.items()},
+    )
 
 
 def unit_order(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] | None:
@@ -190,20 +222,25 @@ def unit_order(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] 
     return np.array([place[clip] for clip in wanted], dtype=np.intp)
 
 
-def _read_predictions(path: Path, short: str) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def _read_predictions(
+    path: Path, short: str, measures: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Return clips, scores and those of the `measures` that are columns."""
     if not path.is_file():
         raise MissingResult(path, short)
     try:
-        table = pq.read_table(path, columns=["clip", "score"])
+        present = [name for name in measures if name in pq.read_schema(path).names]
+        table = pq.read_table(path, columns=["clip", "score", *present])
         clips = table.column("clip").cast(pa.string()).to_pylist()
-        scores = table.column("score").cast(pa.float64()).to_numpy()
+        numbers = {name: table.column(name).cast(pa.float64()).to_numpy() for name in ("score", *present)}
     except (pa.ArrowException, KeyError, OSError) as error:
         raise LavishError(f"{path}: no table with the columns 'clip' and 'score' ({error}): evaluate again") from None
+    scores = numbers.pop("score")
     if len(scores) < 2:
         raise LavishError(f"{path}: {len(scores)} rows, but statistics need at least two: use a larger split")
     if None in clips or not np.isfinite(scores).all():
         raise LavishError(f"{path}: column 'clip' or 'score' has empty or non-finite entries: evaluate again")
-    return tuple(clips), scores
+    return tuple(clips), scores, numbers
 
 
 def _read_json(path: Path, short: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from lavish.config import RunConfig, TableConfig, WorkflowConfig
+from lavish.config import RunConfig, WorkflowConfig
+from lavish.table_config import TableConfig
 
 FOLDER = Path("workflow/schemas")
 _DEFINITIONS = "#/$defs/{model}"
@@ -24,12 +25,21 @@ def generate() -> dict[str, str]:
     config = _schema(WorkflowConfig)
     del config["required"]  # a file that is laid over another one says only what differs
     config["properties"]["defaults"] = _partial_run("The run configuration that rows start from.")
-    config["properties"]["tasks"]["additionalProperties"] = _partial_run("What a task changes in the defaults.")
+    backbone = config["$defs"]["BackboneChoice"]["properties"]
+    backbone["set"] = _partial_run("What differs from the row; usually `backbone`, and sizes of `data`.")
+    title = config["$defs"]["TaskDefaults"]["properties"]["title"]
     table = _schema(TableConfig)
     row = table["$defs"]["RowConfig"]["properties"]
     row["set"] = _partial_run("What differs from the task's defaults; without it the row repeats a variant from above.")
     for schema in (config, table):
         schema["$defs"] = {**schema.get("$defs", {}), **_partial_definitions()}
+    run = config["$defs"]["RunConfig"]
+    config["$defs"]["TaskDefaults"] = {
+        **run,
+        "title": "TaskDefaults",
+        "description": "What a task changes in the defaults, and what tables call it.",
+        "properties": {"title": title, **run["properties"]},
+    }
     return {
         "config.schema.json": _text(config),
         "table.schema.json": _text(table),

@@ -45,8 +45,8 @@ def _training(folder: Path, configfiles: Sequence[Path], *, full: bool) -> str:
     record = read_record(folder)
     sections = [
         ("", [*_identity(folder.parent, record), ("seed", str(record.seed))]),
-        ("Result", [*_selection(record), *_evaluations(folder)]),
-        *_configuration(record.values, configfiles, full=full),
+        ("Result", [*_selection(record), *_evaluations(folder), *_measures(folder)]),
+        *_configuration(_task(folder.parent), record.values, configfiles, full=full),
         ("Read", list(_read(record.values))),
         ("Made with", list(_made_with(record))),
         ("Files", _files(folder)),
@@ -76,7 +76,7 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
     sections.append(("Trainings", [*trainings, *_over_seeds(folder, records)] or [("", "none")]))
     sections.append(("Cost", _cost(folder)))
     if first is not None:
-        sections += _configuration(first.values, configfiles, full=full)
+        sections += _configuration(_task(folder), first.values, configfiles, full=full)
         sections.append(("Read", list(_read(first.values))))
         sections.append(("Made with", _differing(list(records.values()))))
     sections.append(("Files", _files(folder)))
@@ -85,13 +85,22 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
 
 def _identity(run: Path, record: TrainingRecord | None) -> Iterator[tuple[str, str]]:
     yield "run", run.as_posix()
-    # <task>-<variant>-<hash>: neither of the first two holds a dash.
-    parts = run.name.split("-")
+    parts = _parts(run)
     if len(parts) == 3:
         yield "task", parts[0]
         yield "variant", parts[1]
     if record is not None:
         yield "recipe version", str(record.values.get("recipe_version", _ABSENT))
+
+
+def _parts(run: Path) -> list[str]:
+    """<task>-<variant>-<hash>: neither of the first two holds a dash."""
+    return run.absolute().name.split("-")
+
+
+def _task(run: Path) -> str:
+    """Return the key of a run's task in the configuration."""
+    return _parts(run)[0]
 
 
 def _selection(record: TrainingRecord) -> Iterator[tuple[str, str]]:
@@ -104,7 +113,15 @@ def _evaluations(folder: Path) -> Iterator[tuple[str, str]]:
     for split in ("val", "test"):
         if (folder / split / "metrics.json").is_file():
             evaluation = read_evaluation(folder, split)
-            yield split, f"{evaluation.value:.4f} ({len(evaluation.clips)} clips)"
+            clips = len(set(evaluation.clips))
+            units = "" if clips == len(evaluation.clips) else f"{len(evaluation.clips)} units of "
+            yield split, f"{evaluation.value:.4f} ({units}{clips} clips)"
+
+
+def _measures(folder: Path) -> Iterator[tuple[str, str]]:
+    if (folder / "test/metrics.json").is_file():
+        for name, value in read_evaluation(folder).measures.items():
+            yield f"{name} (test)", f"{value:.4f}"
 
 
 def _over_seeds(run: Path, records: Mapping[Path, TrainingRecord]) -> Iterator[tuple[str, str]]:
@@ -112,10 +129,10 @@ def _over_seeds(run: Path, records: Mapping[Path, TrainingRecord]) -> Iterator[t
     evaluated = [record.seed for seed, record in records.items() if (seed / "test/metrics.json").is_file()]
     if len(evaluated) < 2:
         return
-    from lavish.statistics import interval
+    from lavish.statistics import clip_values, interval
 
     result = read_run(run, evaluated)
-    estimate = interval(result.scores, limits=(0.0, 1.0))
+    estimate = interval(clip_values(result.scores, result.clips), limits=(0.0, 1.0))
     assert estimate.spread is not None
     yield (
         f"{result.metric} (test)",
@@ -138,7 +155,7 @@ def _cost(run: Path) -> list[tuple[str, str]]:
 
 
 def _configuration(
-    values: Mapping[str, Any], configfiles: Sequence[Path], *, full: bool
+    task: str, values: Mapping[str, Any], configfiles: Sequence[Path], *, full: bool
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     config = values.get("config")
     if not isinstance(config, dict):
@@ -146,7 +163,7 @@ def _configuration(
     chosen = dict(_flat(config))
     whole = ("Configuration", list(chosen.items()))
     try:
-        defaults = _defaults(config, configfiles)
+        defaults = _defaults(task, configfiles)
     except LavishError as error:
         return [("Configuration", [*whole[1], ("", f"(not compared with the defaults: {error})")])]
     changed = [
@@ -159,10 +176,10 @@ def _configuration(
     return [compared, whole] if full else [compared]
 
 
-def _defaults(config: Mapping[str, Any], configfiles: Sequence[Path]) -> dict[str, str]:
+def _defaults(task: str, configfiles: Sequence[Path]) -> dict[str, str]:
     from lavish.experiments import task_defaults
 
-    defaults = task_defaults([_CONFIG, *configfiles], config["task"]["name"])
+    defaults = task_defaults([_CONFIG, *configfiles], task)
     if defaults.audio_encoder is not None and defaults.audio_encoder.use == "none":
         defaults = defaults.model_copy(update={"audio_encoder": None})  # as a run resolves it
     return dict(_flat(defaults.model_dump(mode="json")))

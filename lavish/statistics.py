@@ -21,6 +21,9 @@ Simulated with three seeds and 250 or 300 units, the 95 % interval covers 94 to 
 6 % of true null hypotheses, whichever of seeds, units and residuals varies most. Where the seeds add some ten times as
 much variance to the mean as the units do, three seeds give 91 % and 8 %, five seeds 94 % and 6 %; two seeds are too few
 (88 % and 12 %).
+
+Units that share a clip (the questions of one video) are not independent: what is drawn is clips. Their scores become
+one value per clip first, by :func:`clip_values`, and everything above then holds with clips as units.
 """
 
 from __future__ import annotations
@@ -84,6 +87,49 @@ class _Layout:
     @property
     def standard_error(self) -> float:
         return math.sqrt(self.seed_variance + self.unit_variance)
+
+
+def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
+    """Return (seeds, clips) values whose mean is the mean over units and which vary as that mean does with the clips.
+
+    Clips are the sampling unit, each a cluster of units, and the mean over units is the ratio of two totals over clips:
+    of scores and of units. Taylor linearisation of that ratio estimator (Cochran 1977, Sampling Techniques, sections
+    6.4 and 9.1-9.3) gives, with C clips, N units and the mean m of a seed,
+
+        value[c] = m + C / N * sum over the units i of clip c of (score[i] - m)
+
+    so that the variance of the mean of these values is that of the ratio over samples of clips. With one unit a clip
+    the values are the scores.
+
+    Args:
+        scores: (seeds, units); NaN where a unit does not count, in which case N does not count it either.
+        clips: the clip of each unit.
+
+    Returns:
+        One column per clip that has a unit which counts, in the order in which clips first occur.
+
+    Raises:
+        ValueError: the numbers of units differ, or no unit of a seed counts.
+    """
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] != len(clips):
+        raise ValueError(f"scores {matrix.shape} are not (seeds, units) of {len(clips)} units")
+    counts = np.asarray(~np.isnan(matrix))
+    if not counts.any(axis=1).all():
+        raise ValueError("no unit counts")
+    kept = np.asarray(counts.any(axis=0))
+    matrix, counts = matrix[:, kept], counts[:, kept]
+    clips = [clips[int(unit)] for unit in np.flatnonzero(kept)]
+    places = {clip: place for place, clip in enumerate(dict.fromkeys(clips))}
+    if len(places) == matrix.shape[1] and counts.all():
+        return matrix
+    of_clip = np.array([places[clip] for clip in clips])
+    values = np.empty((len(matrix), len(places)))
+    for line, (row, counted) in enumerate(zip(matrix, counts, strict=True)):
+        mean = row[counted].mean()
+        sums = np.bincount(of_clip[counted], weights=row[counted] - mean, minlength=len(places))
+        values[line] = mean + len(places) / counted.sum() * sums
+    return values
 
 
 def interval(

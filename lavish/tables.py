@@ -5,19 +5,30 @@ The same results give the same bytes: no dates, no machine, and measured times o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas
 from tabulate import tabulate
 
-from lavish.comparison import Comparison, Missing, Row, compare, parse_spec
-from lavish.config import needs_results
-from lavish.errors import LavishError, nearest
+from lavish.comparison import Comparison, Missing, Reads, Row, TableSpec, compare, parse_spec
 from lavish.records import seed_directory
-from lavish.table_columns import ALWAYS, COLUMNS, NOTHING, TEXT, PublishedMarks, Value, published_source
+from lavish.table_columns import (
+    ALWAYS,
+    AS_PUBLISHED,
+    COLUMNS,
+    DOUBLE_DAGGER,
+    NOTHING,
+    TEXT,
+    PublishedMarks,
+    Value,
+    measure_words,
+    published_source,
+)
+from lavish.table_config import ColumnKey, needs_results
 
-_DAGGER, _DOUBLE_DAGGER = "†", "‡"
+_DAGGER = "†"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -41,25 +52,31 @@ _LATEX = {
     "–": "--",
     "⁹": r"$^9$",
     _DAGGER: r"$^\dagger$",
-    _DOUBLE_DAGGER: r"$^\ddagger$",
+    DOUBLE_DAGGER: r"$^\ddagger$",
 }
 
 
 def write_table(spec: dict[str, Any], out: Path) -> None:
     """Write `out`.md, `out`.csv and `out`.tex from a table the workflow resolved (see :class:`TableSpec`).
 
-    Results that do not exist yet become cells that say so. Raises LavishError for an unknown column and for results
-    that cannot be right.
+    Results that do not exist yet become cells that say so. Raises LavishError for an unknown column or measure and for
+    results that cannot be right.
     """
     table = parse_spec(spec)
-    for name in table.columns:
-        if name not in COLUMNS:
-            raise LavishError(f"table '{table.name}': key 'columns': unknown column '{name}'{nearest(name, COLUMNS)}")
-    comparison = compare(table, {need for name in table.columns for need in COLUMNS[name].reads})
+    comparison = compare(table, reads_of(table))
     texts = {"md": markdown(comparison), "csv": comma_separated(comparison), "tex": latex(comparison)}
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
         (out.parent / f"{out.name}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
+
+
+def reads_of(table: TableSpec) -> dict[str, Reads]:
+    """Return what the columns of a table need to be read of the runs of each task."""
+    reads: dict[str, Reads] = {}
+    for key in map(ColumnKey.of, table.columns):
+        task = key.task or table.task
+        reads[task] = reads.get(task, Reads()) | COLUMNS[key.name].reads(key)
+    return reads
 
 
 def markdown(comparison: Comparison) -> str:
@@ -69,12 +86,14 @@ def markdown(comparison: Comparison) -> str:
     if spec.description:
         parts.append(spec.description.strip())
     for title, rows in comparison.sections:
+        # Methods that were not run have nothing else to print.
+        keys = _keys(comparison) if any(row.spec.runs for row in rows) else [ColumnKey("published")]
         body = tabulate(
-            [[_markdown_cell(cell) for cell in line] for line in _lines(comparison, rows)],
-            headers=[_markdown_cell(heading) for heading in _headings(comparison)],
+            [[_markdown_cell(cell) for cell in line] for line in _lines(comparison, rows, keys)],
+            headers=[_markdown_cell(heading) for heading in _headings(comparison, keys)],
             tablefmt="pipe",
             disable_numparse=True,
-            colalign=_alignment(comparison),
+            colalign=_alignment(comparison, keys),
         )
         parts += [f"## {title}", body]
     parts += ["## Notes", "\n".join(f"- {note}" for note in _notes(comparison))]
@@ -87,13 +106,14 @@ def comma_separated(comparison: Comparison) -> str:
     """Return the table as CSV, one line per row of a section, in plain numbers.
 
     Metric values and differences are shares, not percentages. `runs` lists the directories of all trainings behind a
-    line; `status` is 'ok' or says what is missing. A table that needs no results begins with `configuration`, then has
+    line; `status` is 'ok' or says what is missing. Fields of a measure begin with its name, and where the table prints
+    several tasks, those of a task with the task's. A table that needs no results begins with `configuration`, then has
     its own columns in their order, and `cost` names the file that a line comes from.
     """
-    asked = comparison.spec.columns
-    if not needs_results(asked):
+    spec = comparison.spec
+    if not needs_results(spec.columns):
         return _costs_separated(comparison)
-    names = [name for name in COLUMNS if name in ALWAYS or name in asked]
+    keys = _csv_keys(spec)
     lines = []
     for title, rows in comparison.sections:
         for row in rows:
@@ -101,18 +121,40 @@ def comma_separated(comparison: Comparison) -> str:
                 "section": title,
                 "variant": row.spec.variant,
                 "label": row.spec.label,
-                "seeds": ";".join(str(seed) for seed in comparison.spec.seeds),
+                "seeds": ";".join(str(seed) for seed in spec.seeds),
             }
-            for name in names:
-                line |= COLUMNS[name].fields(row)
+            for key in keys:
+                line |= _fields(spec, row, key)
+            runs = row.spec.runs.values()
             line |= {
-                "selected_on": row.spec.select_on,
-                "published_practice": "; ".join(row.spec.departures),
-                "runs": ";".join(seed_directory(row.spec.run, seed).as_posix() for seed in comparison.spec.seeds),
-                "status": "; ".join(dict.fromkeys(_reasons(row))) or "ok",
+                "selected_on": "; ".join(dict.fromkeys(run.select_on for run in runs)),
+                "published_practice": "; ".join(row.departures),
+                "runs": ";".join(seed_directory(run.folder, seed).as_posix() for run in runs for seed in spec.seeds),
+                "status": _status(row),
             }
             lines.append(line)
     return _csv(lines)
+
+
+def _csv_keys(spec: TableSpec) -> list[ColumnKey]:
+    """The columns of the CSV by task, in the order of COLUMNS; those of no task come last."""
+    asked = [ColumnKey(key.name, key.measure, key.task or spec.task) for key in map(ColumnKey.of, spec.columns)]
+    keys = []
+    for task in spec.tasks:
+        for name in COLUMNS:
+            always = [ColumnKey(name, None, task)] if name in ALWAYS else []
+            keys += [*always, *(key for key in asked if (key.name, key.task) == (name, task))]
+    published = [ColumnKey("published")]
+    return [*(key for key in dict.fromkeys(keys) if key.name != "published"), *published]
+
+
+def _fields(spec: TableSpec, row: Row, key: ColumnKey) -> dict[str, Value]:
+    prefix = f"{key.task or spec.task}_" if len(spec.tasks) > 1 and key.name != "published" else ""
+    return {prefix + name: value for name, value in COLUMNS[key.name].fields(row, key).items()}
+
+
+def _status(row: Row) -> str:
+    return "; ".join(dict.fromkeys(_reasons(row))) or ("ok" if row.spec.runs else "published")
 
 
 def _costs_separated(comparison: Comparison) -> str:
@@ -120,10 +162,11 @@ def _costs_separated(comparison: Comparison) -> str:
     for title, rows in comparison.sections:
         for row in rows:
             line: dict[str, Value] = {"configuration": row.spec.label}
-            for name in comparison.spec.columns:
-                line |= COLUMNS[name].fields(row)
-            line |= {"section": title, "variant": row.spec.variant, "cost": (row.spec.run / "cost.json").as_posix()}
-            line["status"] = "; ".join(dict.fromkeys(_reasons(row))) or "ok"
+            for key in _keys(comparison):
+                line |= _fields(comparison.spec, row, key)
+            result = row.of(None)
+            cost = None if result is None else (result.spec.folder / "cost.json").as_posix()
+            line |= {"section": title, "variant": row.spec.variant, "cost": cost, "status": _status(row)}
             lines.append(line)
     return _csv(lines)
 
@@ -136,13 +179,14 @@ def _csv(lines: list[dict[str, Value]]) -> str:
 
 def latex(comparison: Comparison) -> str:
     """Return the table as one LaTeX tabular (package booktabs) inside a table environment with its caption."""
-    headings = _headings(comparison)
-    alignment = "".join(side[0] for side in _alignment(comparison))
+    keys = _keys(comparison)
+    headings = _headings(comparison, keys)
+    alignment = "".join(side[0] for side in _alignment(comparison, keys))
     body = []
     for index, (title, rows) in enumerate(comparison.sections):
         body += [r"\midrule"] if index else []
         body.append(rf"\multicolumn{{{len(headings)}}}{{l}}{{\textit{{{_escape(title)}}}}} \\")
-        body += [_latex_line(line) for line in _lines(comparison, rows)]
+        body += [_latex_line(line) for line in _lines(comparison, rows, keys)]
     notes = [*_notes(comparison), *(f"[{number}] {text}" for number, text in _sources(comparison))]
     return "\n".join(
         [
@@ -170,26 +214,27 @@ def latex(comparison: Comparison) -> str:
     )
 
 
-def _headings(comparison: Comparison) -> list[str]:
-    return ["Variant", *(text for name in comparison.spec.columns for text in COLUMNS[name].headings(comparison))]
+def _keys(comparison: Comparison) -> list[ColumnKey]:
+    return [ColumnKey.of(column) for column in comparison.spec.columns]
 
 
-def _alignment(comparison: Comparison) -> list[str]:
+def _headings(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
+    return ["Variant", *(text for key in keys for text in COLUMNS[key.name].headings(comparison, key))]
+
+
+def _alignment(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
     """Text to the left, numbers to the right."""
     sides = ["left"]
-    for name in comparison.spec.columns:
-        side = "left" if name in TEXT else "right"
-        sides += [side] * len(COLUMNS[name].headings(comparison))
+    for key in keys:
+        side = "left" if key.name in TEXT else "right"
+        sides += [side] * len(COLUMNS[key.name].headings(comparison, key))
     return sides
 
 
-def _lines(comparison: Comparison, rows: tuple[Row, ...]) -> list[list[str]]:
+def _lines(comparison: Comparison, rows: tuple[Row, ...], keys: list[ColumnKey]) -> list[list[str]]:
     marks = PublishedMarks.of(comparison)
     return [
-        [
-            row.spec.label + _marks(row),
-            *(cell for name in comparison.spec.columns for cell in COLUMNS[name].cells(row, marks)),
-        ]
+        [row.spec.label + _marks(row), *(cell for key in keys for cell in COLUMNS[key.name].cells(row, key, marks))]
         for row in rows
     ]
 
@@ -198,40 +243,63 @@ def _notes(comparison: Comparison) -> list[str]:
     """What a reader must know to read the table: facts of the workflow, then each column's convention once."""
     spec = comparison.spec
     notes = [f"{key[:1].upper()}{key[1:].replace('_', ' ')}: {text}" for key, text in spec.facts.items()]
-    if any(row.run is not None for row in comparison.rows):
+    if needs_results(spec.columns):
         on_test = any(row.selected_on_test for row in comparison.rows)
         exception = f", except in rows marked {_DAGGER}" if on_test else ""
         notes.append(
-            f"Checkpoints were selected on the validation split{exception}; every number is on the test split."
+            f"Checkpoints were selected on the validation split{_by_metric(comparison)}{exception}; every number is on "
+            "the test split."
         )
         if on_test:
             notes.append(
                 f"{_DAGGER} Checkpoint selected on the test split, as in published practice: optimistic, and not "
                 "comparable with rows selected on validation."
             )
-    practice = dict.fromkeys(text for row in comparison.rows for text in row.spec.departures)
+    practice = dict.fromkeys(text for row in comparison.rows for text in row.departures)
     if practice:
         notes.append(
-            f"{_DOUBLE_DAGGER} Replicates what published code does and its paper does not say: "
+            f"{DOUBLE_DAGGER} Replicates what published code does and its paper does not say: "
             + "; ".join(f"{text} ({_labels_with(comparison, text)})" for text in practice)
             + "."
         )
-    notes += [note for name in spec.columns if (note := COLUMNS[name].note(comparison))]
-    if any(NOTHING in line for _, rows in comparison.sections for line in _lines(comparison, rows)):
+    measures = [key.measure for key in _keys(comparison) if key.measure is not None]
+    as_published = dict.fromkeys(f"'{measure_words(name)}'" for name in measures if name.endswith(AS_PUBLISHED))
+    if as_published:
         notes.append(
-            f"{NOTHING}: nothing to print here (no published number, a setting that does not apply, no comparison with "
-            "itself, or no result)."
+            f"{', '.join(as_published)}: computed as published code does, beside published numbers only; our own "
+            "definition is in the column without the mark."
+        )
+    explained: dict[Callable[[Comparison, Sequence[ColumnKey]], str], list[ColumnKey]] = {}
+    for key in _keys(comparison):
+        explained.setdefault(COLUMNS[key.name].note, []).append(key)
+    notes += [text for note, keys in explained.items() if (text := note(comparison, keys))]
+    cells = (
+        cell for _, rows in comparison.sections for line in _lines(comparison, rows, _keys(comparison)) for cell in line
+    )
+    if NOTHING in cells:
+        notes.append(
+            f"{NOTHING}: nothing to print here (no published number, a task or setting that does not apply, no "
+            "comparison with itself, no interval, or no result)."
         )
     return list(dict.fromkeys(notes))
 
 
+def _by_metric(comparison: Comparison) -> str:
+    """Say by which metric of which task checkpoints were selected, where a table prints more than one."""
+    spec = comparison.spec
+    if len(spec.tasks) == 1 and all(key.measure is None for key in _keys(comparison)):
+        return ""
+    title = {task: f" ({spec.title_of(task)})" if len(spec.tasks) > 1 else "" for task in spec.tasks}
+    return ", by " + " and ".join(f"{comparison.metric(task)}{title[task]}" for task in spec.tasks)
+
+
 def _marks(row: Row) -> str:
-    marks = (_DAGGER if row.selected_on_test else "") + (_DOUBLE_DAGGER if row.spec.departures else "")
+    marks = (_DAGGER if row.selected_on_test else "") + (DOUBLE_DAGGER if row.departures else "")
     return f" {marks}" if marks else ""
 
 
 def _labels_with(comparison: Comparison, practice: str) -> str:
-    labels = dict.fromkeys(row.spec.label for row in comparison.rows if practice in row.spec.departures)
+    labels = dict.fromkeys(row.spec.label for row in comparison.rows if practice in row.departures)
     return ", ".join(f"'{label}'" for label in labels)
 
 
@@ -248,7 +316,12 @@ def _caption(comparison: Comparison) -> str:
 
 
 def _reasons(row: Row) -> list[str]:
-    return [result.reason for result in (row.run, row.difference, row.cost) if isinstance(result, Missing)]
+    return [
+        found.reason
+        for result in row.results.values()
+        for found in (result.run, *result.estimates.values(), *result.differences.values(), result.cost)
+        if isinstance(found, Missing)
+    ]
 
 
 def _plain(value: Value) -> Value:

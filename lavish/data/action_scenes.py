@@ -16,12 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lavish.data.assets import AssetLibrary
 from lavish.data.clip_names import plain_names
 from lavish.data.scene_graph import (
-    HeardSound, Interval, Pose, Scene, SeenObject, balanced_class, draw_gain, generator,
+    HeardSound,
+    Interval,
+    Pose,
+    Scene,
+    SeenObject,
+    balanced_class,
+    draw_gain,
+    generator,
 )  # fmt: skip
 from lavish.data.scenes import Place
 
@@ -117,10 +122,8 @@ def draw_scene(
 
     def seen(moving: tuple[bool, bool, bool]) -> SeenObject:
         speeds = rng.uniform(*_SPEED, size=3) * rng.choice((-1, 1), size=3) / step_seconds
-        path = ToAndFro(
-            tuple(rng.uniform(0, 2, size=3).tolist()),
-            tuple(float(speed) if moves else 0.0 for speed, moves in zip(speeds, moving, strict=True)),
-        )
+        x, y, extent = rng.uniform(0, 2, size=3).tolist()
+        path = ToAndFro((x, y, extent), (speeds[0] * moving[0], speeds[1] * moving[1], speeds[2] * moving[2]))
         look = int(rng.integers(len(library.classes)))
         instance = int(rng.integers(library.pictures(look, split)))
         return SeenObject(look, instance, Interval(0, steps), Place(0.5, 0.5, _EXTENT[1]), path, any(moving))

@@ -8,8 +8,9 @@ subset says:
     <media>/audio_wav/<place>/<video>.wav                      without this folder: raw_videos/<place>/<video>.mp4
     <media>/gt_masks/<place>/<video>/<video>_1.png ...         the sounding object: pixels that are not zero
 
-Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`) and
-whichever of png and jpg follows. The root folder may also be the one above, as AVSBench's archive unpacks.
+Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`).
+Pictures may be jpg, too; masks may not, since compression would smear the object. The root folder may also be the one
+above, as AVSBench's archive unpacks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from lavish.errors import LavishError, nearest
 CLASSES = ["sounding object"]
 STEPS = 5  # seconds of a clip, where no picture says otherwise
 _SPLITS = ("train", "val", "test")
-_NUMBERED = re.compile(r"(?:^|_)(\d+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
+_PICTURE = re.compile(r"(?:^|_)([0-9]+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
+_MASK = re.compile(r"(?:^|_)([0-9]+)\.png$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Layout:
         if not sounds.is_dir() and (media / "raw_videos").is_dir():
             sounds, ending = media / "raw_videos", "mp4"
         pictures = [media / "visual_frames" / self.pictures(row) for row in rows]
-        steps = max((max(_numbered(folder), default=0) for folder in pictures), default=0) or STEPS
+        steps = max((max(_numbered(folder, _PICTURE), default=0) for folder in pictures), default=0) or STEPS
         names = unique_names([row.video for row in rows])
         return [
             ClipSource(
@@ -101,7 +103,7 @@ class Layout:
         return Targets({})
 
     def _masks(self, folder: Path, row: Row, steps: int) -> tuple[Path | None, ...]:
-        there = _numbered(folder)
+        there = _numbered(folder, _MASK)
         masks = [there.get(number, folder / f"{row.video}_{number}.png") for number in range(1, steps + 1)]
         return (masks[0], *[None] * (steps - 1)) if row.split in self.first_only else tuple(masks)
 
@@ -142,13 +144,13 @@ class Layout:
         return row
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
-    """Return the pictures of a folder by the number at the end of their names; none of a folder that is absent."""
+def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
+    """Return the files of a folder by the number at the end of their names; none of a folder that is absent."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): path for path in folder.iterdir() if (match := _NUMBERED.search(path.name))}
+    found = {int(match[1]): path for path in folder.iterdir() if (match := name.search(path.name))}
     if 0 in found:
         raise LavishError(
-            f"{found[0]}: pictures and masks are numbered from 1 on, not from 0: rename those of the folder"
+            f"{found[0]}: pictures and masks are numbered from 1 on, not from 0: rename all of the folder"
         )
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lavish.data.clip_jobs import Clip, Outcome, run_all
-from lavish.data.official import OFFICIAL, Official
+from lavish.data.official import OFFICIAL, Official, TextFile
 from lavish.data.readers import ClipSource, missing_media, read_lines, reader
 from lavish.errors import LavishError, nearest
 
@@ -39,6 +40,11 @@ class Findings:
         """Note how something is."""
         self.facts.append((thing, state))
 
+    def add_problem(self, problem: str) -> None:
+        """Note what is wrong, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
 
 def check_data_set(
     format_name: str,
@@ -51,7 +57,8 @@ def check_data_set(
 ) -> Findings:
     """Look at everything that a preparation would read.
 
-    Lists that differ from the published ones are remarked upon but no problem: they may be a user's own.
+    Lists that differ from the published ones are remarked upon but no problem: they may be a user's own. Of some
+    data sets' lists only the length is known.
 
     Args:
         format_name: the official layout, as `data.format` names it.
@@ -76,7 +83,7 @@ def check_data_set(
         return found
     if not _texts_are_there(official, root, found):
         return found
-    _check_classes(format_name, official, root, found)
+    _check_words(format_name, official, root, found)
     media = _check_clips(format_name, official, root, steps, step_seconds, found)
     present = [source for source in media if not missing_media(source)]
     chosen = present if sample is None else _spread(present, sample)
@@ -105,57 +112,80 @@ def report(format_name: str, root: Path, found: Findings) -> str:
 
 
 def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
-    """Look for the text files; return whether all are there, so that the rest can be checked."""
+    """Look for the text files; return whether all that are needed are there, so that the rest can be checked."""
     own = []
-    absent = [name for name in official.texts if not (root / name).is_file()]
+    base = official.base(root)
+    absent = [name for name in official.texts if not (base / name).is_file()]
     for name, published in official.texts.items():
         if name in absent:
-            found.add(name, "missing")
+            if not published.optional:
+                found.add(name, "missing")
             continue
         try:
-            lines = [line.strip() for line in read_lines(root / name, "restore the published file")]
+            lines = [line.strip() for line in read_lines(base / name, "restore the published file")]
+            lines = [line for line in lines if line]
+            entries = _entries(base / name, lines, published)
         except LavishError as error:
             found.add(name, "unreadable")
             found.problems.append(str(error))
             continue
-        lines = [line for line in lines if line]
-        clips = len(lines) - published.header
-        if hashlib.sha256("\n".join(lines).encode()).hexdigest() == published.sha256:
-            found.add(name, f"{clips} clips, as published")
-            continue
-        found.add(name, f"{clips} clips, not the published file")
-        own.append(f"{name} (published: {published.clips} clips{' too' if clips == published.clips else ''})")
+        listed = f"{entries} {official.entry}"
+        if published.sha256 is None and entries == published.entries:
+            found.add(name, f"{listed}, as many as published")
+        elif hashlib.sha256("\n".join(lines).encode()).hexdigest() == published.sha256:
+            found.add(name, f"{listed}, as published")
+        else:
+            found.add(name, f"{listed}, not the published file")
+            too = " too" if entries == published.entries else ""
+            own.append(f"{name} (published: {published.entries} {official.entry}{too})")
     if own:
         found.remarks.append(
             f"not as published: {', '.join(own)}. Fine for lists of your own, but numbers are not comparable with "
             "published ones then"
         )
-    if absent:
-        found.problems.append(f"missing in {root}: {', '.join(absent)}")
-        inner = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and (folder / absent[0]).is_file()]
+    needed = [name for name in absent if not official.texts[name].optional]
+    if needed:
+        found.problems.append(f"missing in {root}: {', '.join(needed)}")
+        inner = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and (folder / needed[0]).is_file()]
         if inner:
-            found.problems[-1] += f"; but {inner[0]} has {absent[0]}: give that folder as --root"
+            found.problems[-1] += f"; but {inner[0]} has {needed[0]}: give that folder as --root"
     return not found.problems
 
 
-def _check_classes(format_name: str, official: Official, root: Path, found: Findings) -> None:
+def _entries(path: Path, lines: Sequence[str], published: TextFile) -> int:
+    """Return how many entries a text file has."""
+    if path.suffix != ".json":
+        return max(0, len(lines) - published.header)
     try:
-        classes = reader(format_name).classes(root)
-    except LavishError as error:
-        found.add("classes", "unreadable")
-        found.problems.append(str(error))
-        return
-    found.add("classes", f"{len(classes)}{', as published' if len(classes) == official.classes else ''}")
-    if len(classes) != official.classes:
-        found.remarks.append(
-            f"{len(classes)} classes where the published data set has {official.classes}: set data.num_classes to it"
-        )
+        return len(json.loads("\n".join(lines)))
+    except (ValueError, TypeError) as error:
+        raise LavishError(f"{path}: no json list ({error}): restore the published file") from None
+
+
+def _check_words(format_name: str, official: Official, root: Path, found: Findings) -> None:
+    """Count what predictions and questions are made of: classes, and words where anything is asked."""
+    layout = reader(format_name)
+    checks: list[tuple[str, Callable[[Path], list[str]], int | None, str]] = [
+        ("classes", layout.classes, official.classes, "num_classes")
+    ]
+    if official.words:
+        checks.append(("words", layout.vocabulary, official.words, "vocabulary"))
+    for what, read, published, key in checks:
+        try:
+            number = len(read(root))
+        except LavishError as error:
+            found.add(what, "unreadable")
+            found.add_problem(str(error))
+            continue
+        found.add(what, f"{number}{', as published' if number == published else ''}")
+        if published is not None and number != published:
+            found.remarks.append(f"{number} {what} where the published data set has {published}: set data.{key} to it")
 
 
 def _check_clips(
     format_name: str, official: Official, root: Path, steps: int, step_seconds: float, found: Findings
 ) -> list[ClipSource]:
-    """Read all lists with their labels; return every medium once, by name."""
+    """Read all lists with their targets; return every medium once, by name."""
     layout = reader(format_name)
     media: dict[tuple[Path, Path], ClipSource] = {}
     for split, name in official.splits.items():
@@ -164,8 +194,7 @@ def _check_clips(
             sources = layout.clips(root, split)
         except LavishError as error:
             # The same for all splits, such as a media folder that is not there, is said once.
-            if str(error) not in found.problems:
-                found.problems.append(str(error))
+            found.add_problem(str(error))
             continue
         for source in sources:
             media.setdefault((source.pictures, source.sound), source)
@@ -177,7 +206,24 @@ def _check_clips(
                 f"{name}: {len(missing)} of {len(sources)} clips ({share:.1%}) have no media: {_examples(missing)}; "
                 "`lavish prepare` leaves them out as far as data.max_lost allows"
             )
+        published = official.clips.get(split, len(sources))
+        if len(sources) != published:
+            found.remarks.append(f"{name}: {len(sources)} clips where the published data set has {published}")
+        _check_masks(name, sources, found)
     return sorted(media.values(), key=lambda source: source.pictures)
+
+
+def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
+    masks = [mask for source in sources for mask in source.masks if mask is not None]
+    if not masks:
+        return
+    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not mask.exists()]
+    found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} there")
+    if missing:
+        found.problems.append(
+            f"{name}: {len(missing)} of {len(masks)} masks are missing: {_examples(missing)}; such steps do not count, "
+            "and `lavish prepare` leaves out clips that have no mask at all"
+        )
 
 
 def _check_decoding(
@@ -203,6 +249,7 @@ def _check_decoding(
 
 def _decode_chunk(steps: int, step_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
     """Decode clips and keep nothing of them; runs in a worker process."""
+    from lavish.data.masks import decode_masks
     from lavish.data.media import MediaError, decode_clip
 
     outcomes = []
@@ -215,6 +262,7 @@ def _decode_chunk(steps: int, step_seconds: float, clips: Sequence[Clip]) -> lis
                 frame_size=_FRAME_SIZE,
                 sample_rate=_SAMPLE_RATE,
             )
+            notes += decode_masks(source.masks, _FRAME_SIZE)[1] if source.masks else []
         except MediaError as error:
             outcomes.append(Outcome(index, "left_out", str(error)))
         else:

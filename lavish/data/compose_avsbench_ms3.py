@@ -96,7 +96,7 @@ def write_lists(
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
     classes: Sequence[str],
-    medium: Medium,  # noqa: ARG001
+    medium: Medium,
 ) -> None:
     """Write the table of clips."""
     rows = [f"{clip_id(seed, scene)},{split}" for split, listed in scenes.items() for scene in listed]

@@ -20,7 +20,7 @@ __all__ = ["OPTIONS", "check", "clip_id", "draw_scene", "is_finished", "write_cl
 _ROOT = Path("Single-source")
 
 
-def check(classes: Sequence[str], medium: Medium) -> None:  # noqa: ARG001
+def check(classes: Sequence[str], medium: Medium) -> None:
     """Raise LavishError for classes that cannot be told apart as names of folders."""
     plain_names(classes)
 
@@ -79,7 +79,7 @@ def write_lists(
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
     classes: Sequence[str],
-    medium: Medium,  # noqa: ARG001
+    medium: Medium,
 ) -> None:
     """Write the table of clips; `start`, the second at which the clip was cut from its video, is always 0 here."""
     names = plain_names(classes)

@@ -32,6 +32,7 @@ _MODULES = {
     "ave": "lavish.data.compose_ave",
     "avsbench_s4": "lavish.data.compose_avsbench_s4",
     "avsbench_ms3": "lavish.data.compose_avsbench_ms3",
+    "music_avqa": "lavish.data.compose_music_avqa",
 }
 _MARKER = "composition.json"
 _CHUNK = 8  # clips per task of a worker

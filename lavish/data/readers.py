@@ -21,6 +21,7 @@ _MODULES = {
     "ave": "lavish.data.ave",
     "avsbench_s4": "lavish.data.avsbench_s4",
     "avsbench_ms3": "lavish.data.avsbench_ms3",
+    "music_avqa": "lavish.data.music_avqa",
 }
 
 

@@ -103,13 +103,14 @@ def generator(seed: int, split: str, number: int, part: Literal["scene", "pictur
 _SPLIT_NUMBERS = {"train": 0, "val": 1, "test": 2}
 
 
-def balanced_class(seed: int, split: str, number: int, classes: int) -> int:
+def balanced_class(seed: int, split: str, number: int, classes: int, *, part: int = 3) -> int:
     """Return the class of clip `number`, so that the classes of a split are balanced.
 
-    Every run of as many clips as there are classes holds each class once, in an order of its own.
+    Every run of as many clips as there are classes holds each class once, in an order of its own. What else is to be
+    balanced, independently, takes another `part` of the seed.
     """
     block, place = divmod(number, classes)
-    order = np.random.default_rng([seed, _SPLIT_NUMBERS[split], block, 3, classes]).permutation(classes)
+    order = np.random.default_rng([seed, _SPLIT_NUMBERS[split], block, part, classes]).permutation(classes)
     return int(order[place])
 
 

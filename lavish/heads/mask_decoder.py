@@ -56,6 +56,8 @@ class MaskDecoder(nn.Module):
         self.sizes = [frame_size // (_FINEST * 2**level) for level in range(levels)]
         widths = [stage[0] for stage in stages[-levels:]]
         projected = [width * channels // _CHANNELS for width in _PROJECTED[-levels:]]
+        resizings = [Resizing(*stage[1:], size) for stage, size in zip(stages[-levels:], self.sizes, strict=True)]
+        self.resizings = nn.ModuleList(resizings)
         self.projections = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, projected, strict=True))
         self.necks = nn.ModuleList(DilatedConvolutions(width, channels) for width in projected)
         # The coarsest map enters by the first unit alone; published code also declares a second one for it.
@@ -69,14 +71,11 @@ class MaskDecoder(nn.Module):
 
     def pyramid(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return V_1, V_2, ... (B, channels, size, size), finest first, of all stage maps (B, C_s, rows, columns)."""
-        parts = zip(self.projections, self.necks, self.sizes, maps[-len(self.sizes) :], strict=True)
-        pyramid = []
-        for projection, neck, size, stage in parts:
-            projected = projection(stage.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            if projected.shape[-2:] != (size, size):
-                projected = functional.interpolate(projected, (size, size), mode="bicubic")
-            pyramid.append(neck(projected))
-        return pyramid
+        parts = zip(self.projections, self.resizings, self.necks, maps[-len(self.sizes) :], strict=True)
+        return [
+            neck(resizing(projection(stage.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
+            for projection, resizing, neck, stage in parts
+        ]
 
     def merge(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Return mask logits (B, frame_size, frame_size) of what :meth:`pyramid` returned."""
@@ -93,6 +92,27 @@ class MaskDecoder(nn.Module):
     def unused_parameters(self) -> int:
         """Parameters of the residual unit that the published decoder declares for the coarsest map and never runs."""
         return sum(parameter.numel() for parameter in self.leave[-1].parameters())
+
+
+class Resizing(nn.Module):
+    """Bicubic resizing of maps to a square, as two matrix products.
+
+    `interpolate` gives the same, but on a GPU its gradient is another one each time.
+    """
+
+    def __init__(self, rows: int, columns: int, size: int) -> None:
+        super().__init__()
+        self.down: Tensor
+        self.across: Tensor
+        self.same = rows == columns == size
+        self.register_buffer("down", _bicubic(rows, size), persistent=False)
+        self.register_buffer("across", _bicubic(columns, size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn (B, C, rows, columns) into (B, C, size, size)."""
+        if self.same:
+            return x
+        return ((x @ self.across).transpose(2, 3) @ self.down).transpose(2, 3)
 
 
 class DilatedConvolutions(nn.Module):
@@ -131,6 +151,12 @@ class ResidualUnit(nn.Module):
         """Keep the shape (B, channels, rows, columns)."""
         rectified = functional.relu(x)
         return self.second(functional.relu(self.first(rectified))) + rectified
+
+
+def _bicubic(length: int, size: int) -> Tensor:
+    """Return the matrix (length, size) by which rows of `length` values are resized to `size`."""
+    units = torch.eye(length).view(length, 1, length, 1)
+    return functional.interpolate(units, (size, 1), mode="bicubic").view(length, size)
 
 
 def _check(stages: int, frame_size: int, channels: int, levels: int) -> None:

@@ -75,8 +75,8 @@ class Task(nn.Module, ABC):
     """Name of the selection metric; higher is better and it is the mean of the units' scores."""
     measures: ClassVar[tuple[str, ...]] = ()
     """Names of further numbers that tables can print of a split."""
-    negatives: ClassVar[bool] = False
-    """Whether training wants frames of other clips (:attr:`Encoded.negatives`)."""
+    negatives: bool = False
+    """Whether training wants frames of other clips (:attr:`Encoded.negatives`); may depend on the streams there are."""
 
     @abstractmethod
     def forward(self, encoded: Encoded, inputs: Inputs) -> Any:

@@ -179,5 +179,6 @@ def _distance(logits: Tensor, maps: Tensor, audio: Tensor) -> Tensor:
 
 
 def _pooled(values: Tensor, maps: Tensor) -> Tensor:
-    """Pool (frames, H, W) to the positions of maps, (frames, 1, rows, columns)."""
-    return functional.adaptive_avg_pool2d(values.unsqueeze(1), (maps.shape[2], maps.shape[3]))
+    """Average (frames, H, W) over what each position of maps covers, (frames, 1, rows, columns)."""
+    # The maps' sizes divide the frame's. The adaptive form has no deterministic gradient on a GPU.
+    return functional.avg_pool2d(values.unsqueeze(1), values.shape[-1] // maps.shape[-1])

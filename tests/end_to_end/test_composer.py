@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from lavish.config import CompositionConfig, DataConfig
 from lavish.data import ave, composer
@@ -253,3 +254,42 @@ def test_real_assets_are_composed(shared, tmp_path):
     scene = scenes_of(tmp_path / "set")[0]
     pictures, sound, _ = decode(tmp_path / "set" / "AVE" / f"{scene['clip']}.mp4")
     assert pictures.shape == (6, 96, 96, 3) and np.abs(sound).max() > 0.02
+
+
+def test_composed_masks_are_prepared_without_loss(tmp_path):
+    from lavish.data import readers
+    from lavish.data.preparation import prepare
+
+    config = configuration(format="avsbench_s4")
+    compose(config, tmp_path / "set", 1)
+    data = DataConfig(
+        name="composed", format="avsbench_s4", steps=3, step_seconds=0.5, num_classes=1, frame_size=32,
+        compose=config.compose,
+        spectrogram={"sample_rate": 8000, "window_seconds": 0.5, "window_margin": 0.0, "mel_bins": 32, "frames": 24},
+    )  # fmt: skip
+    for split, count in (("train", 17), ("val", 4)):
+        prepare(data, tmp_path / "set", split, tmp_path / split, 1)
+        assert (tmp_path / split / "report.csv").read_text().count(",ok,") == count
+        frames, masks = (np.load(tmp_path / split / f"{name}.npy") for name in ("frames", "masks"))
+        for position, clip in enumerate(readers.reader("avsbench_s4").clips(tmp_path / "set", split)):
+            for step in range(3):
+                with Image.open(clip.pictures / f"{clip.clip}_{step + 1}.png") as picture:
+                    assert (np.asarray(picture) == frames[position, step]).all()
+                if split == "train" and step:
+                    assert (masks[position, step] == 255).all()
+                    continue
+                with Image.open(clip.masks[step]) as mask:
+                    assert (np.asarray(mask) // 255 == masks[position, step]).all() and masks[position, step].any()
+
+
+@pytest.mark.parametrize("layout", ["avsbench_s4", "avsbench_ms3", "music_avqa"])
+def test_real_assets_are_composed_in_every_layout(shared, tmp_path, layout):
+    root = shared / "data" / "av_pairs"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    assets = {"kind": "folder", "root": str(root)}
+    clips = {"train": 6, "val": 1, "test": 1}
+    compose(configuration(format=layout, assets=assets, clips=clips, picture_size=64), tmp_path / "set", 1)
+    scenes = scenes_of(tmp_path / "set")
+    seen = {item["class"] for scene in scenes for item in scene["objects"]}
+    assert len(scenes) == 8 and len(seen) > 3 and seen <= {path.name for path in root.iterdir() if path.is_dir()}

@@ -107,7 +107,7 @@ def test_from_an_official_folder_to_a_table(folder: Path) -> None:
     text = (folder / "results/table_made_up.md").read_text()
     assert "81.1, test-selected" in text
     assert "not run" not in text
-    frames = np.load(next(folder.glob("results/data/prepared/ave-*/train/frames.npy")), mmap_mode="r")
+    frames = np.load(next(folder.glob("results/data/prepared/official_ave-*/train/frames.npy")), mmap_mode="r")
     assert frames.shape == (2, 10, 192, 192, 3)
 
 

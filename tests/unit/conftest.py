@@ -14,6 +14,7 @@ import pytest
 
 SEEDS = (0, 1, 2)
 CLIPS = 80
+TASK = "event_localization"
 
 
 def record(seed: int, selected_on: str = "val") -> dict[str, Any]:
@@ -37,11 +38,26 @@ class RunMaker:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def __call__(self, name: str, scores: Any, *, macs: int = 3_000_000, selected_on: str = "val") -> Path:
+    def __call__(
+        self,
+        name: str,
+        scores: Any,
+        *,
+        macs: int = 3_000_000,
+        selected_on: str = "val",
+        metric: str = "accuracy",
+        clips: list[str] | None = None,
+        columns: dict[str, Any] | None = None,
+        whole: dict[str, list[float]] | None = None,
+    ) -> Path:
+        """Write a run; `columns` are measures that are means of units (seeds, units), `whole` those that are not."""
         run = self.root / name
-        for seed, line in zip(SEEDS, np.atleast_2d(np.asarray(scores, dtype=float)), strict=False):
-            self.evaluation(run / f"seed{seed}", line)
-            (run / f"seed{seed}" / "record.json").write_text(json.dumps(record(seed, selected_on)))
+        for index, line in enumerate(np.atleast_2d(np.asarray(scores, dtype=float))):
+            seed = SEEDS[index]
+            more = {measure: np.asarray(values)[index] for measure, values in (columns or {}).items()}
+            numbers = {measure: values[index] for measure, values in (whole or {}).items()}
+            self.evaluation(run / f"seed{seed}", line, clips, metric=metric, columns=more, whole=numbers)
+            (run / f"seed{seed}" / "record.json").write_text(json.dumps(record(seed, selected_on) | {"metric": metric}))
         cost = {
             "trainable_params": 170_000,
             "total_params": 319_000,
@@ -54,14 +70,25 @@ class RunMaker:
         (run / "cost.json").write_text(json.dumps(cost))
         return run
 
-    def evaluation(self, directory: Path, scores: Any, clips: list[str] | None = None) -> None:
+    def evaluation(
+        self,
+        directory: Path,
+        scores: Any,
+        clips: list[str] | None = None,
+        *,
+        metric: str = "accuracy",
+        columns: dict[str, np.ndarray] | None = None,
+        whole: dict[str, float] | None = None,
+    ) -> None:
         """Write one evaluation; YouTube ids may begin with a dash, so these do."""
         (directory / "test").mkdir(parents=True, exist_ok=True)
         scores = np.asarray(scores, dtype=float)
         clips = clips or [f"-clip{index}" for index in range(len(scores))]
-        metrics = {"metric": "accuracy", "value": float(scores.mean()), "loss": 0.5}
+        means = {name: float(np.nanmean(values)) for name, values in (columns or {}).items()}
+        measures = {"loss": 0.5, **means, **(whole or {})}
+        metrics = {"metric": metric, "value": float(scores.mean()), "measures": measures}
         (directory / "test" / "metrics.json").write_text(json.dumps(metrics))
-        table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips)})
+        table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips), **(columns or {})})
         pq.write_table(table, directory / "test" / "predictions.parquet")
 
 
@@ -99,8 +126,9 @@ def table_root(tmp_path_factory: pytest.TempPathFactory, draw_scores: Callable[.
 def table_spec(table_root: Path) -> dict[str, Any]:
     """Return a fresh table of five rows in two sections; one variant occurs twice, one has not been run."""
 
-    def row(variant: str, label: str, **more: Any) -> dict[str, Any]:
-        return {"variant": variant, "label": label, "run": str(table_root / variant), "select_on": "val", **more}
+    def row(variant: str, label: str, *, select_on: str = "val", **more: Any) -> dict[str, Any]:
+        run = {"folder": str(table_root / variant), "select_on": select_on}
+        return {"variant": variant, "label": label, "task": TASK, "runs": {TASK: run}, **more}
 
     published = {
         "id": "ave_lavish_swinv2l",
@@ -117,7 +145,7 @@ def table_spec(table_root: Path) -> dict[str, Any]:
         "name": "ablation",
         "title": "Ablation of LAVISH",
         "description": "What each part contributes.",
-        "task": "event_localization",
+        "task": TASK,
         "baseline": "full",
         "columns": [
             "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
@@ -141,7 +169,7 @@ def table_spec(table_root: Path) -> dict[str, Any]:
                 ],
             },
         ],
-        "figures": {"cost": {"title": "Accuracy against cost", "section": "Fusion"}},
+        "figures": {"cost": {"kind": "metric_against_cost", "title": "Accuracy against cost", "section": "Fusion"}},
         "facts": {"data": "composed clips of 8 classes", "backbone": "a small ViT"},
     }  # fmt: skip
     # Through JSON, as the workflow hands it over: nothing is shared between rows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from lavish.cli import main
 from lavish.data import checking
 from lavish.data.checking import Findings, check_data_set
+from lavish.data.official import OFFICIAL, TextFile
 from lavish.errors import LavishError
+from tests.avsbench_files import write_ms3, write_s4
 from tests.media_files import tone, write_media
 
 ROWS = ["dog&-a&good&0&2", "cat&b&good&1&3", "cat&-a&good&0&0"]
@@ -112,6 +115,59 @@ def test_malformed_lists_and_a_missing_media_folder_are_said_once(root: Path) ->
     assert "no media folder" in second
     (root / "testSet.txt").write_bytes(b"\xff\xfe")
     assert "testSet.txt: not UTF-8 text" in check(root).problems[0]
+
+
+def test_avsbench_is_checked_with_its_masks(tmp_path: Path) -> None:
+    root = write_s4(tmp_path / "Single-source")
+    found = check_data_set("avsbench_s4", root.parent, sample=None, jobs=1)
+    assert not found.problems
+    facts = dict(found.facts)
+    assert facts["s4_meta_data.csv"] == "4 clips, not the published file"
+    assert facts["classes"] == "1, as published"
+    assert facts["media of train"] == "2 of 2 clips there"
+    assert facts["masks of train"] == "2 of 2 there"
+    assert facts["masks of test"] == "5 of 5 there"
+    assert facts["decoding"] == "4 of 4 media decoded (all that are there)"
+    remarks = "\n".join(found.remarks)
+    assert "not as published: s4_meta_data.csv (published: 4932 clips)" in remarks
+    assert "train: 2 clips where the published data set has 3452" in remarks
+
+    masks = root / "s4_data/gt_masks"
+    (masks / "train/dog_barking/b/b_1.png").unlink()
+    (masks / "val/helicopter/c/c_2.png").write_bytes(b"")
+    found = check_data_set("avsbench_s4", root, sample=None, jobs=1)
+    assert found.problems[0].startswith("train: 1 of 2 masks are missing: b/b_1.png; such steps do not count")
+    assert "1 of 4 media cannot be decoded: b: mask of step 1 missing" in found.problems[1]
+    assert "1 of 4 media are kept with repairs: c: mask of step 2 undecodable" in found.remarks
+    found = check_data_set("avsbench_s4", root, sample=0, jobs=1, steps=4)
+    assert "clips of train have 5 pictures, one a step, but data.steps is 4" in found.problems[0]
+
+
+def test_a_list_of_which_only_the_length_is_known_is_as_long_as_published(tmp_path: Path) -> None:
+    root = write_ms3(tmp_path)
+    videos = [f"v{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)]
+    (root / "ms3_meta_data.csv").write_text("\n".join(["video_id,split", *videos]))
+    found = check_data_set("avsbench_ms3", root, sample=0, jobs=1)
+    assert dict(found.facts)["ms3_meta_data.csv"] == "424 clips, as many as published"
+    assert not found.remarks
+    assert [problem.split(":")[0] for problem in found.problems] == [
+        "train", "train", "val", "val", "test", "test",
+    ]  # fmt: skip
+
+
+def test_files_that_others_stand_for_need_not_be_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"questions.json": TextFile(2, optional=True), "more.json": TextFile(7, optional=True)}
+    official = dataclasses.replace(OFFICIAL["ave"], texts=listed, entry="questions", classes=None)
+    monkeypatch.setitem(OFFICIAL, "ave", official)
+    (root / "questions.json").write_text('[{"a": 1},\n {"a": 2}]')
+    found = check(root)
+    assert not found.problems
+    facts = dict(found.facts)
+    assert facts["questions.json"] == "2 questions, as many as published"
+    assert "more.json" not in facts
+    assert facts["classes"] == "2"
+    (root / "questions.json").write_text('[{"a": 1}')
+    assert "questions.json: no json list" in check(root).problems[0]
 
 
 def test_a_sample_is_spread_over_all(whole: Path) -> None:

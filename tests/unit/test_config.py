@@ -9,7 +9,7 @@ import pytest
 
 from lavish.config import RunConfig, digest, merge, parse
 from lavish.errors import LavishError, nearest
-from lavish.options import available, option_model
+from lavish.options import available, class_attribute, option_model
 from tests.stores import run_values
 
 
@@ -82,6 +82,14 @@ def test_merge_replaces_another_alternative():
     assert kept["adapter"]["options"] == {"latents": 2, "groups": 4}
 
 
+def test_merge_keeps_what_has_no_alternatives():
+    base = {"data": {"name": "composed", "format": "ave", "steps": 3}, "schedule": {"kind": "cosine", "warmup": 0.3}}
+    merged = merge(base, {"data": {"name": "av_pairs"}, "schedule": {"kind": "constant"}})
+    assert merged["data"] == {"name": "av_pairs", "format": "ave", "steps": 3}
+    assert merged["schedule"] == {"kind": "constant"}
+    assert merge({"task": {"name": "a", "options": {"x": 1}}}, {"task": {"name": "b"}}) == {"task": {"name": "b"}}
+
+
 def test_digest_depends_on_every_value_and_on_no_order():
     first = parse(RunConfig, run_values(), "")
     assert digest(first) == digest(parse(RunConfig, dict(reversed(run_values().items())), ""))
@@ -95,6 +103,13 @@ def test_every_method_has_options_with_type_and_default():
         assert available(kind)
         for method in available(kind):
             option_model(kind, method)()
+
+
+def test_measures_of_every_task_are_read_from_its_source():
+    from lavish.tasks.base import task_class
+
+    for name in available("tasks"):
+        assert class_attribute("tasks", name, "measures", ()) == task_class(name).measures
 
 
 def test_options_are_read_without_importing_torch():

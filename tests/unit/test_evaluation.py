@@ -31,7 +31,9 @@ RESULT = Evaluation(
 def test_columns_come_back_as_they_were(tmp_path: Path) -> None:
     write_evaluation(RESULT, tmp_path, {"seed": 1})
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pydict()
-    assert list(table) == ["clip", "score", "labels", "accuracy_audio", "kind", "right"], "what begins with _ is not kept"
+    assert list(table) == ["clip", "score", "labels", "accuracy_audio", "kind", "right"], (
+        "what begins with _ is not kept"
+    )
     assert table["clip"] == RESULT.clips and table["kind"] == ["audio", "visual", "both"]
     assert table["right"] == [1, 0, 1]
     assert table["labels"] == [[1, 0], [3, 2], [5, 4]]

@@ -20,6 +20,9 @@ from lavish.experiments import Experiments, MissingMaterial, Run, load
 
 CONFIG = Path("config/config.yaml")
 TABLE = Path("config/tables/small.yaml")
+TASK = "event_localization"
+S4 = "segmentation_s4"
+FIGURE = {"kind": "metric_against_cost", "title": "", "section": "All"}
 ROWS: list[dict[str, Any]] = [
     {"variant": "lavish", "label": "LAVISH", "set": {}, "published": ["known"]},
     {"variant": "avish", "set": {"adapter": {"options": {"latents": 0}}}},
@@ -59,7 +62,7 @@ def with_rows(*rows: dict[str, Any]) -> None:
 def run(variant: str, loaded: Experiments | None = None) -> Run:
     found = loaded or load([CONFIG])
     row = next(row for row in found.table("small").spec["sections"][0]["rows"] if row["variant"] == variant)
-    return next(run for run in found.runs.values() if run.folder == row["run"])
+    return next(run for run in found.runs.values() if run.folder == row["runs"][TASK]["folder"])
 
 
 def refused(*files: Path, overrides: dict[str, Any] | None = None) -> str:
@@ -82,7 +85,7 @@ def test_a_row_may_repeat_a_variant_under_another_label() -> None:
     loaded = load([CONFIG])
     rows = loaded.table("small").spec["sections"][0]["rows"]
     assert [row["label"] for row in rows] == ["LAVISH", "avish", "Once more"]
-    assert rows[0]["run"] == rows[2]["run"]
+    assert rows[0]["runs"] == rows[2]["runs"]
     assert len(loaded.table("small").runs) == 2
 
 
@@ -137,7 +140,7 @@ def test_select_on_test_is_marked_and_changes_what_a_training_reads() -> None:
     assert run("lavish").training_splits == ("train", "val")
     assert run("published").training_splits == ("train", "test")
     rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
-    assert [row["select_on"] for row in rows] == ["val", "val", "test"]
+    assert [row["runs"][TASK]["select_on"] for row in rows] == ["val", "val", "test"]
 
 
 def test_resolved_configuration_passes_through_the_command_line_unchanged() -> None:
@@ -147,11 +150,102 @@ def test_resolved_configuration_passes_through_the_command_line_unchanged() -> N
 
 def test_figure_is_told_of_its_section_alone() -> None:
     other = {"title": "Other", "rows": [{"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}]}
-    figure = {"title": "Figure", "section": "Other"}
+    figure = {"kind": "metric_against_cost", "title": "Figure", "section": "Other"}
     change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
     drawn = load([CONFIG]).figure("cost")
     assert [run.name.split("-")[1] for run in drawn.runs] == ["v2a"]
     assert [section["title"] for section in drawn.spec["sections"]] == ["Other", "Baseline"]
+
+
+# --- several tasks ---
+
+
+def of_both_tasks(*rows: dict[str, Any], **more: Any) -> None:
+    columns = ["metric", "difference", "metric@segmentation_s4", "mean:F_score@segmentation_s4"]
+    change(TABLE, lambda values: values.update(columns=columns, **more))
+    with_rows(*(rows or ROWS))
+
+
+def test_a_row_is_run_on_every_task_of_the_columns() -> None:
+    of_both_tasks()
+    loaded = load([CONFIG])
+    spec = loaded.table("small").spec
+    [row, _] = spec["sections"][0]["rows"]
+    assert list(row["runs"]) == [TASK, S4]
+    assert row["runs"][S4]["folder"].startswith("results/runs/segmentation_s4-lavish-")
+    assert spec["titles"] == {TASK: "AVE", S4: "S4"}
+    assert {run.config.task.name for run in loaded.table("small").runs} == {"event_localization", "segmentation"}
+    assert {name.rpartition("-")[0] for name in loaded.data} == {"composed_ave", "composed_avsbench_s4"}
+    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "composed (AVSBENCH-S4 layout)" in spec["facts"]["data"]
+
+
+def test_a_row_may_be_of_some_tasks_only() -> None:
+    of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [list(row["runs"]) for row in rows] == [[TASK, S4], [TASK, S4], [TASK]]
+
+
+def test_a_row_of_a_table_of_costs_may_have_a_task_of_its_own() -> None:
+    with_rows(*ROWS, {"variant": "masks", "set": {}, "task": S4})
+    change(TABLE, lambda values: values.update(columns=["trainable_params"]))
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [(row["task"], list(row["runs"])) for row in rows] == [(TASK, [TASK]), (TASK, [TASK]), (S4, [S4])]
+
+
+def test_a_figure_is_told_of_its_task_alone() -> None:
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
+    change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
+    loaded = load([CONFIG])
+    figure = loaded.figure("masks")
+    assert figure.draws_examples
+    assert not loaded.figure("cost").draws_examples
+    assert [row["variant"] for row in figure.spec["sections"][0]["rows"]] == ["lavish", "avish"]
+    assert {run.config.task.name for run in figure.runs} == {"segmentation"}
+    assert figure.spec["task"] == S4
+
+
+# --- backbones of the configuration ---
+
+
+BACKBONES = [
+    {"name": "vit", "label": "ViT", "set": {}},
+    {"name": "deep", "label": "deeper", "set": {"backbone": {"spec": {"depth": 8}}}},
+]
+
+
+def with_backbones(*rows: dict[str, Any]) -> None:
+    change(CONFIG, lambda values: values.update(backbones=BACKBONES))
+    with_rows(*rows)
+
+
+def test_a_row_is_repeated_on_each_backbone() -> None:
+    row = {"variant": "direct", "label": "Direct", "set": ROWS[1]["set"], "each_backbone": True}
+    with_backbones(ROWS[0], row)
+    loaded = load([CONFIG])
+    rows = loaded.table("small").spec["sections"][0]["rows"]
+    assert [(row["variant"], row["label"]) for row in rows] == [
+        ("lavish", "LAVISH"), ("direct_vit", "Direct, ViT"), ("direct_deep", "Direct, deeper"),
+    ]  # fmt: skip
+    deep = run("direct_deep", loaded).config
+    assert deep.backbone.spec["depth"] == 8
+    assert deep.adapter.options["latents"] == 0
+
+
+def test_a_variant_from_above_is_put_on_each_backbone_and_shares_runs() -> None:
+    with_backbones(*ROWS, {"variant": "lavish", "each_backbone": True})
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [row["label"] for row in rows] == ["LAVISH", "avish", "LAVISH, ViT", "LAVISH, deeper"]
+    assert rows[2]["runs"] == rows[0]["runs"]
+    assert rows[2]["published"] == []
+
+
+def test_an_overlay_replaces_the_backbones() -> None:
+    with_backbones(*ROWS, {"variant": "lavish", "each_backbone": True})
+    Path("more.yaml").write_text("backbones: [{name: one, label: One, set: {}}]")
+    rows = load([CONFIG, Path("more.yaml")]).table("small").spec["sections"][0]["rows"]
+    assert [row["variant"] for row in rows] == ["lavish", "avish", "lavish_one"]
 
 
 # --- identity ---
@@ -176,7 +270,6 @@ def changed(overrides: dict[str, Any]) -> list[bool]:
         ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
         ({"data": {"frame_size": 64}}, [False, True, False, True]),
         ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
-        ({"data": {"step_seconds": 2.0}}, [True, True, False, True]),
         ({"training": {"epochs": 3}}, [False, False, False, False]),  # as it was
     ],
 )
@@ -201,7 +294,7 @@ def official(root: Path, annotation: str = "text") -> dict[str, Any]:
     (root / "AVE").mkdir(parents=True)
     (root / "Annotations.txt").write_text(annotation)
     (root / "AVE/clip.mp4").write_bytes(b"video")
-    return {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}}
+    return {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}}
 
 
 def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: Path) -> None:
@@ -233,8 +326,43 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
     [
         (lambda t: t.update(baseline="lavsh"), "key 'baseline': no row defines 'lavsh' (did you mean 'lavish'?)"),
         (lambda t: t.update(task="event_localisation"), "unknown task 'event_localisation' (did you mean 'event_loc"),
+        (lambda t: t.update(columns=["metrc"]), "key 'columns.0': unknown column 'metrc' (did you mean 'metric'?)"),
+        (lambda t: t.update(columns=["metric@segmentaton_s4"]), "unknown task 'segmentaton_s4' (did you mean 'segment"),
+        (
+            lambda t: t.update(columns=["metric", "mean:F_scor@segmentation_s4"]),
+            "column 'mean:F_scor@segmentation_s4': task 'segmentation_s4' has no measure 'F_scor' (did you mean 'F_sc",
+        ),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "breakdown", "measures": ["acc"]}}),
+            "figure 'f': task 'event_localization' has no measure 'acc'",
+        ),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "task": "segmentation_s4"}}),
+            "no column is of task 'segmentation_",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(tasks=["segmentation_s4"]),
+            "row 'avish': no column is of task 'segmentation_s4'",
+        ),
+        (lambda t: t["sections"][0]["rows"][1].update(task="segmentation_s4"), "row 'avish' is of another task"),
+        (
+            lambda t: (
+                t.update(columns=["metric", "metric@segmentation_s4"]),
+                t["sections"][0]["rows"][0].update(tasks=["segmentation_s4"]),
+            ),
+            "key 'baseline': row 'lavish' is not run on task 'event_localization'",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(each_backbone=True, published=["known"]),
+            "belong to one backbone",
+        ),
+        (lambda t: t.update(published_only=[{"label": "M", "published": ["known"]}]), "needs the column 'published'"),
+        (
+            lambda t: t.update(columns=["metric", "published"], published_only=[{"label": "M", "published": ["knwn"]}]),
+            "published_only 'M': config/published.csv has no id 'knwn'",
+        ),
         (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
-        (lambda t: t.update(figures={"f": {"title": "", "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
         (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),
@@ -276,6 +404,12 @@ def test_files_that_hold_no_mapping(content: str) -> None:
     assert refused(Path("more.yaml")).startswith("more.yaml ")
 
 
+def test_each_backbone_needs_backbones() -> None:
+    with_rows(*ROWS, {"variant": "lavish", "each_backbone": True})
+    change(CONFIG, lambda values: values.pop("backbones"))
+    assert "row 'lavish' is for each backbone, but the configuration has no `backbones`" in refused()
+
+
 def test_missing_files() -> None:
     assert refused(Path("absent.yaml")) == "there is no configuration file absent.yaml"
     assert refused(overrides={"tables": ["smal"]}) == (
@@ -290,14 +424,14 @@ def test_a_seed_listed_twice() -> None:
 
 
 def test_two_tables_with_figures_of_one_name() -> None:
-    change(TABLE, lambda values: values.update(figures={"cost": {"title": "", "section": "All"}}))
+    change(TABLE, lambda values: values.update(figures={"cost": FIGURE}))
     shutil.copy(TABLE, "config/tables/another.yaml")
     assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
 
 
 def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -> None:
     root = tmp_path / "AVE"
-    loaded = load([CONFIG], {"defaults": {"data": {"name": "ave", "root": str(root), "num_classes": 28}}})
+    loaded = load([CONFIG], {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}})
     assert loaded.table_names == ["small"]
     with pytest.raises(MissingMaterial, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
         loaded.table("small")
@@ -314,7 +448,7 @@ def test_missing_assets_and_weights(tmp_path: Path) -> None:
 
 def test_a_data_set_that_is_not_the_pinned_one(tmp_path: Path) -> None:
     overrides = official(tmp_path / "ave")
-    overrides["defaults"]["data"]["sha256"] = "0" * 64
+    overrides["tasks"][TASK]["data"]["sha256"] = "0" * 64
     message = refused(overrides=overrides)
     assert f"the checksum over {tmp_path / 'ave'} is" in message
     assert "data.sha256 says 000" in message

@@ -13,23 +13,22 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lavish import figures
 from lavish.errors import LavishError
-from lavish.figures import write_figure
+from lavish.figures import metric_against_cost, write_figure
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collect the figures that are written."""
     seen: list[Figure] = []
-    draw = figures._draw
+    draw = metric_against_cost._draw
 
     def spy(*arguments: Any) -> Any:
         canvas = draw(*arguments)
         seen.append(canvas.figure)
         return canvas
 
-    monkeypatch.setattr(figures, "_draw", spy)
+    monkeypatch.setattr(metric_against_cost, "_draw", spy)
     return seen
 
 
@@ -88,7 +87,7 @@ def test_labels_do_not_cover_each_other(table_spec: dict[str, Any], tmp_path: Pa
     figure = drawn[0]
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 6
-    assert not [pair for pair in combinations(boxes, 2) if figures._overlap(*pair) > 0]
+    assert not [pair for pair in combinations(boxes, 2) if metric_against_cost._overlap(*pair) > 0]
     frame = figure.axes[0].get_window_extent()
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
 
@@ -113,7 +112,7 @@ def test_style_is_not_left_behind(table_spec: dict[str, Any], tmp_path: Path) ->
     [
         ({}, "costs", "svg", "no figure 'costs' .did you mean 'cost'"),
         ({"section": "Fusio"}, "cost", "svg", "figures.cost.section.: no section 'Fusio' .did you mean 'Fusion'"),
-        ({"colour": "red"}, "cost", "svg", "unknown key 'figures.cost.colour'"),
+        ({"colour": "red"}, "cost", "svg", "unknown key 'figures.cost.metric_against_cost.colour'"),
         ({}, "cost", "jpg", "written as .svg or .png, not '.jpg'"),
     ],
 )
@@ -127,7 +126,7 @@ def test_wrong_requests_are_named(
 
 def test_no_result_at_all_is_an_error(table_spec: dict[str, Any], tmp_path: Path) -> None:
     for row in table_spec["sections"][0]["rows"]:
-        row["run"] = str(tmp_path / row["variant"])
+        row["runs"]["event_localization"]["folder"] = str(tmp_path / row["variant"])
     table_spec["sections"] = table_spec["sections"][:1]
     with pytest.raises(LavishError, match=r"no row has a result: LAVISH .not run: seed0/record.json is missing"):
         write_figure(table_spec, "cost", tmp_path / "a.svg")

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lavish.cost import undrawn_weights
 from lavish.errors import LavishError
-from lavish.heads.mask_decoder import DilatedConvolutions, MaskDecoder, ResidualUnit
+from lavish.heads.mask_decoder import DilatedConvolutions, MaskDecoder, ResidualUnit, Resizing
 from lavish.heads.tpavi import AudioVisualInteraction
 
 SWIN_LARGE = [(192, 56, 56), (384, 28, 28), (768, 14, 14), (1536, 7, 7)]
@@ -144,3 +144,11 @@ def test_tpavi_starts_as_a_layer_norm() -> None:
     module, maps = AudioVisualInteraction(8), torch.randn(2, 8, 3, 3)
     found, _ = module(maps, torch.randn(1, 2, 4))
     torch.testing.assert_close(found, functional.layer_norm(maps.movedim(1, -1), (8,)).movedim(-1, 1))
+
+
+@pytest.mark.parametrize(("rows", "columns", "side"), [(6, 6, 12), (14, 14, 7), (4, 9, 6), (5, 5, 5)])
+def test_resizing_is_bicubic(rows: int, columns: int, side: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, rows, columns)
+    expected = functional.interpolate(x, (side, side), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(Resizing(rows, columns, side)(x), expected, rtol=1e-4, atol=1e-5)

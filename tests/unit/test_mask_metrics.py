@@ -85,6 +85,13 @@ def test_a_probability_exactly_at_a_threshold_is_predicted() -> None:
     assert counts.true.tolist() == [2]
 
 
+def test_counts_are_exact_next_to_every_threshold() -> None:
+    at = metrics.thresholds().numpy()
+    values = np.concatenate([at, np.nextafter(at, np.float32(-1)), np.nextafter(at, np.float32(2))]).clip(0, 1)
+    counts = metrics.count_pixels(torch.from_numpy(values).view(1, 45, 17), torch.ones(1, 45, 17))
+    np.testing.assert_array_equal(counts.predicted[0], (values[:, np.newaxis] >= at).sum(axis=0))
+
+
 def test_frames_without_an_object_count_in_iou_and_not_in_f() -> None:
     probabilities = torch.cat([frame(0.9, 0.1, 0.1, 0.1), frame(0.9, 0.1, 0.1, 0.1)])
     masks = torch.cat([frame(0, 0, 0, 0), frame(1, 0, 0, 0)])

@@ -30,7 +30,8 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def runs() -> dict[str, Run]:
     """Return the runs of the table of costs by variant."""
     table = load([Path("config/config.yaml")]).table("cost")
-    folders = {row["variant"]: row["run"] for section in table.spec["sections"] for row in section["rows"]}
+    rows = {row["variant"]: row for section in table.spec["sections"] for row in section["rows"]}
+    folders = {variant: row["runs"][row["task"]]["folder"] for variant, row in rows.items()}
     return {variant: next(run for run in table.runs if run.folder == folder) for variant, folder in folders.items()}
 
 
@@ -60,6 +61,8 @@ def test_every_row_of_the_ablation_is_counted() -> None:
     counted = [run.config for run in runs().values()]
     ablation = load([Path("config/config.yaml"), Path("config/paper.yaml")], official_folder()).table("ablation")
     for run in ablation.runs:
+        if run.config.task.name != "event_localization":
+            continue
         # What was measured of the material belongs to a run that is trained and not to one that is counted.
         data = run.config.data.model_copy(update={"sha256": None, "root": Path("data/AVE")})
         assert run.config.model_copy(update={"data": data}) in counted, run.name
@@ -67,4 +70,5 @@ def test_every_row_of_the_ablation_is_counted() -> None:
 
 def official_folder() -> dict[str, object]:
     """Return an override that lets the data set be any folder that exists."""
-    return {"defaults": {"data": {"root": str(ROOT / "tests/reference")}}}
+    data = {"root": str(ROOT / "tests/reference")}
+    return {"tasks": {"event_localization": {"data": data}, "segmentation_s4": {"data": data}}}

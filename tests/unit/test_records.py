@@ -56,7 +56,7 @@ def test_unit_order() -> None:
 def test_evaluation_keeps_further_metrics(run: Path) -> None:
     evaluation = read_evaluation(run / "seed0")
     assert evaluation.value == 0.5
-    assert evaluation.others == {"loss": 0.5}
+    assert evaluation.measures == {"loss": 0.5}
 
 
 def test_cost_keeps_further_counts(run: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from lavish import config
 from lavish.data.assets import ProceduralAssets
 from lavish.data.event_scenes import draw_intervals, draw_scene
-from lavish.data.rendering import Medium, render_pictures, render_sound
-from lavish.data.scenes import cluttered_background, cut_out, draw_places, labelled_scene, paste
+from lavish.data.rendering import Medium, render_labelled, render_pictures, render_sound
+from lavish.data.scene_graph import Interval, Pose, Scene, SeenObject, Sway
+from lavish.data.scenes import Place, cluttered_background, cut_out, draw_places, labelled_scene, paste
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +197,54 @@ def test_rendering_shows_and_plays_the_intervals(library):
             assert (pictures[2 * step] == pictures[2 * unseen[0] + 1]).all()
             assert np.abs(pictures[2 * seen.start] - pictures[2 * step]).mean() > 1
     assert checked > 5
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A motion that moves to the right and doubles the size within a second."""
+
+    def at(self, time: float) -> Pose:
+        return Pose(0.25 * time, 0.0, 1 + time)
+
+
+class OneSquare:
+    """A library of one class: an opaque square."""
+
+    classes = ["square"]
+
+    def pictures(self, *_):
+        return 1
+
+    def sounds(self, *_):
+        return 1
+
+    def picture(self, *_):
+        return np.full((8, 8, 4), 255, np.uint8)
+
+
+def square(x: float, extent: float, motion, seen: Interval = Interval(0, 2)) -> SeenObject:  # noqa: B008
+    return SeenObject(0, 0, seen, Place(x, 0.5, extent), motion, sounding=False)
+
+
+def test_objects_move_and_grow_as_their_motion_says():
+    medium = Medium(steps=2, step_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
+    scene = Scene("train", 0, (square(0.25, 0.25, Growing()),), ())
+    _, masks = render_labelled(0, scene, OneSquare(), medium, [0.0, 0.5, 0.96])
+    found = [np.argwhere(mask) for mask in masks[0]]
+    sides = [(points.max(axis=0) - points.min(axis=0) + 1).tolist() for points in found]
+    assert sides == [[8, 8], [12, 12], [16, 16]]
+    assert [points[:, 1].mean() + 0.5 for points in found] == [8.0, 12.0, pytest.approx(16.0, abs=0.5)]
+
+
+def test_masks_are_what_is_seen_of_each_object():
+    """A later object hides an earlier one of the same class, an object out of sight has no mask."""
+    medium = Medium(steps=2, step_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
+    still = Sway(0.0, 0.0, 0.0, 0.0)
+    below, above = square(0.5, 0.5, still), square(0.75, 0.25, still, Interval(0, 1))
+    pictures, masks = render_labelled(0, Scene("train", 0, (below, above), ()), OneSquare(), medium, [0.25, 0.75])
+    assert masks.shape == (2, 2, 32, 32) and not (masks[0] & masks[1]).any()
+    assert masks[0].sum(axis=(1, 2)).tolist() == [16 * 16 - 4 * 8, 16 * 16]
+    assert masks[1].sum(axis=(1, 2)).tolist() == [8 * 8, 0]
+    empty, _ = render_labelled(0, Scene("train", 0, (), ()), OneSquare(), medium, [0.25, 0.75])
+    assert ((pictures == 255).all(axis=3) == masks.any(axis=0)).all()
+    assert (pictures[~masks.any(axis=0)] == empty[~masks.any(axis=0)]).all()

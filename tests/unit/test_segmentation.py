@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from lavish.adapters.base import Stream
-from lavish.config import RunConfig
+from lavish.config import RunConfig, parse
 from lavish.cost import count, example_clips, undrawn_weights
+from lavish.data.store import NOT_ANNOTATED
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 from lavish.model import build_model
+from lavish.steps import evaluate, provide_weights, train
 from lavish.tasks.base import Encoded, Shape, build_task
 from lavish.tasks.segmentation import Segmentation, Segmented
-from tests.stores import run_values
+from tests.stores import run_values, write_store
 
 CLIPS, STEPS, SIZE = 3, 2, 16
 
@@ -268,9 +273,37 @@ def test_every_operator_of_the_head_is_counted(tpavi: bool) -> None:
     assert counts["head_params"] == sum(parameter.numel() for parameter in model.task.parameters())
     # By hand, of one picture: ViT maps 2 x 2 to a pyramid of 4 x 4 and 2 x 2; dilation 3 alone stays within 4 x 4.
     projections = 4 * 16 * (10 + 16)
-    resampling = 16 * (16 * 10) + 4 * (16 * 8 + 64 * 8 + 256 * 4)
+    resampling = 10 * (2 * 2 * 4 + 2 * 4 * 4) + 4 * (16 * 8 + 64 * 8 + 256 * 4)
     necks = 16 * (9 + 1) * 10 * 8 + 4 * 16 * 8
     units = 9 * 8 * 8 * 2 * (16 + 16 + 4)
     last = 64 * 9 * 8 * 4 + 256 * 9 * 4 * 8 + 256 * 8
     extra = counts["macs_by_module"]["model.task"] - STEPS * (projections + resampling + necks + units + last)
     assert extra > 0 if tpavi else extra == 0
+
+
+def test_it_is_trained_evaluated_and_calibrated_by_the_common_code(tmp_path: Path) -> None:
+    for seed, (split, clips) in enumerate({"train": 24, "val": 12, "test": 12}.items()):
+        # The object fills the left half of bright pictures (class 1 or 2 of the store's), and is nowhere in dark ones.
+        labels = np.random.default_rng(seed).integers(0, 3, (clips, STEPS))
+        truth = np.zeros((clips, STEPS, SIZE, SIZE), np.uint8)
+        truth[..., :8] = (labels > 0)[..., None, None]
+        if split == "train":
+            truth[:, 1:] = NOT_ANNOTATED
+        write_store(tmp_path / split, clips=clips, seed=seed, masks=truth)
+    values = run_values(
+        task={"name": "segmentation", "options": {"channels": 16, "levels": 3}},
+        training={"epochs": 4, "batch_size": 4, "lr_adapter": 0.01, "lr_head": 0.01},
+    )
+    values["data"] = values["data"] | {"format": "avsbench_s4"}  # type: ignore[operator]
+    config = parse(RunConfig, values, "test")
+    provide_weights(config.backbone, tmp_path / "vit.safetensors")
+    train(config, 0, tmp_path, tmp_path / "vit.safetensors", None, "cpu", tmp_path / "seed0")
+    evaluate(config, 0, tmp_path, "test", tmp_path / "vit.safetensors", None, "cpu", tmp_path / "seed0")
+    metrics = json.loads((tmp_path / "seed0/test/metrics.json").read_text())
+    assert metrics["metric"] == "mIoU"
+    assert metrics["value"] > 0.7
+    assert set(metrics["measures"]) == set(Segmentation.measures)
+    assert metrics["measures"]["F_score"] > 0.7
+    kept = load_file(tmp_path / "seed0/best.safetensors")
+    assert 0 < kept["task.threshold"] < 1
+    assert kept["task.threshold"] != 0.5

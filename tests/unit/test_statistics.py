@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from lavish.statistics import holm, interval, paired_test
+from lavish.statistics import clip_values, holm, interval, paired_test
 
 # Standard deviations of seed effects, unit effects and residuals.
 REGIMES = {
@@ -268,3 +268,90 @@ def test_unusable_scores_are_refused(scores: np.ndarray) -> None:
 def test_pairs_must_have_one_shape() -> None:
     with pytest.raises(ValueError, match=r"\(2, 5\) and \(2, 6\)"):
         paired_test(np.zeros((2, 5)), np.zeros((2, 6)))
+
+
+# --- units that share a clip ---
+
+
+def clustered(
+    generator: np.random.Generator, seeds: int, clips: int, shared: float = 0.4
+) -> tuple[np.ndarray, list[str]]:
+    """Draw scores (seeds, units) of 1 to 9 units a clip, with effects of clip, seed and unit, and each unit's clip.
+
+    Clips with many units are the harder ones: the mean over units is then not that over clips.
+    """
+    sizes = generator.integers(1, 10, clips)
+    of_unit = np.repeat(np.arange(clips), sizes)
+    clip_effect = shared * generator.standard_normal(clips) - 0.1 * (sizes - 5)
+    scores = (
+        clip_effect[of_unit]
+        + 0.02 * generator.standard_normal((seeds, 1))
+        + 0.3 * generator.standard_normal((seeds, len(of_unit)))
+    )
+    return scores, [f"clip{clip}" for clip in of_unit]
+
+
+def test_one_unit_a_clip_is_its_own_value(generator: np.random.Generator) -> None:
+    scores = generator.random((3, 50))
+    np.testing.assert_array_equal(clip_values(scores, [f"clip{unit}" for unit in range(50)]), scores)
+
+
+def test_clip_values_by_hand() -> None:
+    # Mean 0.5 over four units; two clips, so a unit weighs 2 / 4: 0.5 + 0.5 * (0.5 + 0.5 - 0.5) and the rest.
+    scores = np.array([[1.0, 0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(clip_values(scores, ["b", "b", "b", "a"]), [[0.75, 0.25]])
+
+
+def test_the_mean_over_clips_of_clip_values_is_that_over_units(generator: np.random.Generator) -> None:
+    scores, clips = clustered(generator, 3, 40)
+    values = clip_values(scores, clips)
+    assert values.shape == (3, 40)
+    np.testing.assert_allclose(values.mean(axis=1), scores.mean(axis=1))
+    by_clip = [scores[:, np.array(clips) == clip].mean() for clip in dict.fromkeys(clips)]
+    assert abs(np.mean(by_clip) - scores.mean()) > 0.01
+
+
+def test_the_variance_is_that_of_the_linearised_ratio(generator: np.random.Generator) -> None:
+    """Cochran 1977, (6.13), without the correction for a finite population: of totals over clips, by hand."""
+    [scores], clips = clustered(generator, 1, 60)
+    totals = np.array([scores[np.array(clips) == clip].sum() for clip in dict.fromkeys(clips)])
+    sizes = np.array([clips.count(clip) for clip in dict.fromkeys(clips)])
+    ratio = totals.sum() / sizes.sum()
+    variance = ((totals - ratio * sizes) ** 2).sum() / (60 - 1) / 60 / sizes.mean() ** 2
+    test = paired_test(clip_values(scores[None], clips), np.zeros((1, 60)))
+    assert (test.high - test.low) / 2 == pytest.approx(stats.t.ppf(0.975, 59) * variance**0.5)
+
+
+def test_units_that_do_not_count_are_as_if_they_were_not_there(generator: np.random.Generator) -> None:
+    scores, clips = clustered(generator, 2, 30)
+    counted = generator.random(len(clips)) < 0.4
+    counted[np.array(clips) == "clip3"] = False
+    holes = np.where(counted, scores, np.nan)
+    kept = [clip for clip, here in zip(clips, counted, strict=True) if here]
+    np.testing.assert_allclose(clip_values(holes, clips), clip_values(scores[:, counted], kept))
+    assert "clip3" not in kept
+
+
+def test_clip_values_refuse_what_has_no_mean() -> None:
+    with pytest.raises(ValueError, match="no unit counts"):
+        clip_values([[1.0, 0.0], [np.nan, np.nan]], ["a", "b"])
+    with pytest.raises(ValueError, match="of 3 units"):
+        clip_values([[1.0, 0.0]], ["a", "b", "c"])
+
+
+def test_coverage_and_size_with_units_that_share_clips(generator: np.random.Generator) -> None:
+    """Resampling units as if they were independent covers far too rarely; resampling clips does not."""
+    by_clip = by_unit = rejected = 0
+    runs = 300
+    for _ in range(runs):
+        scores, clips = clustered(generator, 3, 80)
+        # The clips of the world have the expected size 5, and a clip of k units the mean -0.1 (k - 5).
+        truth = sum(-0.1 * (size - 5) * size for size in range(1, 10)) / 9 / 5
+        found, naive = interval(clip_values(scores, clips), draws=500), interval(scores, draws=500)
+        by_clip += found.low <= truth <= found.high
+        by_unit += naive.low <= truth <= naive.high
+        other = scores + 0.2 * generator.standard_normal(80)[np.unique(clips, return_inverse=True)[1]]
+        rejected += paired_test(clip_values(scores, clips), clip_values(other, clips)).p < 0.05
+    assert 0.92 <= by_clip / runs <= 0.985
+    assert by_unit / runs < 0.8
+    assert rejected / runs < 0.08

@@ -21,6 +21,7 @@ from lavish.tables import write_table
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
 SEEDS = [0, 1, 2]
+TASK = "event_localization"
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_columns_decide_what_is_printed_and_read(table_spec: dict[str, Any], tab
     shutil.copytree(table_root, tmp_path / "runs", ignore=shutil.ignore_patterns("seed*"))
     for section in table_spec["sections"]:
         for row in section["rows"]:
-            row["run"] = str(tmp_path / "runs" / row["variant"])
+            row["runs"][TASK]["folder"] = str(tmp_path / "runs" / row["variant"])
     table_spec["columns"] = ["adapter_gmacs", "trainable_params"]
     write_table(table_spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
@@ -206,7 +207,12 @@ def test_memory_that_was_not_measured(table_spec: dict[str, Any], make_run: Any,
     for seed in (0, 1, 2):
         path = run / f"seed{seed}" / "record.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_bytes": None}))
-    table_spec["sections"] = [{"title": "One", "rows": [{"variant": "full", "label": "LAVISH", "run": str(run)}]}]
+    table_spec["sections"] = [
+        {
+            "title": "One",
+            "rows": [{"variant": "full", "label": "LAVISH", "task": TASK, "runs": {TASK: {"folder": str(run)}}}],
+        }
+    ]
     table_spec["columns"] = ["peak_memory"]
     write_table(table_spec, tmp_path / "table")
     assert markdown_rows((tmp_path / "table.md").read_text())["LAVISH"] == ["not measured"]
@@ -223,7 +229,7 @@ def test_one_seed_is_said_to_be_one_seed(table_spec: dict[str, Any], tmp_path: P
 
 
 def test_a_baseline_without_result_leaves_metrics(table_spec: dict[str, Any], tmp_path: Path) -> None:
-    table_spec["sections"][0]["rows"][0]["run"] = str(tmp_path / "nowhere")
+    table_spec["sections"][0]["rows"][0]["runs"][TASK]["folder"] = str(tmp_path / "nowhere")
     write_table(table_spec, tmp_path / "table")
     rows = markdown_rows((tmp_path / "table.md").read_text())
     assert rows["frozen backbone"][2] == "not compared: baseline not run: seed0/record.json is missing"
@@ -232,7 +238,7 @@ def test_a_baseline_without_result_leaves_metrics(table_spec: dict[str, Any], tm
 
 
 def test_other_test_clips_are_not_compared(table_spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
-    table_spec["sections"][0]["rows"][1]["run"] = str(make_run("other", [[0.0, 1.0, 1.0]] * 3))
+    table_spec["sections"][0]["rows"][1]["runs"][TASK]["folder"] = str(make_run("other", [[0.0, 1.0, 1.0]] * 3))
     write_table(table_spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
     assert markdown_rows(text)["no cross-modal attention"][2] == "not compared: other test clips than the baseline"
@@ -257,14 +263,16 @@ def test_wrong_tables_are_named(
 
 
 def test_one_variant_cannot_have_two_runs(table_spec: dict[str, Any], tmp_path: Path) -> None:
-    table_spec["sections"][1]["rows"][0]["run"] = str(tmp_path)
+    table_spec["sections"][1]["rows"][0]["runs"][TASK]["folder"] = str(tmp_path)
     with pytest.raises(LavishError, match="variant 'frozen' has two runs"):
         write_table(table_spec, tmp_path / "table")
 
 
 def test_a_run_selected_otherwise_than_its_row_says_is_refused(table_spec: dict[str, Any], tmp_path: Path) -> None:
-    table_spec["sections"][0]["rows"][1]["select_on"] = "test"
-    with pytest.raises(LavishError, match="'selected_on' is 'val', but the row 'no_fusion' says 'test'"):
+    table_spec["sections"][0]["rows"][1]["runs"][TASK]["select_on"] = "test"
+    with pytest.raises(
+        LavishError, match="no_fusion: the record's key 'selected_on' is 'val', but the table says 'test'"
+    ):
         write_table(table_spec, tmp_path / "table")
 
 
@@ -317,7 +325,7 @@ def test_a_table_of_costs_has_its_columns_in_its_own_order(table_spec: dict[str,
         "total_gmacs", "adapter_gmacs_without_norms",
     ]  # fmt: skip
     row = table_spec["sections"][0]["rows"][0]
-    row["settings"] = {"backbone": "vit", "latents": None, "direction": "none", "position": "both"}
+    row["runs"][TASK]["settings"] = {"backbone": "vit", "latents": None, "direction": "none", "position": "both"}
     write_table(table_spec, tmp_path / "table")
     line = csv_lines(tmp_path, "table")[0]
     assert list(line) == [
@@ -326,7 +334,7 @@ def test_a_table_of_costs_has_its_columns_in_its_own_order(table_spec: dict[str,
     ]  # fmt: skip
     assert (line["configuration"], line["backbone"], line["latents"]) == ("LAVISH", "vit", "")
     assert int(line["adapter_macs"]) - int(line["adapter_macs_without_norms"]) == 1
-    assert line["cost"] == f"{row['run']}/cost.json"
+    assert line["cost"] == f"{row['runs'][TASK]['folder']}/cost.json"
     text = (tmp_path / "table.md").read_text()
     assert markdown_rows(text)["LAVISH"][:4] == ["vit", "–", "none", "both"]
     assert "'Without norms' counts the multiply-adds of matrix products and convolutions alone" in text
@@ -334,7 +342,7 @@ def test_a_table_of_costs_has_its_columns_in_its_own_order(table_spec: dict[str,
 
 def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str, Any], tmp_path: Path) -> None:
     rows = table_spec["sections"][1]["rows"]
-    rows[1]["departures"] = ["the gate is normalised away"]
+    rows[1]["runs"][TASK]["departures"] = ["the gate is normalised away"]
     write_table(table_spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
     assert r"LAVISH, 50% \| test †‡" in markdown_rows(text)

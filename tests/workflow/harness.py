@@ -31,6 +31,7 @@ case $command in
     if [ "${HANG:-}" ]; then leave "$out/resume.safetensors" "$out/best.safetensors"; sleep 60; fi
     leave "$out/best.safetensors" "$out/history.csv" "$out/record.json"
     ;;
+  examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;
   *) leave "$out" ;;
@@ -53,7 +54,7 @@ TABLE = {
             ],
         },
     ],
-    "figures": {"small_figure": {"title": "Small figure", "section": "All"}},
+    "figures": {"small_figure": {"kind": "metric_against_cost", "title": "Small figure", "section": "All"}},
 }
 
 

@@ -156,9 +156,9 @@ def test_a_table_of_costs_needs_no_data_and_no_training(tmp_path: Path) -> None:
 
 def test_the_papers_configuration_lists_its_jobs_where_the_data_are(tmp_path: Path) -> None:
     workflow = Workflow.with_default_configuration(tmp_path)
-    media = tmp_path / "data/AVE/AVE"
-    media.mkdir(parents=True)
-    (media / "clip.mp4").write_bytes(b"video")
+    for folder in ("data/AVE/AVE", "data/AVSBench"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "clip.mp4").write_bytes(b"video")
     paper = str(tmp_path / "config/paper.yaml")
     for table in ("ablation", "paper_ave"):
         jobs = workflow.planned(f"results/table_{table}.md", "--configfile", paper)

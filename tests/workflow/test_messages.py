@@ -34,7 +34,7 @@ def test_misspelt_option_of_an_adapter(tmp_path: Path) -> None:
 def test_missing_folder_stops_only_what_needs_it(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     table = workflow.read("config/tables/small.yaml")
-    data = {"name": "ave", "root": "data/AVE", "num_classes": 28}
+    data = {"name": "official", "root": "data/AVE", "compose": None, "num_classes": 28}
     table["sections"][0]["rows"][0]["set"] = {"data": data}
     del table["figures"]
     workflow.write("config/tables/real.yaml", table)
@@ -42,7 +42,7 @@ def test_missing_folder_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert workflow.planned("results/table_small.md")["table"] == 1
     said = message(workflow, "results/table_real.md")
     assert said.startswith(
-        "table 'real' cannot be made: data set 'ave': there is no folder data/AVE; the AVE data set is"
+        "table 'real' cannot be made: data set 'official' (ave): there is no folder data/AVE; the AVE data set is"
     )
     assert "set data.root to where it lies" in said
     assert "\n" not in said

@@ -223,8 +223,20 @@ def table_records(wildcards):
     return records(table_of(wildcards))
 
 
+def examples(figure):
+    """Pictures of what each run predicts: of one seed, because they are to be looked at and not averaged."""
+    return {
+        "examples": collect(
+            "results/runs/{run}/seed{seed}/test/examples.npz",
+            run=[run.name for run in figure.runs],
+            seed=experiments.seeds[0],
+        )
+    }
+
+
 def figure_records(wildcards):
-    return records(figure_of(wildcards))
+    figure = figure_of(wildcards)
+    return examples(figure) if figure.draws_examples else records(figure)
 
 
 def table_spec(wildcards):

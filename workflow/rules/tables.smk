@@ -1,4 +1,4 @@
-# REQUIRED INPUTS: records, metrics, predictions and costs of runs (runs.smk)
+# REQUIRED INPUTS: records, metrics, predictions, examples and costs of runs (runs.smk)
 # OUTPUTS: results/table_<name>.md, .csv, .tex
 #          results/figures/<name>.svg
 

@@ -1,16 +1,13 @@
-"""Figures of a table's rows: the metric against what it costs.
+"""The metric of a section's rows against what they cost: each row is a point with its interval.
 
-The same results give the same file, byte for byte: text becomes outlines, and neither dates nor random ids are written.
+Rows without cost are horizontal lines, rows without a result are listed below.
 """
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,28 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from lavish.comparison import LEVEL_TEXT, Comparison, Missing, compare, parse_spec
-from lavish.errors import LavishError, nearest
+from lavish.comparison import Comparison, Missing, Reads, TableSpec, compare
+from lavish.figures.style import COLOURS, NoResult, notes
 from lavish.records import Cost
+from lavish.table_config import MetricAgainstCostFigure
 
 # What each `cost` of a figure plots: the key in cost.json, its unit and the axis title.
 _COSTS = {
     "adapter_gmacs": ("adapter_macs", 1e9, "Adapter cost (GMACs per clip, log scale)"),
     "trainable_params": ("trainable_params", 1e6, "Trainable parameters (M, log scale)"),
 }
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    # A dollar sign in a label is a dollar sign.
-    "text.parse_math": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "lavish",
-}
-_METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
-# Dark colours that stay apart for colour-blind readers (after Okabe & Ito), so that a label finds its point.
-_COLOURS = ("#0072b2", "#b34700", "#00735c", "#8c3b76", "#5a5a5a", "#7a6a00", "#1b4f9c", "#a3273a")
 # Offsets (points) that labels are tried at.
 _HEIGHTS = tuple(range(-130, 131, 5))
 _Side = Literal["left", "right", "center"]
@@ -61,57 +46,36 @@ class _Point:
     colour: str
 
 
-def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
-    """Draw the figure `name` of a table (see :class:`lavish.comparison.TableSpec`) into `out`, an .svg or .png.
-
-    Each row of the figure's section is a point with its interval; rows without cost are horizontal lines; rows
-    without a result are listed below. Raises LavishError for an unknown figure, section or file type, and when no
-    row has a result.
-    """
-    table = parse_spec(spec)
-    if name not in table.figures:
-        raise LavishError(f"table '{table.name}': key 'figures': no figure '{name}'{nearest(name, table.figures)}")
-    figure = table.figures[name]
-    titles = [section.title for section in table.sections]
-    if figure.section not in titles:
-        raise LavishError(
-            f"table '{table.name}': key 'figures.{name}.section': no section '{figure.section}'"
-            f"{nearest(figure.section, titles)}"
-        )
-    if out.suffix not in _METADATA:
-        raise LavishError(f"{out}: figures are written as {' or '.join(_METADATA)}, not '{out.suffix}'")
-    section = table.sections[titles.index(figure.section)]
-    # Only the section that is drawn is read.
-    comparison = compare(table.model_copy(update={"sections": [section]}), {"scores", "cost"})
-    points, left_out = _points(comparison, figure.cost)
+def draw(table: TableSpec, task: str, options: MetricAgainstCostFigure) -> FigureCanvasAgg:
+    """Draw all rows of `table`; raises :class:`NoResult` when none has a result."""
+    comparison = compare(table, {task: Reads(measures=frozenset({None}), cost=True)})
+    points, left_out = _points(comparison, task, options.cost)
     if not points:
-        raise LavishError(f"table '{table.name}', figure '{name}': no row has a result: {'; '.join(left_out)}")
-    with matplotlib.rc_context(_STYLE):
-        canvas = _draw(comparison, figure.title, figure.cost, points, left_out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        canvas.figure.savefig(out, dpi=150, metadata=_METADATA[out.suffix])
+        raise NoResult(left_out)
+    return _draw(comparison, options.title, options.cost, points, left_out)
 
 
-def _points(comparison: Comparison, cost: str) -> tuple[list[_Point], list[str]]:
+def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point], list[str]]:
     key, unit, _ = _COSTS[cost]
     points: list[_Point] = []
     left_out: list[str] = []
     for row in comparison.rows:
-        reasons = [result.reason for result in (row.run, row.cost) if isinstance(result, Missing)]
-        if row.interval is None or not isinstance(row.cost, Cost):
+        found = row.results[task]
+        reasons = [result.reason for result in (found.run, found.cost) if isinstance(result, Missing)]
+        if found.interval is None or not isinstance(found.cost, Cost):
             left_out.append(f"{row.spec.label} ({reasons[0]})")
             continue
-        result = row.interval
+        result = found.interval
         label = row.spec.label + (" †" if row.selected_on_test else "")
         points.append(
             _Point(
-                label=f"{label} (baseline)" if row.is_baseline else label,
-                is_baseline=row.is_baseline,
-                cost=getattr(row.cost, key) / unit,
+                label=f"{label} (baseline)" if found.is_baseline else label,
+                is_baseline=found.is_baseline,
+                cost=getattr(found.cost, key) / unit,
                 mean=100 * result.mean,
                 low=100 * result.low,
                 high=100 * result.high,
-                colour=_COLOURS[len(points) % len(_COLOURS)],
+                colour=COLOURS[len(points) % len(COLOURS)],
             )
         )
     return points, left_out
@@ -122,14 +86,14 @@ def _draw(comparison: Comparison, title: str, cost: str, points: list[_Point], l
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=13)
-    axes.set_ylabel(f"Test {comparison.metric} (%)")
+    axes.set_ylabel(f"Test {comparison.metric()} (%)")
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     free = [point for point in points if point.cost == 0]
     paid = sorted((point for point in points if point.cost > 0), key=lambda point: (point.cost, point.mean))
     _cost_axis(axes, _COSTS[cost][2], [point.cost for point in paid])
     axes.set_ylim(*_padded(min(point.low for point in points), max(point.high for point in points)))
-    figure.supxlabel(_notes(comparison, points, left_out), fontsize=9, x=0.01, ha="left")
+    figure.supxlabel(notes(comparison, left_out), fontsize=9, x=0.01, ha="left")
     # The layout is settled once, so that distances in pixels stay what they were when labels were placed.
     canvas.draw()
     figure.set_layout_engine("none")
@@ -141,18 +105,6 @@ def _draw(comparison: Comparison, title: str, cost: str, points: list[_Point], l
     for point, place in zip(paid, places, strict=True):
         taken.append(_draw_label(axes, canvas, point, place, taken))
     return canvas
-
-
-def _notes(comparison: Comparison, points: list[_Point], left_out: list[str]) -> str:
-    several = len(comparison.spec.seeds) > 1
-    notes = [
-        f"Mean over {len(comparison.spec.seeds)} seeds with {LEVEL_TEXT} interval over test clips and seeds."
-        if several
-        else f"One seed with {LEVEL_TEXT} interval over test clips."
-    ]
-    notes += ["† selected on the test split."] if any("†" in point.label for point in points) else []
-    notes += [f"Not drawn: {', '.join(left_out)}."] if left_out else []
-    return textwrap.fill(" ".join(notes), 110)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -1,0 +1,59 @@
+"""Figures of a table's rows: one module per kind, with a function `draw`.
+
+The same results give the same file, byte for byte: text becomes outlines, and neither dates nor random ids are written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from lavish.comparison import TableSpec, parse_spec
+from lavish.errors import LavishError, nearest
+from lavish.figures import breakdown, examples, metric_against_cost
+from lavish.figures.style import STYLE, NoResult
+from lavish.table_config import BreakdownFigure, FigureConfig, MetricAgainstCostFigure
+
+_METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
+
+
+def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
+    """Draw the figure `name` of a table (see :class:`lavish.comparison.TableSpec`) into `out`, an .svg or .png.
+
+    Raises LavishError for an unknown figure, section or file type, and when no row has a result.
+    """
+    table = parse_spec(spec)
+    if name not in table.figures:
+        raise LavishError(f"table '{table.name}': key 'figures': no figure '{name}'{nearest(name, table.figures)}")
+    options = table.figures[name]
+    titles = [section.title for section in table.sections]
+    if options.section not in titles:
+        raise LavishError(
+            f"table '{table.name}': key 'figures.{name}.section': no section '{options.section}'"
+            f"{nearest(options.section, titles)}"
+        )
+    if out.suffix not in _METADATA:
+        raise LavishError(f"{out}: figures are written as {' or '.join(_METADATA)}, not '{out.suffix}'")
+    task = options.task or table.task
+    # Only the section and the task that are drawn are read.
+    section = table.sections[titles.index(options.section)]
+    rows = [row.model_copy(update={"runs": {task: row.runs[task]}}) for row in section.rows if task in row.runs]
+    drawn = table.model_copy(update={"task": task, "sections": [section.model_copy(update={"rows": rows})]})
+    with matplotlib.rc_context(STYLE):
+        try:
+            canvas = _draw(drawn, task, options)
+        except NoResult as error:
+            raise LavishError(f"table '{table.name}', figure '{name}': no row has a result: {error}") from None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        canvas.figure.savefig(out, dpi=150, metadata=_METADATA[out.suffix])
+
+
+def _draw(table: TableSpec, task: str, options: FigureConfig) -> FigureCanvasAgg:
+    if isinstance(options, MetricAgainstCostFigure):
+        return metric_against_cost.draw(table, task, options)
+    if isinstance(options, BreakdownFigure):
+        return breakdown.draw(table, task, options)
+    return examples.draw(table, task, options)

@@ -1,0 +1,141 @@
+"""Audio-visual question answering (MUSIC-AVQA): the answer to a question about a clip, one of a closed set.
+
+Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (arXiv 2203.14072); the network
+and its loss as LAVISH has them (arXiv 2212.07983).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lavish.errors import LavishError
+from lavish.heads.st_avqa import StAvqa
+from lavish.tasks.base import Encoded, Inputs, Shape, Task
+
+_WORD_SLOTS = 14
+
+
+class Answers(NamedTuple):
+    """What the head says of a batch."""
+
+    logits: Tensor
+    """(units, answers)."""
+    matches: Tensor | None
+    """(2, clips, steps, 2) logits of 'another clip' and 'same clip', first for frames of other clips; in training."""
+
+
+class QuestionAnswering(Task):
+    """ST-AVQA on both streams, or on the one that there is; accuracy over questions, over groups of them and types.
+
+    The features of a separate audio encoder join those of the audio stream, or stand in their place. With one stream
+    removed its branch is absent (:class:`lavish.heads.st_avqa.StAvqa`) and the loss is the cross-entropy alone.
+
+    Options:
+        width: of all layers.
+        heads: of the attention over steps.
+        dropout: in that attention.
+        match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
+        count_unused: count the layers that LAVISH's code declares and never runs, as its parameter counts do.
+    """
+
+    metric = "accuracy"
+    measures = (
+        "accuracy_audio",
+        "accuracy_visual",
+        "accuracy_audio_visual",
+        "accuracy_audio_counting",
+        "accuracy_audio_comparative",
+        "accuracy_visual_counting",
+        "accuracy_visual_location",
+        "accuracy_audio_visual_existential",
+        "accuracy_audio_visual_counting",
+        "accuracy_audio_visual_location",
+        "accuracy_audio_visual_comparative",
+        "accuracy_audio_visual_temporal",
+    )
+    """The three groups, then the types of questions in the order of their indices (`types`)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        width: int = 512,
+        heads: int = 4,
+        dropout: float = 0.1,
+        match_weight: float = 0.5,
+        count_unused: bool = False,
+    ) -> None:
+        super().__init__()
+        if not shape.vocabulary:
+            raise LavishError(
+                "task 'question_answering' needs questions, and the data set has none: choose data.format: music_avqa "
+                "and set data.vocabulary to its number of words"
+            )
+        self.visual_feature = shape.streams.index("visual") if "visual" in shape.streams else None
+        self.net = StAvqa(
+            audio_width=sum(size for index, size in enumerate(shape.widths) if index != self.visual_feature),
+            token_width=0 if self.visual_feature is None else shape.token_width,
+            vocabulary=shape.vocabulary,
+            answers=len(shape.classes),
+            width=width,
+            heads=heads,
+            dropout=dropout,
+        )
+        self.negatives = self.net.matches and match_weight > 0
+        self.match_weight = match_weight
+        self.unused = _unused_parameters(width) if count_unused else 0
+
+    def forward(self, encoded: Encoded, inputs: Inputs) -> Answers:
+        """Return the answers to `questions`, (units, slots) indices of words."""
+        moments = (encoded.clips, encoded.steps)
+        heard = [feature for index, feature in enumerate(encoded.features) if index != self.visual_feature]
+        audio = torch.cat(heard, dim=-1) if heard else None
+        patches = negatives = None
+        if self.visual_feature is not None:
+            patches = encoded.streams["visual"].patches.unflatten(0, moments)
+            if encoded.negatives is not None:
+                negatives = encoded.negatives.unflatten(0, moments)
+        evidence = self.net.encode(audio, patches, negatives)
+        return Answers(self.net.answer(evidence, inputs["questions"], encoded.rows), evidence.matches)
+
+    def loss(self, output: Answers, targets: Inputs) -> Tensor:
+        """Return the mean over questions, plus the weighted mean over all pairs of a sound and a frame of the batch."""
+        loss = functional.cross_entropy(output.logits.float(), targets["answers"])
+        if output.matches is None:
+            return loss
+        same = torch.arange(2, device=loss.device).repeat_interleave(output.matches[0, ..., 0].numel())
+        return loss + self.match_weight * functional.cross_entropy(output.matches.float().flatten(0, 2), same)
+
+    def score(self, output: Answers, targets: Inputs) -> dict[str, np.ndarray]:
+        answers, types = (targets[name].cpu().numpy() for name in ("answers", "types"))
+        predictions = output.logits.argmax(dim=-1).cpu().numpy()
+        right = (predictions == answers).astype(np.float64)
+        columns = {"score": right, "type": types, "prediction": predictions, "answer": answers}
+        names = self.measures[3:]
+        for index, name in enumerate(names):
+            columns[name] = np.where(types == index, right, np.nan)
+        for group in self.measures[:3]:
+            # 'accuracy_audio_counting' is of the group 'accuracy_audio', 'accuracy_audio_visual_counting' is not.
+            members = [index for index, name in enumerate(names) if name.rpartition("_")[0] == group]
+            columns[group] = np.where(np.isin(types, members), right, np.nan)
+        return columns
+
+    def example_inputs(self) -> Inputs:
+        return {"questions": torch.zeros(1, _WORD_SLOTS, dtype=torch.long)}
+
+    def unused_parameters(self) -> int:
+        return self.unused
+
+
+def _unused_parameters(width: int) -> int:
+    """Parameters that LAVISH's `AVQA_Fusion_Net` declares beside those it runs: 2,757,632 at its width d = 512.
+
+    Linear layers 128 -> d (twice), 2048 -> d, 2d -> d and d -> d (four times), and a layer norm: 6 d^2 + 2314 d.
+    """
+    linear = [(128, width)] * 2 + [(2048, width), (2 * width, width)] + [(width, width)] * 4
+    return sum((inputs + 1) * outputs for inputs, outputs in linear) + 2 * width
