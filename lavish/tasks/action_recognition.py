@@ -63,7 +63,7 @@ class ActionRecognition(Task):
             widths[0] = channels * grid**2
         width = sum(widths)
         if pooling == "attention":
-            self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+            self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width, 1), std=0.02))
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.steps, width), std=0.02))
         self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
         self.logits = nn.Linear(hidden or width, len(shape.classes))
@@ -102,7 +102,7 @@ class ActionRecognition(Task):
             return steps.amax(dim=1)
         placed = steps + self.positions[: steps.shape[1]]  # what a step costs is counted with fewer of them
         weights = (placed @ self.query / math.sqrt(len(self.query))).softmax(dim=1)
-        return (weights[..., None] * placed).sum(dim=1)
+        return (weights.transpose(1, 2) @ placed).squeeze(1)
 
 
 def _cells(maps: Tensor, side: int) -> Tensor:

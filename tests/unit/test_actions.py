@@ -133,20 +133,22 @@ def test_a_table_may_list_classes_without_a_clip_but_no_label_beyond_them(table:
     assert actions.classes(table) == ["dog, barking", "cow", "cat"]
     assert labels(table, "test") == [0, 2]
     (table / "classes.txt").write_text("dog, barking\ncats\n")
-    with pytest.raises(LavishError, match=r"clips\.csv, line 3: class 'cat' is not in classes\.txt .did you mean 'cats"):
+    with pytest.raises(
+        LavishError, match=r"clips\.csv, line 3: class 'cat' is not in classes\.txt .did you mean 'cats"
+    ):
         labels(table, "val")
 
 
 def test_validation_is_never_made_of_test_clips(table: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (table / "clips.csv").write_text(TABLE.replace(",val,", ",train,"))
-    with pytest.raises(LavishError, match="no validation clips, .* hold out some training clips"):
+    with pytest.raises(LavishError, match=r"no validation clips, .* hold out some training clips"):
         actions.clips(table, "val")
     assert len(actions.clips(table, "train")) == 3
     folder = tmp_path_factory.mktemp("folders")
     for split in ("train", "test"):
         (folder / split / "run").mkdir(parents=True)
         (folder / split / "run" / f"{split}.mp4").touch()
-    with pytest.raises(LavishError, match="no validation clips, .* hold out some training clips"):
+    with pytest.raises(LavishError, match=r"no validation clips, .* hold out some training clips"):
         actions.clips(folder, "val")
 
 
@@ -214,9 +216,9 @@ def test_missing_files_and_folders_are_named(table: Path) -> None:
     with pytest.raises(LavishError, match=r"clips\.csv: not UTF-8"):
         actions.classes(table)
     (table / "clips.csv").unlink()
-    with pytest.raises(LavishError, match="no labelled videos in a layout that is known: give clips.csv"):
+    with pytest.raises(LavishError, match=r"no labelled videos in a layout that is known: give clips\.csv"):
         actions.classes(table)
-    with pytest.raises(LavishError, match="there is no such folder: correct data.root"):
+    with pytest.raises(LavishError, match=r"there is no such folder: correct data\.root"):
         actions.classes(table / "elsewhere")
     with pytest.raises(LavishError, match=r"unknown split 'tests' \(did you mean 'test'"):
         actions.clips(table, "tests")
