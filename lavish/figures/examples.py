@@ -104,6 +104,7 @@ def _read(path: Path) -> _Examples:
 
 
 def _tinted(frame: NDArray[np.uint8], mask: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a darkened frame (H, W, 3) with `mask` (H, W), between 0 and 1, laid over it."""
+    """Return a frame (H, W, 3) in grey, because it may be of any colour, with `mask` (H, W), 0 to 1, laid over it."""
     weight = 0.75 * np.asarray(mask, dtype=np.float64)[..., None]
-    return np.rint((1 - weight) * (0.6 * frame) + weight * _TINT).astype(np.uint8)
+    grey = 0.7 * frame.mean(axis=-1, keepdims=True)
+    return np.rint((1 - weight) * grey + weight * _TINT).astype(np.uint8)
