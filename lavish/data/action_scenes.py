@@ -79,9 +79,11 @@ class ActionScene(Scene):
 
 def actions(classes: Sequence[str]) -> list[str]:
     """Return the names of all actions with the sounds of these classes of assets: '<motion>_<sound>'."""
+    names = [classes[index] for index in sounds(classes)]
     # Procedural classes are '<look>, <sound>', and looks mean nothing here.
-    names = plain_names([classes[index].rpartition(", ")[2] for index in sounds(classes)])
-    return [f"{motion}_{name}" for motion in MOTIONS for name in names]
+    short = [name.rpartition(", ")[2] for name in names]
+    plain = plain_names(short if len(set(short)) == len(short) else names)
+    return [f"{motion}_{name}" for motion in MOTIONS for name in plain]
 
 
 def sounds(classes: Sequence[str]) -> list[int]:

@@ -110,5 +110,8 @@ def _cells(maps: Tensor, side: int) -> Tensor:
 
     Adaptive average pooling would do almost the same, but has no deterministic gradient on a GPU.
     """
-    cells = [cell.mean(dim=(2, 3)) for row in maps.tensor_split(side, dim=2) for cell in row.tensor_split(side, dim=3)]
-    return torch.cat(cells, dim=1)
+    rows, columns = maps.shape[2:]
+    down, across = (
+        [slice(index * size // side, (index + 1) * size // side) for index in range(side)] for size in (rows, columns)
+    )
+    return torch.cat([maps[:, :, row, column].mean(dim=(2, 3)) for row in down for column in across], dim=1)
