@@ -133,7 +133,9 @@ def test_a_table_may_list_classes_without_a_clip_but_no_label_beyond_them(table:
     assert actions.classes(table) == ["dog, barking", "cow", "cat"]
     assert labels(table, "test") == [0, 2]
     (table / "classes.txt").write_text("dog, barking\ncats\n")
-    with pytest.raises(LavishError, match=r"clips\.csv, line 3: class 'cat' is not in classes\.txt .did you mean 'cats"):
+    with pytest.raises(
+        LavishError, match=r"clips\.csv, line 3: class 'cat' is not in classes\.txt .did you mean 'cats"
+    ):
         labels(table, "val")
 
 
