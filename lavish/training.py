@@ -88,7 +88,9 @@ def train(
         weight_decay=options.weight_decay,
         fused=True,  # adapters are hundreds of small tensors: one by one they take longer than a block's forward pass
     )
-    steps_per_epoch = math.ceil(math.ceil(len(training) / options.batch_size) / options.accumulate)
+    whole_clips = options.batch_of == "clips"
+    rows = len(training.store) if whole_clips else len(training)
+    steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.accumulate)
     factor = schedule(options.schedule, steps_per_epoch, options.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
 
@@ -99,9 +101,8 @@ def train(
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, progress.epoch))
         rng = np.random.default_rng([seed, progress.epoch])
-        batches = training.batches(
-            training.shuffled(options.batch_size, rng), device, rng if model.task.negatives else None
-        )
+        draw = training.by_clip if whole_clips else training.shuffled
+        batches = training.batches(draw(options.batch_size, rng), device, rng if model.task.negatives else None)
         loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
         value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})

@@ -62,13 +62,19 @@ class SplitReader:
 
     def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Return all units in random order, in groups of `batch_size`."""
-        return _groups(rng.permutation(len(self)), batch_size)
+        order = rng.permutation(len(self))
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
-    def by_clip(self, batch_size: int) -> list[np.ndarray]:
-        """Return all units in groups of those of `batch_size` clips, so that each clip is in one group only."""
-        by_clip = np.argsort(self.store.units, kind="stable")
-        first = np.searchsorted(self.store.units[by_clip], np.arange(0, len(self.store), batch_size))
-        return [group for group in np.split(by_clip, first[1:]) if len(group)]
+    def by_clip(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """Return all units in groups of those of `batch_size` clips, so that each clip is in one group only.
+
+        Clips come in the store's order or, where `rng` is given, in random order.
+        """
+        clips = len(self.store)
+        place = np.arange(clips) if rng is None else rng.permutation(clips)
+        order = np.argsort(place[self.store.units], kind="stable")
+        first = np.searchsorted(place[self.store.units][order], np.arange(0, clips, batch_size))
+        return [group for group in np.split(order, first[1:]) if len(group)]
 
     def batches(
         self, groups: Sequence[np.ndarray], device: torch.device, negatives: np.random.Generator | None = None
@@ -123,7 +129,3 @@ class SplitReader:
         shape = (len(clips), frames.shape[1])
         others = (clips[:, None] + rng.integers(1, len(frames), size=shape)) % len(frames)
         return frames[others, rng.integers(frames.shape[1], size=shape)]
-
-
-def _groups(order: np.ndarray, size: int) -> list[np.ndarray]:
-    return [order[start : start + size] for start in range(0, len(order), size)]

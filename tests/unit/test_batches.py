@@ -48,6 +48,16 @@ def test_evaluation_reads_each_clip_once_and_each_unit_once(asked: SplitReader, 
     assert sum(map(len, clips)) == 4 and all(len(group) <= size for group in clips)
 
 
+def test_clips_in_random_order_keep_their_units_together(asked: SplitReader) -> None:
+    orders = set()
+    for seed in range(20):
+        groups = asked.by_clip(1, np.random.default_rng(seed))
+        assert sorted(np.concatenate(groups)) == list(range(8))
+        assert all(len(set(UNITS[group])) == 1 for group in groups)
+        orders.add(tuple(int(UNITS[group][0]) for group in groups))
+    assert len(orders) > 5
+
+
 def test_a_clip_without_units_makes_no_empty_batch(tmp_path: Path) -> None:
     path = write_store(tmp_path / "store", clips=5, units=np.array([4, 0]), targets={"answers": np.zeros(2)})
     assert [group.tolist() for group in SplitReader(path, STREAMS).by_clip(1)] == [[1], [0]]
