@@ -74,6 +74,57 @@ def test_only_rows_with_an_extra_audio_encoder_wait_for_its_features(small: Grap
     assert small.variants([job for job in small.jobs("train") if small.ancestors(job) & features]) == {"encoder"}
 
 
+def test_a_table_of_two_tasks_trains_a_row_on_each_of_its_own(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    two_tasks(workflow)
+    graph = Graph(workflow, "results/table_small.md")
+    trainings = graph.jobs("train")
+    tasks = [(found[1], found[2]) for job in trainings if (found := re.search(r"run: (\w+)-(\w+)-", graph.label[job]))]
+    of_masks = {variant for task, variant in tasks if task == "segmentation_s4"}
+    assert of_masks == {"lavish", "avish", "published"}
+    assert {variant for task, variant in tasks if task == "event_localization"} == of_masks | {"encoder"}
+    assert len(trainings) == 2 * (4 + 3)
+    assert len(graph.jobs("prepare")) == 2 * 3
+    for job in trainings:
+        assert graph.needs_split(job, "test") == ("-published-" in graph.label[job]), graph.label[job]
+
+
+def test_a_figure_of_masks_waits_for_examples_of_one_seed_and_for_no_test_scores(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    two_tasks(workflow)
+    jobs = workflow.planned("results/figures/masks.svg")
+    assert (jobs["examples"], jobs["train"], jobs["figure"]) == (3, 3, 1)
+    assert jobs["evaluate"] == jobs["cost"] == 0
+    graph = Graph(workflow, "results/figures/masks.svg")
+    assert graph.variants([job for job in graph.jobs("train") if graph.needs_split(job, "test")]) == {"published"}
+    result = workflow.call("results/figures/masks.svg")
+    assert result.returncode == 0, result.stdout
+    assert len(list(tmp_path.glob("results/runs/segmentation_s4-*/seed0/test/examples.npz"))) == 3
+
+
+def test_a_row_on_each_backbone_waits_for_the_weights_of_each(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    table = workflow.read("config/tables/small.yaml")
+    table["sections"][0]["rows"].append({"variant": "lavish", "each_backbone": True})
+    workflow.write("config/tables/small.yaml", table)
+    backbones = len(workflow.read("config/config.yaml")["backbones"])
+    assert backbones > 1
+    jobs = workflow.planned("results/table_small.md")
+    # The first backbone is the default's, so its row is trained already; the audio encoder is pretrained as well.
+    assert jobs["train"] == 2 * (4 + backbones - 1)
+    assert jobs["pretrain"] == backbones + 1
+
+
+def two_tasks(workflow: Workflow) -> None:
+    """Give the small table a column of segmentation, which one of its rows is not of, and a figure of masks."""
+    table = workflow.read("config/tables/small.yaml")
+    table["columns"] += ["metric@segmentation_s4", "difference@segmentation_s4"]
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": "segmentation_s4"}
+    table["figures"]["masks"] = masks
+    next(row for row in table["sections"][0]["rows"] if row["variant"] == "encoder")["tasks"] = ["event_localization"]
+    workflow.write("config/tables/small.yaml", table)
+
+
 def test_cost_waits_for_nothing(default: Graph) -> None:
     assert default.jobs("cost")
     assert not any(default.needs[job] for job in default.jobs("cost"))
