@@ -599,8 +599,8 @@ def _describe_data(data: DataConfig) -> str:
     clips = data.compose.clips
     assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
     return (
-        f"{data.name} ({layout} layout): composed from {assets}, {clips.train}/{clips.val}/{clips.test} clips "
-        f"(train/val/test) of {data.steps} {'step' if data.steps == 1 else 'steps'}"
+        f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of {data.steps} "
+        f"{'step' if data.steps == 1 else 'steps'}, made of {assets}"
     )
 
 
