@@ -306,7 +306,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(default=2, ge=1, description="Units (clips or questions) per batch, or clips.")
     batch_of: Literal["units", "clips"] = Field(
         default="units",
-        description="Units drawn at random or, much cheaper where many questions share a clip, clips with all of theirs.",
+        description="Units drawn at random or, cheaper where many questions share a clip, clips with all of theirs.",
     )
     accumulate: int = Field(default=1, ge=1, description="Batches per optimizer step.")
     lr_adapter: float = Field(default=5e-5, gt=0)
