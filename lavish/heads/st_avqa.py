@@ -49,6 +49,9 @@ class StAvqa(nn.Module):
         width: d. The hidden layers of the match have d, d/2 and d/4 units.
         heads: of the temporal attention.
         dropout: in the temporal attention and its feed-forward network.
+        standardise: bring the features to mean 0 and deviation 1 over a batch (batch norm without scale and shift),
+            which the published network does not. Features of a small backbone hardly vary about their mean, and the
+            answers then depend on the question alone for a long time.
 
     Raises:
         LavishError: when the heads cannot share the width.
@@ -64,6 +67,7 @@ class StAvqa(nn.Module):
         width: int = 512,
         heads: int = 4,
         dropout: float = 0.1,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         if width < 4 or heads < 1 or width % heads:
@@ -74,6 +78,8 @@ class StAvqa(nn.Module):
         branches = (audio_width > 0) + (token_width > 0)
         self.matches = branches == 2
         self.question = QuestionEncoder(vocabulary, width)
+        self.audio_norm = nn.BatchNorm1d(audio_width, affine=False) if standardise and audio_width else None
+        self.patch_norm = nn.BatchNorm1d(token_width, affine=False) if standardise and token_width else None
         if audio_width:
             self.audio_projection = nn.Linear(audio_width, width)
             self.audio = nn.Linear(width, width)
@@ -104,6 +110,12 @@ class StAvqa(nn.Module):
             negatives: as `patches`, of frames of other clips; None where no match is wanted. Read with both branches.
         """
         heard = seen = matches = None
+        if self.audio_norm is not None and audio is not None:
+            audio = self.audio_norm(audio.flatten(0, -2)).view_as(audio)
+        if self.patch_norm is not None and patches is not None:
+            frames = patches if negatives is None else torch.cat([patches, negatives])
+            normed = self.patch_norm(frames.flatten(0, -2)).view_as(frames)
+            patches, negatives = (normed, None) if negatives is None else normed.chunk(2)
         if audio is not None:
             heard = self.audio(functional.relu(self.audio_projection(audio)))
         if patches is not None:

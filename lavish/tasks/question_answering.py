@@ -39,6 +39,7 @@ class QuestionAnswering(Task):
         width: of all layers.
         heads: of the attention over steps.
         dropout: in that attention.
+        standardise: bring features to mean 0 and deviation 1 over a batch first (published: no); small backbones need it.
         match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
         count_unused: count the layers that LAVISH's code declares and never runs, as its parameter counts do.
     """
@@ -67,6 +68,7 @@ class QuestionAnswering(Task):
         width: int = 512,
         heads: int = 4,
         dropout: float = 0.1,
+        standardise: bool = False,
         match_weight: float = 0.5,
         count_unused: bool = False,
     ) -> None:
@@ -85,6 +87,7 @@ class QuestionAnswering(Task):
             width=width,
             heads=heads,
             dropout=dropout,
+            standardise=standardise,
         )
         self.negatives = self.net.matches and match_weight > 0
         self.match_weight = match_weight

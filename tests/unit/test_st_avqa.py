@@ -178,3 +178,30 @@ def test_attention_begins_as_torchs_own() -> None:
 def test_heads_that_cannot_share_the_width_are_refused(width: int, heads: int) -> None:
     with pytest.raises(LavishError, match=rf"task\.options\.width: {heads} heads cannot share a width of {width}"):
         network(width=width, heads=heads)
+
+
+def test_standardised_features_have_neither_offset_nor_scale(clips: dict[str, Tensor], questions: Tensor) -> None:
+    net = network(standardise=True, dropout=0.0).train()
+    moved = {"audio": 50 + 3 * clips["audio"], "patches": 9 * clips["patches"] - 70, "negatives": None}
+    before, after = (
+        net.answer(net.encode(audio=given["audio"], patches=given["patches"], negatives=None), questions, None)
+        for given in (clips, moved)
+    )
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
+
+
+def test_frames_of_other_clips_are_standardised_like_the_clips_own(clips: dict[str, Tensor]) -> None:
+    net = network(standardise=True, dropout=0.0).train()
+    own, others = net.encode(clips["audio"], clips["patches"], clips["patches"]).matches
+    torch.testing.assert_close(own, others)
+    far = net.encode(clips["audio"], clips["patches"], clips["patches"] + 5).matches
+    assert not torch.allclose(far[0], far[1])
+
+
+def test_standardised_answers_in_evaluation_depend_on_no_other_clip(
+    clips: dict[str, Tensor], questions: Tensor
+) -> None:
+    net = network(standardise=True)
+    together = net.answer(net.encode(**clips | {"negatives": None}), questions, None)
+    alone = net.answer(net.encode(clips["audio"][:1], clips["patches"][:1], None), questions[:1], None)
+    torch.testing.assert_close(together[:1], alone)
