@@ -39,7 +39,7 @@ class QuestionAnswering(Task):
         width: of all layers.
         heads: of the attention over steps.
         dropout: in that attention.
-        standardise: bring features to mean 0 and deviation 1 over a batch first (published: no); small backbones need it.
+        standardise: bring features to mean 0 and deviation 1 over a batch first, for small backbones (published: no).
         match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
         count_unused: count the layers that LAVISH's code declares and never runs, as its parameter counts do.
     """
