@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lavish import material_commands
 from lavish.arguments import read_config, read_values
-from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
+from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig, parse
 from lavish.errors import LavishError
 from lavish.startup import without_compiler
 
@@ -78,8 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     examples.add_argument("--count", type=int, default=8, help="clips, evenly spread over the split (default: 8)")
     examples.add_argument("--overlays", type=Path, help="folder for a PNG of each clip as well")
 
-    cost = command("cost", _cost, "count parameters and multiply-adds of a run")
-    cost.add_argument("--out", type=Path, required=True, help="json file to write")
+    cost = command("cost", _cost, "count parameters and multiply-adds of runs", config=False)
+    what = cost.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", help="of one run: JSON text, or the path of a JSON or YAML file")
+    what.add_argument(
+        "--runs", help="JSON text or file: folders of runs, each with its configuration; writes cost.json"
+    )
+    cost.add_argument("--out", type=Path, help="with --config: json file to write")
 
     table = command("table", _table, "write a table as markdown, CSV and LaTeX", config=False)
     table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
@@ -169,9 +174,15 @@ def _examples(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
-    from lavish.steps import cost
+    from lavish.steps import cost, costs
 
-    cost(read_config(options.config, RunConfig), options.out)
+    if (options.config is None) != (options.out is None):
+        raise LavishError("--out goes with --config: give both, or --runs alone")
+    if options.config is not None:
+        cost(read_config(options.config, RunConfig), options.out)
+        return
+    runs = read_values(options.runs, "--runs")
+    costs({Path(folder): parse(RunConfig, config, f"--runs: {folder}") for folder, config in runs.items()})
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -196,6 +197,14 @@ def _trained(
     model = _model(config, reader, weights, statistics=_statistics(data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     return model.to(device), reader, device
+
+
+def costs(runs: Mapping[Path, RunConfig]) -> None:
+    """Count each run whose folder holds no cost.json yet: a folder's name tells the configuration."""
+    for folder, config in runs.items():
+        if not (folder / "cost.json").exists():
+            print(folder, file=sys.stderr)
+            cost(config, folder / "cost.json")
 
 
 def cost(config: RunConfig, out: Path) -> None:

@@ -22,6 +22,7 @@ wildcard_constraints:
     weights=r"[\w.]+-[0-9a-f]{8}",
     split="train|val|test",
     seed=r"\d+",
+    part=r"\d+",
 
 
 def or_stop(function, *arguments):
@@ -198,9 +199,29 @@ def training_threads(wildcards):
 # --- tables ---
 
 
-def records(table):
+# Runs that one job counts: few enough to keep all processors busy, and a command line short.
+COUNTED_TOGETHER = 12
+
+
+def counted_runs(wildcards):
+    """The runs of a part of a table: their folders with their configurations."""
+    first = int(wildcards.part) * COUNTED_TOGETHER
+    runs = table_of(wildcards).runs[first : first + COUNTED_TOGETHER]
+    return canonical_json({run.folder: run.config.model_dump(mode="json") for run in runs})
+
+
+def cost_marks(table):
+    """The marks that all runs of a table have been counted."""
+    return collect(
+        "results/costs/{table}-{part}.done",
+        table=table.name,
+        part=range(-(-len(table.runs) // COUNTED_TOGETHER)),
+    )
+
+
+def records(table, counted):
     """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
-    costs = {"costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs])}
+    costs = {"costs": cost_marks(counted)}
     if not table.needs_results:
         return costs
     return {
@@ -220,7 +241,8 @@ def records(table):
 
 
 def table_records(wildcards):
-    return records(table_of(wildcards))
+    table = table_of(wildcards)
+    return records(table, table)
 
 
 def examples(figure):
@@ -236,7 +258,8 @@ def examples(figure):
 
 def figure_records(wildcards):
     figure = figure_of(wildcards)
-    return examples(figure) if figure.draws_examples else records(figure)
+    table = or_stop(experiments.table, experiments.figures[wildcards.figure])
+    return examples(figure) if figure.draws_examples else records(figure, table)
 
 
 def table_spec(wildcards):

@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
 # OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
 #          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
-#          results/runs/<task>-<variant>-<hash>/cost.json
+#          results/runs/<task>-<variant>-<hash>/cost.json         with results/costs/<table>-<part>.done
 
 
 # The state that an interrupted training resumes from lies beside the outputs, undeclared: Snakemake deletes declared
@@ -123,30 +123,26 @@ rule examples:
         " --device {resources.device} ) &> {log:q}"
 
 
-# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait.
+# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait. Several runs
+# a job, because starting takes far longer than counting; a run's cost.json lies beside its results, undeclared, so that
+# what another table's job has counted already is not counted again.
 rule cost:
     output:
-        cost=report(
-            "results/runs/{run}/cost.json",
-            caption="../report/cost.rst",
-            category="Runs",
-            subcategory="{run}",
-            labels={"seed": "all", "file": "cost"},
-        ),
+        done=touch("results/costs/{table}-{part}.done"),
     log:
-        "results/logs/cost/{run}.log",
+        "results/logs/cost/{table}-{part}.log",
     benchmark:
-        "results/benchmarks/cost/{run}.tsv"
+        "results/benchmarks/cost/{table}-{part}.tsv"
     priority: 0
     conda:
         "../envs/lavish.yaml"
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=60,
     params:
-        config=run_config,
+        runs=counted_runs,
     message:
-        "Counting parameters and operations of {wildcards.run}"
+        "Counting parameters and operations for table {wildcards.table}, part {wildcards.part}"
     shell:
-        "( set -x; lavish cost --config {params.config:q} --out {output.cost:q} ) &> {log:q}"
+        "( set -x; lavish cost --runs {params.runs:q} ) &> {log:q}"
