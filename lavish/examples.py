@@ -15,13 +15,11 @@ from PIL import Image
 from lavish.data.video_writing import write_whole
 from lavish.device import autocast
 from lavish.errors import LavishError
+from lavish.overlay import overlay
 
 if TYPE_CHECKING:
     from lavish.data.batches import SplitReader
     from lavish.model import AudioVisualModel
-
-_COLOUR = np.array([230, 40, 40], np.float32)
-_OPACITY = 0.6
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,6 @@ def make_examples(
         np.concatenate(predicted),
         np.concatenate(truth),
     )
-
-
-def overlay(frame: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return a frame, uint8 (H, W, 3), tinted where `weight`, (H, W) in [0, 1], is not zero."""
-    share = _OPACITY * np.asarray(weight, np.float32)[..., None]
-    return np.rint(frame * (1 - share) + _COLOUR * share).astype(np.uint8)
 
 
 def _file_name(clip: str) -> str:

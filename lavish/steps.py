@@ -95,6 +95,7 @@ def _train(
     config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
 ) -> None:
     from lavish.device import choose, seed_everything
+    from lavish.training import forget_state
     from lavish.training import train as train_model
 
     started = time.time()
@@ -121,6 +122,7 @@ def _train(
         **_end(started),
     }
     _write_json(out / "record.json", record)
+    forget_state(out)
 
 
 def evaluate(

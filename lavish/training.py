@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -68,8 +69,8 @@ def train(
 ) -> TrainingResult:
     """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
 
-    After every epoch ``resume.safetensors`` holds all that a later call needs to go on; a training that was cut off
-    ends with the same numbers as one that was not. `identity` names configuration and seed: the state of another run
+    After every epoch ``resume.safetensors`` holds all that a later call needs to go on, until :func:`forget_state`; a
+    training that was cut off ends with the same numbers as one that was not. `identity` names configuration and seed: the state of another run
     is ignored. Random numbers depend on seed and epoch alone.
 
     Raises:
@@ -117,10 +118,12 @@ def train(
         )
         bar.update()
     bar.close()
-    # Only now, because Snakemake deletes the declared outputs of a job that was cut off.
-    os.replace(out / "best_so_far.safetensors", out / "best.safetensors")
+    # Only now, because Snakemake deletes the declared outputs of a job that was cut off. Copied, because the job may be
+    # cut off before it is finished with them.
+    partial = out / "best.safetensors.partial"
+    shutil.copyfile(out / "best_so_far.safetensors", partial)
+    os.replace(partial, out / "best.safetensors")
     _write_history(out / "history.csv", progress.history)
-    state.path.unlink()
     return TrainingResult(
         best_epoch=progress.best_epoch,
         best_value=progress.best_value,
@@ -129,6 +132,12 @@ def train(
         step_seconds_median=median(progress.step_seconds),
         peak_memory_bytes=peak_memory(device),
     )
+
+
+def forget_state(out: Path) -> None:
+    """Remove what an interrupted training goes on from: the training in the folder `out` is finished and recorded."""
+    for name in ("resume.safetensors", "best_so_far.safetensors"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _epoch(
@@ -153,7 +162,7 @@ def _epoch(
         for batch in group:
             with autocast(device, options.precision):
                 output = model(batch)
-            # Weighted by units: the gradient is that of the whole group as one batch, a short last one included.
+            # Weighted by units: where the loss is their mean, the gradient is that of the whole group as one batch.
             loss = model.task.loss(output, batch.targets) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lavish.comparison import TableSpec
+from lavish.data.store import NOT_ANNOTATED
 from lavish.errors import LavishError
 from lavish.figures.style import NoResult
+from lavish.overlay import overlay
 from lavish.records import seed_directory
 from lavish.table_config import ExamplesFigure
 
-_NOT_ANNOTATED = 255
-_TINT = np.array([230, 40, 40])
 _SIDE = 1.25
 """Width and height of a picture, inches."""
 _ARRAYS = {"clips": 1, "frames": 5, "truth": 4, "predicted": 4}
@@ -74,11 +74,11 @@ def draw(table: TableSpec, task: str, options: ExamplesFigure) -> FigureCanvasAg
     for line in range(lines):
         frame, truth = first.frames[line, step], first.truth[line, step]
         masks = [examples.predicted[line, step] / 255 for examples in found.values()]
-        pictures = [frame, _tinted(frame, truth == 1), *(_tinted(frame, mask) for mask in masks)]
+        pictures = [frame, overlay(frame, truth == 1), *(overlay(frame, mask) for mask in masks)]
         for axes, picture in zip(grid[line], pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")
             axes.set_axis_off()
-        if (truth == _NOT_ANNOTATED).all():
+        if (truth == NOT_ANNOTATED).all():
             grid[line][1].text(0.5, 0.5, "not\nannotated", transform=grid[line][1].transAxes, ha="center", va="center")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title("\n".join(textwrap.wrap(heading, 16)), fontsize=8)
@@ -101,10 +101,3 @@ def _read(path: Path) -> _Examples:
             raise LavishError(f"{path}: '{name}' has the shape {values[name].shape}: remove it and run its step again")
     clips = tuple(str(clip) for clip in values.pop("clips"))
     return _Examples(clips, **values)
-
-
-def _tinted(frame: NDArray[np.uint8], mask: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a frame (H, W, 3) in grey, because it may be of any colour, with `mask` (H, W), 0 to 1, laid over it."""
-    weight = 0.75 * np.asarray(mask, dtype=np.float64)[..., None]
-    grey = 0.7 * frame.mean(axis=-1, keepdims=True)
-    return np.rint((1 - weight) * grey + weight * _TINT).astype(np.uint8)

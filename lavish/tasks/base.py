@@ -84,7 +84,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, output: Any, targets: Inputs) -> Tensor:
-        """Return the scalar training loss, a mean over the batch's units."""
+        """Return the scalar training loss, a mean over the batch's units or what is predicted of them."""
 
     @abstractmethod
     def score(self, output: Any, targets: Inputs) -> dict[str, np.ndarray]:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lavish.data.music_avqa import WORD_SLOTS
 from lavish.errors import LavishError
 from lavish.heads.st_avqa import StAvqa
 from lavish.tasks.base import Encoded, Inputs, Shape, Task
-
-_WORD_SLOTS = 14
 
 
 class Answers(NamedTuple):
@@ -129,7 +128,7 @@ class QuestionAnswering(Task):
         return columns
 
     def example_inputs(self) -> Inputs:
-        return {"questions": torch.zeros(1, _WORD_SLOTS, dtype=torch.long)}
+        return {"questions": torch.zeros(1, WORD_SLOTS, dtype=torch.long)}
 
     def unused_parameters(self) -> int:
         return self.unused

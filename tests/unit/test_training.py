@@ -188,3 +188,16 @@ def test_only_trainable_tensors_and_batch_norm_buffers_are_saved(data, weights, 
     assert any("running_mean" in name for name in names)
     assert not any(name.startswith("encoder.backbone") for name in names)
     assert torch.get_num_threads() == 1
+
+
+def test_a_training_that_is_cut_off_while_it_ends_is_ended_by_the_next_call(data, weights, tmp_path, monkeypatch):
+    run(configured(), data, weights, tmp_path / "whole")
+    monkeypatch.setattr(training, "_write_history", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(configured(), data, weights, tmp_path / "cut")
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "_epoch", lambda *_: pytest.fail("nothing is left to be trained"))
+    run(configured(), data, weights, tmp_path / "cut")
+    for name in ("best.safetensors", "history.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "cut").glob("*so_far*")) + list((tmp_path / "cut").glob("resume*"))
