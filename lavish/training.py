@@ -70,8 +70,8 @@ def train(
     """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
 
     After every epoch ``resume.safetensors`` holds all that a later call needs to go on, until :func:`forget_state`; a
-    training that was cut off ends with the same numbers as one that was not. `identity` names configuration and seed: the state of another run
-    is ignored. Random numbers depend on seed and epoch alone.
+    training that was cut off ends with the same numbers as one that was not. `identity` names configuration and seed:
+    the state of another run is ignored. Random numbers depend on seed and epoch alone.
 
     Raises:
         LavishError: when the loss stops being a finite number.

@@ -110,11 +110,9 @@ class StAvqa(nn.Module):
             negatives: as `patches`, of frames of other clips; None where no match is wanted. Read with both branches.
         """
         heard = seen = matches = None
-        given = patches if audio is None else audio
-        if self.training and (self.audio_norm or self.patch_norm) and given is not None and len(given) < 2:
+        if self.training and self.audio_norm is not None and audio is not None and audio.shape[:2].numel() < 2:
             raise LavishError(
-                "task.options.standardise: a batch of one clip has no deviation: raise training.batch_size, or set it to "
-                "false"
+                "task.options.standardise: one step of one clip has no deviation: raise training.batch_size or data.steps"
             )
         if self.audio_norm is not None and audio is not None:
             audio = self.audio_norm(audio.flatten(0, -2)).view_as(audio)

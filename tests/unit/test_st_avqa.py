@@ -205,3 +205,10 @@ def test_standardised_answers_in_evaluation_depend_on_no_other_clip(
     together = net.answer(net.encode(**clips | {"negatives": None}), questions, None)
     alone = net.answer(net.encode(clips["audio"][:1], clips["patches"][:1], None), questions[:1], None)
     torch.testing.assert_close(together[:1], alone)
+
+
+def test_one_moment_cannot_be_standardised(clips: dict[str, Tensor]) -> None:
+    net = network(standardise=True).train()
+    with pytest.raises(LavishError, match=r"task\.options\.standardise.*training\.batch_size"):
+        net.encode(clips["audio"][:1, :1], clips["patches"][:1, :1], None)
+    assert net.encode(clips["audio"][:1], clips["patches"][:1], None).audio is not None
