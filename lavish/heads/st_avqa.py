@@ -112,7 +112,7 @@ class StAvqa(nn.Module):
         heard = seen = matches = None
         if self.training and self.audio_norm is not None and audio is not None and audio.shape[:2].numel() < 2:
             raise LavishError(
-                "task.options.standardise: one step of one clip has no deviation: raise training.batch_size or data.steps"
+                "task.options.standardise: one step of one clip has no deviation: raise training.batch_size, data.steps"
             )
         if self.audio_norm is not None and audio is not None:
             audio = self.audio_norm(audio.flatten(0, -2)).view_as(audio)
