@@ -25,6 +25,7 @@ done
 leave() { for file in "$@"; do mkdir -p "$(dirname "$file")"; echo "$command" > "$file"; done; }
 case $command in
   compose) mkdir -p "$out" ;;
+  cost) ;;
   prepare) leave "$out/store.json" ;;
   pretrain | weights) leave "$out" "${out%.safetensors}.json" ;;
   train)
