@@ -8,7 +8,9 @@ subset says:
     <media>/audio_wav/<place>/<video>.wav                      without this folder: raw_videos/<place>/<video>.mp4
     <media>/gt_masks/<place>/<video>/<video>_1.png ...         the sounding object: pixels that are not zero
 
-Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`).
+Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`); of
+several with one number that count which begin with the video's name. The steps of a split are the pictures that most of
+its clips have: later pictures are not read, and a step without its picture has no mask either, whatever the files say.
 Pictures may be jpg, too; masks may not, since compression would smear the object. The root folder may also be the one
 above, as AVSBench's archive unpacks.
 """
@@ -17,7 +19,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,24 +76,25 @@ class Layout:
         """Return the clips of a split in the order of the csv, with a mask, or None, for each step."""
         rows = self._rows(root, split)
         media = self._home(root) / self.media
-        for folder in ("visual_frames", "gt_masks"):
-            if not (media / folder).is_dir():
-                raise LavishError(f"{media}: no folder '{folder}': copy that of {self.title} there")
+        for needed in ("visual_frames", "gt_masks"):
+            if not (media / needed).is_dir():
+                raise LavishError(f"{media}: no folder '{needed}': copy that of {self.title} there")
         sounds, ending = media / "audio_wav", "wav"
         if not sounds.is_dir() and (media / "raw_videos").is_dir():
             sounds, ending = media / "raw_videos", "mp4"
-        pictures = [media / "visual_frames" / self.pictures(row) for row in rows]
-        steps = max((max(_numbered(folder, _PICTURE), default=0) for folder in pictures), default=0) or STEPS
+        folders = [media / "visual_frames" / self.pictures(row) for row in rows]
+        pictures = [_numbered(folder, _PICTURE) for folder in folders]
+        steps = _steps(pictures)
         names = unique_names([row.video for row in rows])
-        return [
-            ClipSource(
-                name,
-                folder,
-                sounds / self.place(row) / f"{row.video}.{ending}",
-                self._masks(media / "gt_masks" / self.place(row) / row.video, row, steps),
-            )
-            for name, row, folder in zip(names, rows, pictures, strict=True)
-        ]
+        sources = []
+        for name, row, folder, there in zip(names, rows, folders, pictures, strict=True):
+            frames = tuple(there.get(number) for number in range(1, steps + 1))
+            masks = self._masks(media / "gt_masks" / self.place(row) / row.video, row, steps)
+            if there:
+                # A mask says nothing of the picture of another step, which stands in for one that is missing.
+                masks = tuple(None if frame is None else mask for frame, mask in zip(frames, masks, strict=True))
+            sources.append(ClipSource(name, folder, sounds / self.place(row) / f"{row.video}.{ending}", frames, masks))
+        return sources
 
     def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
         """Return no arrays, for masks lie beside the pictures; only check that a clip has as many steps."""
@@ -144,11 +148,20 @@ class Layout:
         return row
 
 
+def _steps(pictures: Sequence[Mapping[int, Path]]) -> int:
+    """Return the highest number of a picture in most folders, of several the highest, so that no single one decides."""
+    last = Counter(max(there) for there in pictures if there)
+    return max(last, key=lambda number: (last[number], number), default=STEPS)
+
+
 def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
-    """Return the files of a folder by the number at the end of their names; none of a folder that is absent."""
+    """Return the files of a video's folder by the number at the end of their names; none of a folder that is absent."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): path for path in folder.iterdir() if (match := name.search(path.name))}
+    # Where two have a number, the later one stays. Hidden files are what file managers add.
+    paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith(folder.name), path.name))
+    listed = [path for path in paths if not path.name.startswith(".")]
+    found = {int(match[1]): path for path in listed if (match := name.search(path.name))}
     if 0 in found:
         raise LavishError(
             f"{found[0]}: pictures and masks are numbered from 1 on, not from 0: rename all of the folder"

@@ -33,6 +33,8 @@ class ClipSource:
         clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
         pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
         sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
+        frames: of each step, its picture in the folder `pictures`, or None where that lacks it; empty for a format
+            whose pictures are not numbered by step.
         masks: of each step, a picture whose non-zero pixels are the object, or None where nobody has annotated it;
             empty for a format without masks.
     """
@@ -40,6 +42,7 @@ class ClipSource:
     clip: str
     pictures: Path
     sound: Path
+    frames: tuple[Path | None, ...] = ()
     masks: tuple[Path | None, ...] = ()
 
 
