@@ -17,19 +17,17 @@ above, as AVSBench's archive unpacks.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavish.data.readers import ClipSource, Targets, read_lines, unique_names
+from lavish.config import SPLITS
+from lavish.data.readers import ClipSource, Targets, read_table, unique_names
 from lavish.errors import LavishError, nearest
 
-CLASSES = ["sounding object"]
 STEPS = 5  # seconds of a clip, where no picture says otherwise
-_SPLITS = ("train", "val", "test")
 _PICTURE = re.compile(r"(?:^|_)([0-9]+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
 _MASK = re.compile(r"(?:^|_)([0-9]+)\.png$", re.IGNORECASE)
 
@@ -45,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a subset lies on disk.
+    """How a subset lies on disk; its methods are those of a :class:`lavish.data.readers.Reader`.
 
     Attributes:
         title: its name in messages.
@@ -71,6 +69,14 @@ class Layout:
     def remedy(self) -> str:
         """What to do about a csv that is missing or malformed."""
         return f"copy {self.table} of {self.title} into the root folder, its first line '{','.join(self.columns)}'"
+
+    def classes(self, _root: Path) -> list[str]:
+        """Return the one thing that is looked for; categories of videos are no targets."""
+        return ["sounding object"]
+
+    def vocabulary(self, _root: Path) -> list[str]:
+        """Return no words: nothing is asked."""
+        return []
 
     def clips(self, root: Path, split: str) -> list[ClipSource]:
         """Return the clips of a split in the order of the csv, with a mask, or None, for each step."""
@@ -116,19 +122,24 @@ class Layout:
         return inner if not (root / self.table).exists() and (inner / self.table).exists() else root
 
     def _rows(self, root: Path, split: str) -> list[Row]:
-        if split not in _SPLITS:
-            raise LavishError(f"unknown split '{split}'{nearest(split, _SPLITS)}")
+        if split not in SPLITS:
+            raise LavishError(f"unknown split '{split}'{nearest(split, SPLITS)}")
         path = self._home(root) / self.table
-        lines = csv.reader(read_lines(path, self.remedy))
-        header = [name.strip() for name in next(lines, [])]
+        header, lines = read_table(path, self.remedy)
         for column in self.columns[1:]:
             if column in ("split", "category") and column not in header[1:]:
                 raise LavishError(f"{path}, line 1: no column '{column}': {self.remedy}")
         rows = []
-        for fields in lines:
-            if any(field.strip() for field in fields):
-                row = self._row(header, [field.strip() for field in fields], f"{path}, line {lines.line_num}")
-                rows += [row] if row.split == split else []
+        splits: dict[str, str] = {}
+        for number, fields in lines:
+            where = f"{path}, line {number}"
+            row = self._row(header, fields, where)
+            if splits.setdefault(row.video, row.split) != row.split:
+                raise LavishError(
+                    f"{where}: '{row.video}' is in the splits '{splits[row.video]}' and '{row.split}': leave it in one "
+                    "of them"
+                )
+            rows += [row] if row.split == split else []
         if not rows:
             raise LavishError(f"{path}: no video of split '{split}' in it: {self.remedy}")
         return rows
@@ -138,8 +149,8 @@ class Layout:
             raise LavishError(f"{where}: {len(fields)} fields instead of {len(header)}: write '{','.join(header)}'")
         values = dict(zip(header, fields, strict=True))
         row = Row(fields[0], values["split"], values["category"] if "category" in self.columns else "")
-        if row.split not in _SPLITS:
-            raise LavishError(f"{where}: unknown split '{row.split}'{nearest(row.split, _SPLITS)}")
+        if row.split not in SPLITS:
+            raise LavishError(f"{where}: unknown split '{row.split}'{nearest(row.split, SPLITS)}")
         # Both become parts of paths: what leaves the media folders is refused.
         for what, name in (("video", row.video), ("category", row.category)):
             needed = what == "video" or "category" in self.columns
