@@ -145,7 +145,9 @@ def test_avsbench_is_checked_with_its_masks(tmp_path: Path) -> None:
 
 def test_a_list_of_which_only_the_length_is_known_is_as_long_as_published(tmp_path: Path) -> None:
     root = write_ms3(tmp_path)
-    videos = [f"{split}{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)]
+    videos = [
+        f"{split}{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)
+    ]
     (root / "ms3_meta_data.csv").write_text("\n".join(["video_id,split", *videos]))
     found = check_data_set("avsbench_ms3", root, sample=0, jobs=1)
     assert dict(found.facts)["ms3_meta_data.csv"] == "424 clips, as many as published"
