@@ -447,7 +447,10 @@ class _Resolver:
         if not PUBLISHED.is_file():
             raise LavishError(f"there is no {PUBLISHED}: it holds the published numbers that rows of tables name")
         with PUBLISHED.open(newline="", encoding="utf-8") as lines:
-            return {row["id"]: row for row in csv.DictReader(lines)}
+            try:
+                return {row["id"]: row for row in csv.DictReader(lines)}
+            except csv.Error as error:
+                raise LavishError(f"{PUBLISHED}: not a table ({error}): correct it") from None
 
     def _published(self, id: str, where: str) -> dict[str, str]:
         if id not in self.published:

@@ -19,14 +19,13 @@ Names come from outside: none may lead out of the root.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from lavish.config import SPLITS
-from lavish.data.readers import ClipSource, Targets, read_lines, unique_names
+from lavish.data.readers import ClipSource, Targets, read_lines, read_table, unique_names
 from lavish.errors import LavishError, nearest
 
 _TABLE = "clips.csv"
@@ -138,35 +137,27 @@ def _chosen(root: Path) -> list[str] | None:
 def _table(root: Path) -> dict[str, list[_Clip]]:
     path = root / _TABLE
     remedy = f"write a table with the header {','.join(_COLUMNS)} and a line for each video"
-    rows = csv.reader(read_lines(path, remedy), strict=True)
+    header, rows = read_table(path, remedy)
     found: dict[str, list[_Clip]] = {split: [] for split in SPLITS}
     splits: dict[str, str] = {}
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        missing = [name for name in _COLUMNS if header.count(name) != 1]
-        if missing:
-            raise LavishError(f"{path}, line 1: not one column '{missing[0]}' in the header: {remedy}")
-        for row in rows:
-            if not any(field.strip() for field in row):
-                continue
-            where = f"{path}, line {rows.line_num}"
-            if len(row) != len(header):
-                raise LavishError(
-                    f"{where}: {len(row)} fields instead of {len(header)}: quote fields with commas in them"
-                )
-            fields = dict(zip(header, row, strict=True))
-            name, label, split = (fields[column].strip() for column in _COLUMNS)
-            if not label:
-                raise LavishError(f"{where}: no label: {remedy}")
-            if split not in SPLITS:
-                raise LavishError(f"{where}: unknown split '{split}'{nearest(split, SPLITS)}")
-            if splits.setdefault(name, split) != split:
-                raise LavishError(
-                    f"{where}: '{name}' is in the splits '{splits[name]}' and '{split}': leave it in one of them"
-                )
-            found[split].append(_Clip(where, name, _within(root, name, where), label))
-    except csv.Error as error:
-        raise LavishError(f"{path}, line {rows.line_num}: not a table ({error}): {remedy}") from None
+    missing = [name for name in _COLUMNS if header.count(name) != 1]
+    if missing:
+        raise LavishError(f"{path}, line 1: not one column '{missing[0]}' in the header: {remedy}")
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if len(row) != len(header):
+            raise LavishError(f"{where}: {len(row)} fields instead of {len(header)}: quote fields with commas in them")
+        fields = dict(zip(header, row, strict=True))
+        name, label, split = (fields[column] for column in _COLUMNS)
+        if not label:
+            raise LavishError(f"{where}: no label: {remedy}")
+        if split not in SPLITS:
+            raise LavishError(f"{where}: unknown split '{split}'{nearest(split, SPLITS)}")
+        if splits.setdefault(name, split) != split:
+            raise LavishError(
+                f"{where}: '{name}' is in the splits '{splits[name]}' and '{split}': leave it in one of them"
+            )
+        found[split].append(_Clip(where, name, _within(root, name, where), label))
     return found
 
 

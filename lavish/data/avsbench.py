@@ -8,25 +8,26 @@ subset says:
     <media>/audio_wav/<place>/<video>.wav                      without this folder: raw_videos/<place>/<video>.mp4
     <media>/gt_masks/<place>/<video>/<video>_1.png ...         the sounding object: pixels that are not zero
 
-Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`).
+Files are known by the number at the end of their names, from 1 on, whatever stands before it (`<video>.mp4_1.png`); of
+several with one number that count which begin with the video's name. The steps of a split are the pictures that most of
+its clips have: later pictures are not read, and a step without its picture has no mask either, whatever the files say.
 Pictures may be jpg, too; masks may not, since compression would smear the object. The root folder may also be the one
 above, as AVSBench's archive unpacks.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lavish.data.readers import ClipSource, Targets, read_lines, unique_names
+from lavish.config import SPLITS
+from lavish.data.readers import ClipSource, Targets, read_table, unique_names
 from lavish.errors import LavishError, nearest
 
-CLASSES = ["sounding object"]
 STEPS = 5  # seconds of a clip, where no picture says otherwise
-_SPLITS = ("train", "val", "test")
 _PICTURE = re.compile(r"(?:^|_)([0-9]+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
 _MASK = re.compile(r"(?:^|_)([0-9]+)\.png$", re.IGNORECASE)
 
@@ -42,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a subset lies on disk.
+    """How a subset lies on disk; its methods are those of a :class:`lavish.data.readers.Reader`.
 
     Attributes:
         title: its name in messages.
@@ -69,28 +70,37 @@ class Layout:
         """What to do about a csv that is missing or malformed."""
         return f"copy {self.table} of {self.title} into the root folder, its first line '{','.join(self.columns)}'"
 
+    def classes(self, _root: Path) -> list[str]:
+        """Return the one thing that is looked for; categories of videos are no targets."""
+        return ["sounding object"]
+
+    def vocabulary(self, _root: Path) -> list[str]:
+        """Return no words: nothing is asked."""
+        return []
+
     def clips(self, root: Path, split: str) -> list[ClipSource]:
         """Return the clips of a split in the order of the csv, with a mask, or None, for each step."""
         rows = self._rows(root, split)
         media = self._home(root) / self.media
-        for folder in ("visual_frames", "gt_masks"):
-            if not (media / folder).is_dir():
-                raise LavishError(f"{media}: no folder '{folder}': copy that of {self.title} there")
+        for needed in ("visual_frames", "gt_masks"):
+            if not (media / needed).is_dir():
+                raise LavishError(f"{media}: no folder '{needed}': copy that of {self.title} there")
         sounds, ending = media / "audio_wav", "wav"
         if not sounds.is_dir() and (media / "raw_videos").is_dir():
             sounds, ending = media / "raw_videos", "mp4"
-        pictures = [media / "visual_frames" / self.pictures(row) for row in rows]
-        steps = max((max(_numbered(folder, _PICTURE), default=0) for folder in pictures), default=0) or STEPS
+        folders = [media / "visual_frames" / self.pictures(row) for row in rows]
+        pictures = [_numbered(folder, _PICTURE) for folder in folders]
+        steps = _steps(pictures)
         names = unique_names([row.video for row in rows])
-        return [
-            ClipSource(
-                name,
-                folder,
-                sounds / self.place(row) / f"{row.video}.{ending}",
-                self._masks(media / "gt_masks" / self.place(row) / row.video, row, steps),
-            )
-            for name, row, folder in zip(names, rows, pictures, strict=True)
-        ]
+        sources = []
+        for name, row, folder, there in zip(names, rows, folders, pictures, strict=True):
+            frames = tuple(there.get(number) for number in range(1, steps + 1))
+            masks = self._masks(media / "gt_masks" / self.place(row) / row.video, row, steps)
+            if there:
+                # A mask says nothing of the picture of another step, which stands in for one that is missing.
+                masks = tuple(None if frame is None else mask for frame, mask in zip(frames, masks, strict=True))
+            sources.append(ClipSource(name, folder, sounds / self.place(row) / f"{row.video}.{ending}", frames, masks))
+        return sources
 
     def targets(self, root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
         """Return no arrays, for masks lie beside the pictures; only check that a clip has as many steps."""
@@ -112,19 +122,24 @@ class Layout:
         return inner if not (root / self.table).exists() and (inner / self.table).exists() else root
 
     def _rows(self, root: Path, split: str) -> list[Row]:
-        if split not in _SPLITS:
-            raise LavishError(f"unknown split '{split}'{nearest(split, _SPLITS)}")
+        if split not in SPLITS:
+            raise LavishError(f"unknown split '{split}'{nearest(split, SPLITS)}")
         path = self._home(root) / self.table
-        lines = csv.reader(read_lines(path, self.remedy))
-        header = [name.strip() for name in next(lines, [])]
+        header, lines = read_table(path, self.remedy)
         for column in self.columns[1:]:
             if column in ("split", "category") and column not in header[1:]:
                 raise LavishError(f"{path}, line 1: no column '{column}': {self.remedy}")
         rows = []
-        for fields in lines:
-            if any(field.strip() for field in fields):
-                row = self._row(header, [field.strip() for field in fields], f"{path}, line {lines.line_num}")
-                rows += [row] if row.split == split else []
+        splits: dict[str, str] = {}
+        for number, fields in lines:
+            where = f"{path}, line {number}"
+            row = self._row(header, fields, where)
+            if splits.setdefault(row.video, row.split) != row.split:
+                raise LavishError(
+                    f"{where}: '{row.video}' is in the splits '{splits[row.video]}' and '{row.split}': leave it in one "
+                    "of them"
+                )
+            rows += [row] if row.split == split else []
         if not rows:
             raise LavishError(f"{path}: no video of split '{split}' in it: {self.remedy}")
         return rows
@@ -134,8 +149,8 @@ class Layout:
             raise LavishError(f"{where}: {len(fields)} fields instead of {len(header)}: write '{','.join(header)}'")
         values = dict(zip(header, fields, strict=True))
         row = Row(fields[0], values["split"], values["category"] if "category" in self.columns else "")
-        if row.split not in _SPLITS:
-            raise LavishError(f"{where}: unknown split '{row.split}'{nearest(row.split, _SPLITS)}")
+        if row.split not in SPLITS:
+            raise LavishError(f"{where}: unknown split '{row.split}'{nearest(row.split, SPLITS)}")
         # Both become parts of paths: what leaves the media folders is refused.
         for what, name in (("video", row.video), ("category", row.category)):
             needed = what == "video" or "category" in self.columns
@@ -144,11 +159,20 @@ class Layout:
         return row
 
 
+def _steps(pictures: Sequence[Mapping[int, Path]]) -> int:
+    """Return the highest number of a picture in most folders, of several the highest, so that no single one decides."""
+    last = Counter(max(there) for there in pictures if there)
+    return max(last, key=lambda number: (last[number], number), default=STEPS)
+
+
 def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
-    """Return the files of a folder by the number at the end of their names; none of a folder that is absent."""
+    """Return the files of a video's folder by the number at the end of their names; none of a folder that is absent."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): path for path in folder.iterdir() if (match := name.search(path.name))}
+    # Where two have a number, the later one stays. Hidden files are what file managers add.
+    paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith(folder.name), path.name))
+    listed = [path for path in paths if not path.name.startswith(".")]
+    found = {int(match[1]): path for path in listed if (match := name.search(path.name))}
     if 0 in found:
         raise LavishError(
             f"{found[0]}: pictures and masks are numbered from 1 on, not from 0: rename all of the folder"

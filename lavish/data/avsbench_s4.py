@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lavish.data.avsbench import CLASSES, Layout, Row
-from lavish.data.readers import ClipSource, Targets
+from lavish.data.avsbench import Layout, Row
 
 
 def _place(row: Row) -> Path:
@@ -32,22 +31,7 @@ _LAYOUT = Layout(
     first_only=("train",),
 )
 
-
-def classes(_root: Path) -> list[str]:
-    """Return the one thing that is looked for; categories of videos are no targets."""
-    return list(CLASSES)
-
-
-def vocabulary(_root: Path) -> list[str]:
-    """Return no words: nothing is asked."""
-    return []
-
-
-def clips(root: Path, split: str) -> list[ClipSource]:
-    """Return the clips of a split in the order of the csv."""
-    return _LAYOUT.clips(root, split)
-
-
-def targets(root: Path, split: str, *, steps: int, step_seconds: float) -> Targets:
-    """Return no arrays; LavishError when clips have another number of steps."""
-    return _LAYOUT.targets(root, split, steps=steps, step_seconds=step_seconds)
+classes = _LAYOUT.classes
+vocabulary = _LAYOUT.vocabulary
+clips = _LAYOUT.clips
+targets = _LAYOUT.targets

@@ -209,8 +209,23 @@ def _check_clips(
         published = official.clips.get(split, len(sources))
         if len(sources) != published:
             found.remarks.append(f"{name}: {len(sources)} clips where the published data set has {published}")
+        _check_pictures(name, sources, found)
         _check_masks(name, sources, found)
     return sorted(media.values(), key=lambda source: source.pictures)
+
+
+def _check_pictures(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
+    lacking = [
+        f"{source.pictures.name}: step {number}"
+        for source in sources
+        for number, frame in enumerate(source.frames, start=1)
+        if frame is None and source.pictures.exists()
+    ]
+    if lacking:
+        found.problems.append(
+            f"{name}: {len(lacking)} steps have no picture: {_examples(lacking)}; such steps do not count, and `lavish "
+            "prepare` leaves out clips with fewer pictures than half of the steps"
+        )
 
 
 def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> None:

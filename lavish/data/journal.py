@@ -100,7 +100,7 @@ def _reads(path: Path, text: str) -> bool:
 
 def _media_state(source: ClipSource) -> list[list[Any]]:
     states = []
-    for path in (source.pictures, source.sound, *filter(None, source.masks)):
+    for path in (source.pictures, source.sound, *filter(None, (*source.frames, *source.masks))):
         try:
             status = path.stat()
             states.append([path.name, status.st_size, status.st_mtime_ns])

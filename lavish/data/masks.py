@@ -43,7 +43,7 @@ def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, l
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             notes.append(f"mask of step {step + 1} undecodable")
     if (masks == NOT_ANNOTATED).all():
-        raise MediaError("; ".join(notes) or "no step is annotated")
+        raise MediaError("; ".join(notes) or "no step that has a picture is annotated")
     return masks, notes
 
 

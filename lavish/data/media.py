@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lavish.data.container import Container, MediaError
-from lavish.data.pictures import folder_pictures, video_pictures
+from lavish.data.pictures import folder_pictures, step_pictures, video_pictures
 from lavish.data.readers import ClipSource, missing_media
 from lavish.data.sound import FULL_SCALE, sound_track
 
@@ -58,7 +58,9 @@ def decode_clip(
         raise MediaError(reason)
     times = [(step + 0.5) * duration / steps for step in range(steps)]
     notes: list[str] = []
-    if source.pictures.is_dir():
+    if source.frames:
+        frames, covered = step_pictures(source.frames, frame_size)
+    elif source.pictures.is_dir():
         frames, covered = folder_pictures(source.pictures, times, duration, frame_size)
     else:
         with Container(source.pictures) as container:

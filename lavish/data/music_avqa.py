@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from lavish.config import SPLITS
 from lavish.data.readers import ClipSource, Targets, read_lines
 from lavish.errors import LavishError, nearest
 
@@ -47,7 +48,6 @@ TYPES = (
 WORD_SLOTS = 14
 """Words that a question may have; the longest published ones have as many."""
 
-_SPLITS = ("train", "val", "test")
 _PARTS = ("real", "fake")
 _VIDEOS = ("MUSIC-AVQA-videos-Real", "MUCIS-AVQA-videos-Synthetic", "MUSIC-AVQA-videos-Synthetic", "videos")
 _REMEDY = "copy the json files of the MUSIC-AVQA data set into the root folder"
@@ -145,8 +145,8 @@ def _answers(questions: list[_Question]) -> list[str]:
 
 
 def _read(root: Path, split: str) -> _Questions:
-    if split not in _SPLITS:
-        raise LavishError(f"unknown split '{split}'{nearest(split, _SPLITS)}")
+    if split not in SPLITS:
+        raise LavishError(f"unknown split '{split}'{nearest(split, SPLITS)}")
     whole = root / f"avqa-{split}.json"
     parts = [path for part in _PARTS if (path := root / f"avqa-{split}_{part}.json").is_file()]
     notes: dict[str, int] = {}

@@ -88,15 +88,35 @@ def folder_pictures(folder: Path, times: Sequence[float], duration: float, size:
     if not paths:
         raise MediaError(f"no picture in {folder.name}")
     numbers = [min(len(paths) - 1, int(time / duration * len(paths))) for time in times]
-    drawn: dict[int, np.ndarray] = {}
-    for number in dict.fromkeys(numbers):
-        try:
-            with Image.open(paths[number]) as image:
-                drawn[number] = _resize(ImageOps.exif_transpose(image).convert("RGB"), size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise MediaError(f"undecodable picture {folder.name}/{paths[number].name}") from None
+    drawn = {number: _read(paths[number], size) for number in dict.fromkeys(numbers)}
     own = [number != before for number, before in zip(numbers, [-1, *numbers], strict=False)]
     return np.stack([drawn[number] for number in numbers]), own
+
+
+def step_pictures(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, list[bool]]:
+    """Read the pictures of steps that each have a file of their own.
+
+    A step without one gets that of the nearest step that has one, of two the earlier.
+
+    Returns:
+        uint8 (len(paths), size, size, 3) RGB, and for each step whether it has a picture of its own.
+
+    Raises:
+        MediaError: no step has a picture, or one cannot be decoded.
+    """
+    drawn = {step: _read(path, size) for step, path in enumerate(paths) if path is not None}
+    if not drawn:
+        raise MediaError("no step has a picture")
+    nearest = [min(drawn, key=lambda other: (abs(other - step), other)) for step in range(len(paths))]
+    return np.stack([drawn[step] for step in nearest]), [step in drawn for step in range(len(paths))]
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return _resize(ImageOps.exif_transpose(image).convert("RGB"), size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise MediaError(f"undecodable picture {path.parent.name}/{path.name}") from None
 
 
 def _number(stem: str) -> float:

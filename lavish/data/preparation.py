@@ -26,7 +26,7 @@ from lavish.errors import LavishError
 from lavish.provenance import sha256_of
 
 # Of the arrays' contents: raised when decoding changes, so that no unfinished work of older code is taken up.
-_VERSION = 2
+_VERSION = 3
 _ROWS_AT_ONCE = 16
 
 

@@ -6,6 +6,7 @@ reads text files and names media; decoding is the same for all of them (:mod:`la
 
 from __future__ import annotations
 
+import csv
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class ClipSource:
         clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
         pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
         sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
+        frames: of each step, its picture in the folder `pictures`, or None where that lacks it; empty for a format
+            whose pictures are not numbered by step.
         masks: of each step, a picture whose non-zero pixels are the object, or None where nobody has annotated it;
             empty for a format without masks.
     """
@@ -40,6 +43,7 @@ class ClipSource:
     clip: str
     pictures: Path
     sound: Path
+    frames: tuple[Path | None, ...] = ()
     masks: tuple[Path | None, ...] = ()
 
 
@@ -103,6 +107,20 @@ def read_lines(path: Path, remedy: str) -> list[str]:
         raise LavishError(f"{path}: not UTF-8 text (byte {error.start}): {remedy}") from None
     except OSError as error:
         raise LavishError(f"{path}: {error.strerror or error}: {remedy}") from None
+
+
+def read_table(path: Path, remedy: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the first line's fields and (line number, fields) of each later line of a csv that is not empty.
+
+    Fields have no spaces around them. Errors are those of :func:`read_lines`, and one for what is not a csv.
+    """
+    rows = csv.reader(read_lines(path, remedy), strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        table = [(rows.line_num, [field.strip() for field in fields]) for fields in rows]
+    except csv.Error as error:
+        raise LavishError(f"{path}, line {rows.line_num}: not a table ({error}): {remedy}") from None
+    return header, [(number, fields) for number, fields in table if any(fields)]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

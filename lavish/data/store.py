@@ -76,7 +76,10 @@ class SplitStore:
         self.analysis_frames: int = self.manifest["analysis_frames"]
         self.statistics: dict[str, Any] = self._json("statistics.json")
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
-            self.clips = [row["clip"] for row in csv.DictReader(file)]
+            try:
+                self.clips = [row["clip"] for row in csv.DictReader(file)]
+            except (csv.Error, KeyError) as error:
+                raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {_REMEDY}") from None
         self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
         self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
         self.units: np.ndarray = self._load("units.npy")

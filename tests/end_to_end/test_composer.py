@@ -90,31 +90,36 @@ def test_the_official_reader_reads_it(composed):
             assert row.tolist() == expected
 
 
-def test_the_bytes_depend_neither_on_jobs_nor_on_interruptions(composed, tmp_path, monkeypatch):
-    expected = digests(composed)
-    compose(configuration(), tmp_path / "two", 2)
+@pytest.mark.parametrize("name", composer._MODULES)
+def test_the_bytes_depend_neither_on_jobs_nor_on_interruptions(tmp_path, monkeypatch, name):
+    wanted = configuration(format=name)
+    compose(wanted, tmp_path / "one", 1)
+    expected = digests(tmp_path / "one")
+    compose(wanted, tmp_path / "two", 2)
     assert digests(tmp_path / "two") == expected
 
-    layout = composer._Worker(configuration()).layout
+    layout = composer._Worker(wanted).layout
     write, written = layout.write_clip, []
 
     def fail_at_ten(out, seed, scene, *rest):
         if len(written) == 10:
             raise KeyboardInterrupt
-        written.append(scene)
         write(out, seed, scene, *rest)
+        written.append(scene)
 
     monkeypatch.setattr(layout, "write_clip", fail_at_ten)
     with pytest.raises(KeyboardInterrupt):
-        compose(configuration(), tmp_path / "three", 1)
+        compose(wanted, tmp_path / "three", 1)
     assert not (tmp_path / "three").exists()
-    half = tmp_path / "three.partial" / "AVE"
-    assert len(list(half.glob("*.mp4"))) == 10
-    times = {path: path.stat().st_mtime_ns for path in half.glob("*.mp4")}
-    monkeypatch.setattr(layout, "write_clip", write)
-    compose(configuration(), tmp_path / "three", 1)
+    half = tmp_path / "three.partial"
+    times = {path.relative_to(half): path.stat().st_mtime_ns for path in half.rglob("*") if path.is_file()}
+    assert len(times) > 10
+    monkeypatch.setattr(layout, "write_clip", lambda *arguments: (written.append(arguments[2]), write(*arguments)))
+    compose(wanted, tmp_path / "three", 1)
     assert digests(tmp_path / "three") == expected
-    assert all((tmp_path / "three" / "AVE" / path.name).stat().st_mtime_ns == time for path, time in times.items())
+    # No clip was written twice.
+    assert len(written) == 26
+    assert all((tmp_path / "three" / path).stat().st_mtime_ns == time for path, time in times.items())
     assert not (tmp_path / "three.partial").exists()
 
 

@@ -109,6 +109,8 @@ def test_a_video_listed_twice_becomes_two_clips(ms3: Path) -> None:
         (",0,dog,train", r"line 6: video '' is no plain name"),
         ("x,0,..,train", r"line 6: category '\.\.' is no plain name"),
         ("x,0,,train", r"line 6: category '' is no plain name"),
+        ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': leave it in one of them"),
+        ("x" * 140000 + ",0,dog,train", r"line 6: not a table \(field larger than field limit .*\): copy s4_meta_data"),
     ],
 )
 def test_malformed_lines_name_file_line_and_remedy(s4: Path, line: str, message: str) -> None:
@@ -142,10 +144,69 @@ def test_pictures_numbered_from_zero_are_refused(ms3: Path) -> None:
         avsbench_ms3.clips(ms3, "val")
 
 
+def write_distinct_ms3(root: Path) -> Path:
+    """Return the folder of the pictures of clip d, the only one of the split test, picture n of brightness 40 n."""
+    folder = root / "ms3_data/visual_frames/d"
+    for number in range(1, 6):
+        write_picture(folder / f"d.mp4_{number}.png", 40 * number)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("gone", "shown", "covered"),
+    [((1,), [2, 2, 3, 4, 5], 4), ((3,), [1, 2, 2, 4, 5], 4), ((2, 3), [1, 1, 4, 4, 5], 3)],
+)
+def test_a_missing_picture_shifts_no_other_against_its_mask(ms3: Path, tmp_path: Path, gone, shown, covered) -> None:
+    folder = write_distinct_ms3(ms3)
+    for number in gone:
+        (folder / f"d.mp4_{number}.png").unlink()
+    store = prepared(ms3, "avsbench_ms3", "test", tmp_path / "out")
+    assert store.masks is not None
+    assert store.frames[0, :, 0, 0, 0].tolist() == [40 * number for number in shown]
+    for number, mask in enumerate(store.masks[0], start=1):
+        if number in gone:
+            assert (mask == NOT_ANNOTATED).all()
+        else:
+            assert mask.sum(axis=1).tolist() == [number] * SIZE
+    assert f"d,repaired,video covers {covered} of 5 steps\n" in (tmp_path / "out/report.csv").read_text()
+
+
+def test_a_clip_with_too_few_pictures_is_left_out(ms3: Path, s4: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 4):
+        (ms3 / f"ms3_data/visual_frames/b_0/b_0.mp4_{number}.png").unlink()
+    assert prepared(ms3, "avsbench_ms3", "train", tmp_path / "ms3").clips == ["-a_1"]
+    assert "b_0,left_out,video covers only 2 of 5 steps" in (tmp_path / "ms3/report.csv").read_text()
+    # Of a training clip of S4 only the first picture has a mask.
+    (s4 / "s4_data/visual_frames/train/dog_barking/b/b_1.png").unlink()
+    assert prepared(s4, "avsbench_s4", "train", tmp_path / "s4").clips == ["-a_1"]
+    assert "b,left_out,no step that has a picture is annotated" in (tmp_path / "s4/report.csv").read_text()
+
+
+def test_pictures_that_belong_to_no_step_change_nothing(ms3: Path, tmp_path: Path) -> None:
+    folder = write_distinct_ms3(ms3)
+    for name in ("thumb.png", "a_1.png", "z_2.png", "._d.mp4_3.png"):
+        write_picture(folder / name, 7)
+    store = prepared(ms3, "avsbench_ms3", "test", tmp_path / "out")
+    assert store.masks is not None
+    assert store.frames[0, :, 0, 0, 0].tolist() == [40, 80, 120, 160, 200]
+    assert "d,ok," in (tmp_path / "out/report.csv").read_text()
+
+
+def test_a_picture_too_many_concerns_no_other_clip(ms3: Path) -> None:
+    with (ms3 / "ms3_meta_data.csv").open("a") as file:
+        file.write("e,train\n")
+    for number in range(1, 6):
+        write_picture(ms3 / f"ms3_data/visual_frames/e/e.mp4_{number}.png")
+    expected = avsbench_ms3.clips(ms3, "train")
+    write_picture(ms3 / "ms3_data/visual_frames/b_0/b_0.mp4_6.png")
+    assert avsbench_ms3.clips(ms3, "train") == expected
+    assert avsbench_ms3.targets(ms3, "train", steps=5, step_seconds=1.0).arrays == {}
+
+
 def test_a_clip_without_any_mask_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="mask of step 1 missing"):
         decode_masks([tmp_path / "none.png", None], 8)
-    with pytest.raises(MediaError, match="no step is annotated"):
+    with pytest.raises(MediaError, match="no step that has a picture is annotated"):
         decode_masks([None, None], 8)
 
 

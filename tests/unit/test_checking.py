@@ -145,7 +145,9 @@ def test_avsbench_is_checked_with_its_masks(tmp_path: Path) -> None:
 
 def test_a_list_of_which_only_the_length_is_known_is_as_long_as_published(tmp_path: Path) -> None:
     root = write_ms3(tmp_path)
-    videos = [f"v{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)]
+    videos = [
+        f"{split}{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)
+    ]
     (root / "ms3_meta_data.csv").write_text("\n".join(["video_id,split", *videos]))
     found = check_data_set("avsbench_ms3", root, sample=0, jobs=1)
     assert dict(found.facts)["ms3_meta_data.csv"] == "424 clips, as many as published"
@@ -189,3 +191,14 @@ def test_arguments_out_of_range(root: Path) -> None:
         check_data_set("ave", root, sample=1, jobs=0)
     with pytest.raises(LavishError, match=r"unknown data set 'aves' \(did you mean 'ave'"):
         check_data_set("aves", root, sample=1, jobs=1)
+
+
+def test_steps_without_a_picture_are_told(tmp_path: Path) -> None:
+    root = write_ms3(tmp_path / "Multi-sources")
+    (root / "ms3_data/visual_frames/b_0/b_0.mp4_3.png").unlink()
+    found = check_data_set("avsbench_ms3", root, sample=None, jobs=1)
+    assert found.problems == [
+        "train: 1 steps have no picture: b_0: step 3; such steps do not count, and `lavish prepare` leaves out clips "
+        "with fewer pictures than half of the steps"
+    ]
+    assert any("b_0: video covers 4 of 5 steps" in remark for remark in found.remarks)

@@ -241,30 +241,6 @@ def test_what_is_said_to_sound_is_heard(composed, layout):
     assert (checked > 3) == (layout == "avsbench_ms3")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_bytes_depend_neither_on_jobs_nor_on_interruptions(composed, tmp_path, monkeypatch, layout):
-    expected = digests(composed[layout])
-    compose(configuration(layout), tmp_path / "two", 2)
-    assert digests(tmp_path / "two") == expected
-
-    module, written = LAYOUTS[layout], []
-    write = module.write_clip
-
-    def fail_at_ten(out, seed, scene, *rest):
-        if len(written) == 10:
-            raise KeyboardInterrupt
-        written.append(scene)
-        write(out, seed, scene, *rest)
-
-    monkeypatch.setattr(module, "write_clip", fail_at_ten)
-    with pytest.raises(KeyboardInterrupt):
-        compose(configuration(layout), tmp_path / "three", 1)
-    monkeypatch.setattr(module, "write_clip", lambda *arguments: (written.append(arguments[2]), write(*arguments)))
-    compose(configuration(layout), tmp_path / "three", 1)
-    assert len(written) == sum(CLIPS.values())
-    assert digests(tmp_path / "three") == expected
-
-
 def test_a_clip_without_its_sound_is_not_finished(composed, tmp_path):
     for layout, module in LAYOUTS.items():
         medium = Medium(STEPS[layout], 0.5, 48, 4, 8000)

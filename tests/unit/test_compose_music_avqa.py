@@ -277,52 +277,71 @@ def test_a_question_alone_does_not_give_its_answer_away(many):
         assert np.mean([max(found.values()) / found.total() for found in often]) < 0.5
 
 
-# What one stream tells: of sounds how many and when, of things how many, which are alike and where.
+# What one stream tells, ever more exactly: of sounds how many, when and how loud beside each other; of things how many,
+# which are alike and where.
 
 
-def audio(scene: dict) -> object:
-    return sorted(tuple(item["heard"]) for item in scene["sounds"])
+def audio(scene: dict) -> list[object]:
+    sounds = sorted(scene["sounds"], key=earlier)
+    levels = sorted(item["gain_db"] for item in sounds)
+    when = [item["heard"] for item in sounds]
+    ranks = [levels.index(item["gain_db"]) for item in sounds]
+    return [len(sounds), when, [when, ranks]]
 
 
-def video(scene: dict) -> object:
-    row = [item["class"] for item in sorted(scene["objects"], key=lambda item: item["place"]["x"])]
-    return [row.index(name) for name in row]
+def video(scene: dict) -> list[object]:
+    row = [item["class"] for item in sorted(scene["objects"], key=further_left)]
+    return [len(set(row)), [row.index(name) for name in row]]
+
+
+def earlier(sound: dict) -> tuple:
+    return (*sound["heard"], sound["gain_db"])
+
+
+def further_left(thing: dict) -> float:
+    return thing["place"]["x"]
 
 
 def role(scene: dict, name: str, stream: str) -> str:
     """Return which sound, or which thing, a kind is; other words stand for themselves."""
-    key = (lambda item: item["heard"][0]) if stream == "audio" else (lambda item: item["place"]["x"])
-    items = sorted(scene["sounds" if stream == "audio" else "objects"], key=key)
+    items = sorted(scene["sounds"], key=earlier) if stream == "audio" else sorted(scene["objects"], key=further_left)
     kinds = [item["class"].split(",")[0].replace(" ", "_") for item in items]
     return f"number {kinds.index(name)}" if name in kinds else name
 
 
 @pytest.mark.parametrize(("stream", "features"), [("audio", audio), ("video", video)])
 def test_audio_visual_questions_need_both_streams(many, stream, features):
-    """Whoever knows everything of one stream, and how often the answers come with that, still answers few rightly."""
+    """Whoever knows everything of one stream, and how often the answers come with that, still answers few rightly.
+
+    What has come too seldom to tell is forgotten bit by bit: the most exact features that came three times decide.
+    """
     scenes, table = scenes_of(many), defaultdict(Counter)
-    right, alone = defaultdict(list), []
+    right, alone, hasty = defaultdict(list), [], []
     for split in ("train", "test"):
         for question in questions_of(many, split):
             scene = scenes[question["video_id"]]
-            values = [role(scene, value, stream) for value in json.loads(question["templ_values"])]
             content = question["question_content"]
-            key = json.dumps([content, values, features(scene)])
+            values = [role(scene, value, stream) for value in json.loads(question["templ_values"])]
+            keys = [json.dumps(key) for key in ([content], *([content, values, known] for known in features(scene)))]
             answer = role(scene, question["anser"], stream)
             if split == "train":
-                table[key][answer] += 1
+                for key in keys:
+                    table[key][answer] += 1
                 continue
-            found = bool(table[key]) and table[key].most_common(1)[0][0] == answer
+            told = next((table[key] for key in reversed(keys) if table[key].total() >= 3), table[keys[0]])
+            found = told.most_common(1)[0][0] == answer
             group, kind = json.loads(question["type"])
             if group == "Audio-Visual":
                 right[kind].append(found)
-            elif group.lower() == {"audio": "audio", "video": "visual"}[stream] and " louder " not in content:
+                hasty += [found] if content.startswith("Which thing in the video begins") else []
+            elif group.lower() == {"audio": "audio", "video": "visual"}[stream]:
                 alone.append(found)
     for kind, found in right.items():
-        assert np.mean(found) < 0.6, kind
-    assert np.mean([item for found in right.values() for item in found]) < 0.52
+        assert np.mean(found) < 0.56, kind
+    assert np.mean([item for found in right.values() for item in found]) < 0.48
+    assert np.mean(hasty) < 0.72
     # The same guesser answers what its stream does tell.
-    assert np.mean(alone) > 0.75
+    assert np.mean(alone) > 0.85
 
 
 def test_scenes_are_balanced(many):
@@ -386,11 +405,9 @@ def test_louder_sounds_are_louder_and_all_are_heard():
     assert compared > 40 and silent > 10
 
 
-def test_the_bytes_depend_on_nothing_but_the_configuration(composed, tmp_path):
-    compose(configuration(), tmp_path / "two", 2)
-    assert digests(tmp_path / "two") == digests(composed)
-    compose(configuration(seed=1), tmp_path / "three", 2)
-    assert digests(tmp_path / "three")["avqa-test.json"] != digests(composed)["avqa-test.json"]
+def test_another_seed_asks_other_questions(composed, tmp_path):
+    compose(configuration(seed=1), tmp_path / "set", 1)
+    assert digests(tmp_path / "set")["avqa-test.json"] != digests(composed)["avqa-test.json"]
 
 
 def test_folder_of_assets(tmp_path):

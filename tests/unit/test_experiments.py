@@ -415,6 +415,8 @@ def test_missing_files() -> None:
     assert refused(overrides={"tables": ["smal"]}) == (
         "config/config.yaml: key 'tables': there is no config/tables/smal.yaml (did you mean 'small'?)"
     )
+    Path("config/published.csv").write_text("id,table\n" + "x" * 140000 + ",ave\n")
+    assert refused().startswith("config/published.csv: not a table (field larger than")
     Path("config/published.csv").unlink()
     assert refused().startswith("there is no config/published.csv")
 

@@ -52,6 +52,14 @@ def test_clip_names_stay_text(split: Path) -> None:
     assert SplitStore(split).clips == ["-001", "1e5", "NA", "a,b", "007"]
 
 
+@pytest.mark.parametrize("text", ["name\n-001\n", "clip\n" + "x" * 140000 + "\n"])
+def test_a_list_of_clips_that_is_none_is_named(split: Path, text: str) -> None:
+    (split / "clips.csv").write_text(text)
+    change_manifest(split, lambda m: m["sizes"].update({"clips.csv": len(text)}))
+    with pytest.raises(LavishError, match=r"clips\.csv: not a list of clips .*prepare the split again"):
+        SplitStore(split)
+
+
 @pytest.mark.parametrize("name", [*FILES, "store.json"])
 def test_a_missing_file_is_named(split: Path, name: str) -> None:
     (split / name).unlink()
