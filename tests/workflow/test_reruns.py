@@ -52,7 +52,7 @@ def test_a_default_that_all_rows_share_reruns_all_trainings_but_no_data(edited: 
     config = edited.read("config/config.yaml")
     config["defaults"]["training"]["epochs"] += 1
     edited.write("config/config.yaml", config)
-    assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 1, "table": 1, "figure": 1}
+    assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 2, "table": 1, "figure": 1}
 
 
 def test_other_frame_size_prepares_again_but_composes_nothing(edited: Workflow) -> None:

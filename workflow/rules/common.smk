@@ -22,6 +22,7 @@ wildcard_constraints:
     weights=r"[\w.]+-[0-9a-f]{8}",
     split="train|val|test",
     seed=r"\d+",
+    made=r"(table|figure)_\w+",
     part=r"\d+",
 
 
@@ -204,24 +205,23 @@ COUNTED_TOGETHER = 12
 
 
 def counted_runs(wildcards):
-    """The runs of a part of a table: their folders with their configurations."""
+    """A part of the runs of a table or figure: their folders with their configurations."""
+    kind, name = wildcards.made.split("_", 1)
+    made = or_stop(experiments.table if kind == "table" else experiments.figure, name)
     first = int(wildcards.part) * COUNTED_TOGETHER
-    runs = table_of(wildcards).runs[first : first + COUNTED_TOGETHER]
+    runs = made.runs[first : first + COUNTED_TOGETHER]
     return canonical_json({run.folder: run.config.model_dump(mode="json") for run in runs})
 
 
-def cost_marks(table):
-    """The marks that all runs of a table have been counted."""
-    return collect(
-        "results/costs/{table}-{part}.done",
-        table=table.name,
-        part=range(-(-len(table.runs) // COUNTED_TOGETHER)),
-    )
+def cost_marks(kind, table):
+    """The marks that all runs of a table or figure have been counted."""
+    parts = -(-len(table.runs) // COUNTED_TOGETHER)
+    return collect("results/costs/{made}-{part}.done", made=f"{kind}_{table.name}", part=range(parts))
 
 
-def records(table, counted):
+def records(kind, table):
     """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
-    costs = {"costs": cost_marks(counted)}
+    costs = {"costs": cost_marks(kind, table)}
     if not table.needs_results:
         return costs
     return {
@@ -241,8 +241,7 @@ def records(table, counted):
 
 
 def table_records(wildcards):
-    table = table_of(wildcards)
-    return records(table, table)
+    return records("table", table_of(wildcards))
 
 
 def examples(figure):
@@ -258,8 +257,7 @@ def examples(figure):
 
 def figure_records(wildcards):
     figure = figure_of(wildcards)
-    table = or_stop(experiments.table, experiments.figures[wildcards.figure])
-    return examples(figure) if figure.draws_examples else records(figure, table)
+    return examples(figure) if figure.draws_examples else records("figure", figure)
 
 
 def table_spec(wildcards):

@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
 # OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
 #          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
-#          results/runs/<task>-<variant>-<hash>/cost.json         with results/costs/<table>-<part>.done
+#          results/runs/<task>-<variant>-<hash>/cost.json         with results/costs/<table or figure>-<part>.done
 
 
 # The state that an interrupted training resumes from lies beside the outputs, undeclared: Snakemake deletes declared
@@ -125,14 +125,14 @@ rule examples:
 
 # Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait. Several runs
 # a job, because starting takes far longer than counting; a run's cost.json lies beside its results, undeclared, so that
-# what another table's job has counted already is not counted again.
+# what another job has counted already is not counted again.
 rule cost:
     output:
-        done=touch("results/costs/{table}-{part}.done"),
+        done=touch("results/costs/{made}-{part}.done"),
     log:
-        "results/logs/cost/{table}-{part}.log",
+        "results/logs/cost/{made}-{part}.log",
     benchmark:
-        "results/benchmarks/cost/{table}-{part}.tsv"
+        "results/benchmarks/cost/{made}-{part}.tsv"
     priority: 0
     conda:
         "../envs/lavish.yaml"
@@ -143,6 +143,6 @@ rule cost:
     params:
         runs=counted_runs,
     message:
-        "Counting parameters and operations for table {wildcards.table}, part {wildcards.part}"
+        "Counting parameters and operations for {wildcards.made}, part {wildcards.part}"
     shell:
         "( set -x; lavish cost --runs {params.runs:q} ) &> {log:q}"
