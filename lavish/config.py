@@ -281,7 +281,7 @@ class FusionConfig(Config):
 class TaskConfig(Config):
     """Which task, with its own options (the keyword-only arguments of its class)."""
 
-    name: str = "event_localization"
+    name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -323,7 +323,7 @@ class TrainingConfig(Config):
 class RunConfig(Config):
     """One resolved configuration: with a seed, everything a training depends on."""
 
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig
     modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual"
     data: DataConfig
     normalisation: NormalisationConfig = NormalisationConfig()
@@ -356,6 +356,9 @@ class BackboneChoice(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
     label: str = Field(description="Added to the label of the row.")
     set: dict[str, Any] = Field(description="What differs from the row; usually `backbone`, and sizes of `data`.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
 
 
 class TaskDefaults(BaseModel):

@@ -33,9 +33,16 @@ from lavish.config import (
 )
 from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
-from lavish.options import class_attribute, option_model
+from lavish.options import class_attribute, defines, option_model
 from lavish.published_practice import departures
-from lavish.table_config import BreakdownFigure, ColumnKey, TableConfig, needs_results, with_backbones
+from lavish.table_config import (
+    BreakdownFigure,
+    ColumnKey,
+    ExamplesFigure,
+    TableConfig,
+    needs_results,
+    with_backbones,
+)
 from lavish.weights import check_sha256
 
 RECIPE_VERSION = 2
@@ -47,7 +54,11 @@ CHECKSUMS = Path(".snakemake/lavish-checksums.json")
 
 
 class MissingMaterial(LavishError):
-    """A folder or file that the configuration names is not on this machine."""
+    """A folder or file that the configuration names is not on this machine; `short` says so in a cell of a table."""
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
 
 
 @dataclass(frozen=True)
@@ -128,11 +139,18 @@ class Experiments:
     weights: dict[str, Weights] = field(default_factory=dict)
     missing: dict[str, MissingMaterial] = field(default_factory=dict)
     """Name of a table -> why it cannot be made on this machine; other tables can."""
+    missing_figures: dict[str, MissingMaterial] = field(default_factory=dict)
+    """Name of a figure -> why it cannot be made although its table can, without the task that the figure shows."""
 
     @property
     def table_names(self) -> list[str]:
         """All tables that the configuration asks for, those that cannot be made here included."""
         return sorted([*self.tables, *self.missing])
+
+    @property
+    def figure_names(self) -> list[str]:
+        """All figures that the configuration asks for, those of tables that cannot be made here included."""
+        return [name for name in self.figures if name not in self.missing_figures]
 
     def table(self, name: str) -> Table:
         """Return a table; an error when the configuration has none of that name or its material is missing."""
@@ -143,6 +161,8 @@ class Experiments:
     def figure(self, name: str) -> Table:
         """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
         table = self.table(_lookup(self.figures, name, "figure"))
+        if name in self.missing_figures:
+            raise self.missing_figures[name]
         options = table.spec["figures"][name]
         task = options["task"] or table.spec["task"]
         section = next(section for section in table.spec["sections"] if section["title"] == options["section"])
@@ -246,7 +266,6 @@ class _Resolver:
             table = with_backbones(table, config.backbones)
         except ValueError as error:
             raise LavishError(f"{file}: {error}") from None
-        self._check_figures(name, table, file)
         measures: dict[str, tuple[str, ...]] = {}
         own = [row.task for row in table.rows if row.task is not None]
         for task in dict.fromkeys([*table.tasks, *own]):
@@ -257,6 +276,7 @@ class _Resolver:
             measures[task] = class_attribute("tasks", defaults.task.name, "measures", ())
         _check_measures(table, measures, file)
         variants = _resolve_rows(table, file, config)
+        self._check_figures(name, table, variants, file)
         published = {
             id: self._published(id, f"{file}: {where}")
             for where, ids in [
@@ -266,14 +286,19 @@ class _Resolver:
             for id in ids
         }
         self.material = needs_results(table.columns)
-        try:
-            runs = {
-                variant: {task: self._run(task, variant, run) for task, run in resolved.configs.items()}
-                for variant, resolved in variants.items()
-            }
-        except MissingMaterial as error:
-            self.experiments.missing[name] = MissingMaterial(f"table '{name}' cannot be made: {error}")
-            return
+        runs: dict[str, dict[str, Run]] = {variant: {} for variant in variants}
+        missing: dict[str, dict[str, MissingMaterial]] = {variant: {} for variant in variants}
+        for variant, resolved in variants.items():
+            for task, run in resolved.configs.items():
+                try:
+                    runs[variant][task] = self._run(task, variant, run)
+                except MissingMaterial as error:
+                    if task == resolved.task:
+                        error = MissingMaterial(f"table '{name}' cannot be made: {error}", error.short)
+                        self.experiments.missing[name] = error
+                        return
+                    missing[variant][task] = error
+        self._leave_out_figures(table, missing)
         unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
         sections = [
             {
@@ -284,6 +309,7 @@ class _Resolver:
                         "label": row.label or variants[row.variant].label,
                         "task": variants[row.variant].task,
                         "runs": {task: _run_spec(run) for task, run in runs[row.variant].items()},
+                        "missing": {task: error.short for task, error in missing[row.variant].items()},
                         "published": [published[id] for id in row.published],
                     }
                     for row in section.rows
@@ -315,11 +341,15 @@ class _Resolver:
             # What no training depends on is not to change when seeds do.
             "seeds": self.config.seeds if self.material else config.seeds,
             "sections": sections,
-            "facts": _facts([*baseline, *(run.config for run in unique.values())], self.material),
+            "facts": _facts(
+                [*baseline, *(run.config for run in unique.values())],
+                self.material,
+                [str(error) for of_task in missing.values() for error in of_task.values()],
+            ),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
-    def _check_figures(self, name: str, table: TableConfig, file: Path) -> None:
+    def _check_figures(self, name: str, table: TableConfig, variants: Mapping[str, _Variant], file: Path) -> None:
         sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             if options.section not in sections:
@@ -328,10 +358,33 @@ class _Resolver:
             if options.task is not None and options.task not in table.tasks:
                 hint = nearest(options.task, table.tasks)
                 raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
+            drawn = {
+                row.variant: config
+                for row in sections[options.section].rows
+                if (config := variants[row.variant].configs.get(options.task or table.task)) is not None
+            }
+            if not drawn:
+                raise LavishError(
+                    f"{file}: figure '{figure}': no row of section '{options.section}' is run on task "
+                    f"'{options.task or table.task}'"
+                )
+            if isinstance(options, ExamplesFigure):
+                _check_examples(options, drawn, f"{file}: figure '{figure}'")
             if figure in self.experiments.figures:
                 other = self.experiments.figures[figure]
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
             self.experiments.figures[figure] = name
+
+    def _leave_out_figures(self, table: TableConfig, missing: Mapping[str, Mapping[str, MissingMaterial]]) -> None:
+        """Note the figures that show, or compare with, a run whose material is not here."""
+        sections = {section.title: section for section in table.sections}
+        for figure, options in table.figures.items():
+            task = options.task or table.task
+            for variant in [table.baseline, *(row.variant for row in sections[options.section].rows)]:
+                if task in missing[variant]:
+                    error = missing[variant][task]
+                    error = MissingMaterial(f"figure '{figure}' cannot be made: {error}", error.short)
+                    self.experiments.missing_figures[figure] = error
 
     def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
         """Return the configuration a table starts from, and how to name it in messages."""
@@ -409,13 +462,16 @@ class _Resolver:
         source = config.weights
         if isinstance(source, FileWeights):
             if self.material and not source.path.is_file():
-                raise MissingMaterial(f"there is no file of weights {source.path}; set weights.path to where it lies")
+                raise MissingMaterial(
+                    f"there is no file of weights {source.path}; set weights.path to where it lies",
+                    f"weights not here: {source.path}",
+                )
             if self.material:
                 measured = self.checksums.of_file(source.path)
                 try:
                     check_sha256(source.path, source.sha256, "weights.sha256", measured)
                 except LavishError as error:
-                    raise MissingMaterial(str(error)) from None
+                    raise MissingMaterial(str(error), f"other weights than the pinned ones: {source.path}") from None
                 source = source.model_copy(update={"sha256": measured})
         # How the weights are used does not change them: rows that differ in it share one file.
         kind: Literal["backbone", "audio_encoder"]
@@ -433,7 +489,7 @@ class _Resolver:
         if not self.material:
             return expected
         if not root.is_dir():
-            raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}")
+            raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}", f"data not here: {root}")
         measured = self.checksums.of_folder(root)
         if expected is not None and expected != measured:
             raise LavishError(
@@ -476,6 +532,21 @@ def _check_measures(table: TableConfig, measures: Mapping[str, Collection[str]],
             )
 
 
+def _check_examples(options: ExamplesFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+    """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
+    for variant, config in drawn.items():
+        if not defines("tasks", config.task.name, "pictures"):
+            raise LavishError(
+                f"{where}: row '{variant}': task '{config.task.name}' draws no pictures, and figures of 'examples' "
+                "show nothing else: choose another kind or task"
+            )
+        if options.step >= config.data.steps:
+            raise LavishError(
+                f"{where}: step {options.step} is counted from 0, but clips of row '{variant}' have data.steps: "
+                f"{config.data.steps}"
+            )
+
+
 @dataclass(frozen=True)
 class _Variant:
     """A row that defines a variant, resolved: its configuration on each of its tasks."""
@@ -503,6 +574,9 @@ def _resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dic
         for task in row.tasks or ():
             if task not in table.tasks:
                 raise LavishError(f"{where}: no column is of task '{task}'{nearest(task, table.tasks)}")
+        for task in row.set_by_task:
+            if task not in config.tasks:
+                raise LavishError(f"{where}: key 'set_by_task': unknown task '{task}'{nearest(task, config.tasks)}")
         tasks = [row.task] if row.task else [task for task in table.tasks if not row.tasks or task in row.tasks]
         variants[row.variant] = _Variant(
             row.label or row.variant,
@@ -510,7 +584,9 @@ def _resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dic
             {
                 task: parse(
                     RunConfig,
-                    merge(merge(config.defaults, config.tasks[task].changes), row.set),
+                    functools.reduce(
+                        merge, [config.defaults, config.tasks[task].changes, row.set, row.set_by_task.get(task, {})]
+                    ),
                     where if len(table.tasks) == 1 else f"{where}, task '{task}'",
                 )
                 for task in tasks
@@ -569,7 +645,7 @@ def _settings(config: RunConfig) -> dict[str, str | int | None]:
     }
 
 
-def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
+def _facts(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
     """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
     facts: dict[str, str] = {}
     if material:
@@ -581,6 +657,8 @@ def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
         facts["classifier"] = (
             "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
         )
+    if missing:
+        facts["not here"] = "; ".join(dict.fromkeys(missing))
     return facts
 
 

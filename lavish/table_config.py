@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from lavish.config import BackboneChoice, Config, merge
 from lavish.errors import nearest
@@ -66,6 +66,10 @@ class ColumnKey:
         return key
 
 
+EXAMPLE_CLIPS = 8
+"""Clips of a split of which the workflow keeps a run's predictions, to be drawn."""
+
+
 def _check_column(text: str) -> str:
     ColumnKey.of(text)
     return text
@@ -80,6 +84,9 @@ class RowConfig(Config):
     variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
     set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
     published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
     tasks: list[str] | None = Field(
         default=None,
@@ -99,8 +106,8 @@ class RowConfig(Config):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RowConfig:
-        if self.set is None and (self.tasks or self.task):
-            raise ValueError("`tasks` and `task` belong to the row that defines the variant with `set`")
+        if self.set is None and (self.tasks or self.task or self.set_by_task):
+            raise ValueError("`tasks`, `task` and `set_by_task` belong to the row that defines the variant with `set`")
         if self.tasks and self.task:
             raise ValueError("give one of `tasks` (of the table's columns) and `task` (instead of the table's)")
         if self.each_backbone and self.published:
@@ -151,8 +158,15 @@ class ExamplesFigure(Config):
     title: str
     section: str = Field(description="Title of the section whose rows are drawn.")
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
-    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of those that were kept.")
+    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of the 8 that are kept of each run.")
     step: int = Field(default=0, ge=0, description="The step of each clip that is drawn, counted from 0.")
+
+    @field_validator("clips")
+    @classmethod
+    def _clips_are_kept(cls, clips: int) -> int:
+        if clips > EXAMPLE_CLIPS:
+            raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
+        return clips
 
 
 FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]
@@ -255,6 +269,7 @@ def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> T
                         "variant": f"{row.variant}_{backbone.name}",
                         "label": f"{label}, {backbone.label}",
                         "set": merge(source.set or {}, backbone.set),
+                        "set_by_task": merge(source.set_by_task, backbone.set_by_task),
                         "published": [],
                         "each_backbone": False,
                     }

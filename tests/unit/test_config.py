@@ -9,7 +9,7 @@ import pytest
 
 from lavish.config import RunConfig, digest, merge, parse
 from lavish.errors import LavishError, nearest
-from lavish.options import available, class_attribute, option_model
+from lavish.options import available, class_attribute, defines, option_model
 from tests.stores import run_values
 
 
@@ -45,6 +45,14 @@ def test_unknown_methods_and_tasks_are_named():
     assert "unknown task 'event_localisation' (did you mean 'event_localization'?)" in error_of(
         task={"name": "event_localisation"}
     )
+
+
+def test_no_task_is_the_default():
+    values = run_values()
+    del values["task"]
+    with pytest.raises(LavishError, match="missing key 'task'"):
+        parse(RunConfig, values, "test")
+    assert "missing key 'task.name'" in error_of(task={"options": {}})
 
 
 def test_a_value_out_of_range_is_named():
@@ -110,6 +118,13 @@ def test_measures_of_every_task_are_read_from_its_source():
 
     for name in available("tasks"):
         assert class_attribute("tasks", name, "measures", ()) == task_class(name).measures
+
+
+@pytest.mark.parametrize("name", available("tasks"))
+def test_what_tasks_override_is_read_from_their_source(name):
+    from lavish.tasks.base import Task, task_class
+
+    assert defines("tasks", name, "pictures") == (task_class(name).pictures is not Task.pictures)
 
 
 def test_options_are_read_without_importing_torch():

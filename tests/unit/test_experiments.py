@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from lavish import experiments
 from lavish.config import RunConfig, canonical_json, parse
 from lavish.errors import LavishError
 from lavish.experiments import Experiments, MissingMaterial, Run, load
+from lavish.tables import write_table
 
 CONFIG = Path("config/config.yaml")
 TABLE = Path("config/tables/small.yaml")
@@ -363,6 +365,40 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
         ),
         (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
         (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "examples"}}),
+            "figure 'f': row 'lavish': task 'event_localization' draws no pictures, and figures of 'examples' show",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "step": 1}},
+            ),
+            "figure 'f': step 1 is counted from 0, but clips of row 'lavish' have data.steps: 1",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "clips": 9}},
+            ),
+            "key 'figures.f.examples.clips': 9 clips, but of each run examples of 8 are kept",
+        ),
+        (
+            lambda t: (
+                t.update(
+                    columns=["metric", "metric@segmentation_s4"],
+                    figures={"f": {**FIGURE, "section": "One", "task": "segmentation_s4"}},
+                ),
+                t["sections"].append(
+                    {"title": "One", "rows": [{"variant": "one", "set": {}, "tasks": ["event_localization"]}]}
+                ),
+            ),
+            "figure 'f': no row of section 'One' is run on task 'segmentation_s4'",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set_by_task={"event_localisation": {}}),
+            "row 'avish': key 'set_by_task': unknown task 'event_localisation' (did you mean 'event_localization'?)",
+        ),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
         (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),
@@ -437,6 +473,42 @@ def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -
     assert loaded.table_names == ["small"]
     with pytest.raises(MissingMaterial, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
         loaded.table("small")
+
+
+def without_s4(root: Path) -> Experiments:
+    """Load the small table over two tasks, one of which has no data here."""
+    change(TABLE, lambda t: t.update(columns=["metric", f"metric@{S4}", f"difference@{S4}"]))
+    return load([CONFIG], {"tasks": {S4: {"data": {"root": str(root), "compose": None, "num_classes": 1}}}})
+
+
+def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missing(tmp_path: Path) -> None:
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
+    loaded = without_s4(tmp_path / "AVSBench")
+    assert not loaded.missing
+    table = loaded.table("small")
+    assert {run.name.split("-")[0] for run in table.runs} == {TASK}
+    for row in table.spec["sections"][0]["rows"]:
+        assert set(row["runs"]) == {TASK}
+        assert row["missing"] == {S4: f"data not here: {tmp_path}/AVSBench"}
+    assert "there is no folder" in table.spec["facts"]["not here"]
+    assert loaded.figure_names == ["cost"]
+    assert loaded.figure("cost").runs == table.runs
+    with pytest.raises(MissingMaterial, match=r"figure 'masks' cannot be made: .*no folder .*AVSBench; "):
+        loaded.figure("masks")
+
+
+def test_its_cells_say_why(tmp_path: Path) -> None:
+    change(TABLE, lambda values: values["sections"][0]["rows"][0].pop("published"))
+    write_table(without_s4(tmp_path / "AVSBench").table("small").spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    reason = f"data not here: {tmp_path}/AVSBench"
+    assert all(line.count(reason) == 2 for line in text.splitlines() if line.startswith(("| LAVISH", "| avish")))
+    assert text.count(reason) == 4
+    assert "- Not here: data set 'composed' (avsbench_s4): there is no folder" in text
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [line["status"].count(reason) for line in lines] == [1, 1]
+    assert S4 not in lines[0]["runs"]
 
 
 def test_missing_assets_and_weights(tmp_path: Path) -> None:
