@@ -356,6 +356,9 @@ class BackboneChoice(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
     label: str = Field(description="Added to the label of the row.")
     set: dict[str, Any] = Field(description="What differs from the row; usually `backbone`, and sizes of `data`.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
 
 
 class TaskDefaults(BaseModel):

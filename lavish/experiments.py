@@ -503,6 +503,9 @@ def _resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dic
         for task in row.tasks or ():
             if task not in table.tasks:
                 raise LavishError(f"{where}: no column is of task '{task}'{nearest(task, table.tasks)}")
+        for task in row.set_by_task:
+            if task not in config.tasks:
+                raise LavishError(f"{where}: key 'set_by_task': unknown task '{task}'{nearest(task, config.tasks)}")
         tasks = [row.task] if row.task else [task for task in table.tasks if not row.tasks or task in row.tasks]
         variants[row.variant] = _Variant(
             row.label or row.variant,
@@ -510,7 +513,9 @@ def _resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dic
             {
                 task: parse(
                     RunConfig,
-                    merge(merge(config.defaults, config.tasks[task].changes), row.set),
+                    functools.reduce(
+                        merge, [config.defaults, config.tasks[task].changes, row.set, row.set_by_task.get(task, {})]
+                    ),
                     where if len(table.tasks) == 1 else f"{where}, task '{task}'",
                 )
                 for task in tasks

@@ -27,10 +27,12 @@ def generate() -> dict[str, str]:
     config["properties"]["defaults"] = _partial_run("The run configuration that rows start from.")
     backbone = config["$defs"]["BackboneChoice"]["properties"]
     backbone["set"] = _partial_run("What differs from the row; usually `backbone`, and sizes of `data`.")
+    backbone["set_by_task"]["additionalProperties"] = _partial_run("What differs on this task.")
     title = config["$defs"]["TaskDefaults"]["properties"]["title"]
     table = _schema(TableConfig)
     row = table["$defs"]["RowConfig"]["properties"]
     row["set"] = _partial_run("What differs from the task's defaults; without it the row repeats a variant from above.")
+    row["set_by_task"]["additionalProperties"] = _partial_run("What differs on this task.")
     for schema in (config, table):
         schema["$defs"] = {**schema.get("$defs", {}), **_partial_definitions()}
     run = config["$defs"]["RunConfig"]

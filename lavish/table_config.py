@@ -80,6 +80,9 @@ class RowConfig(Config):
     variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
     set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
     published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
     tasks: list[str] | None = Field(
         default=None,
@@ -99,8 +102,8 @@ class RowConfig(Config):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RowConfig:
-        if self.set is None and (self.tasks or self.task):
-            raise ValueError("`tasks` and `task` belong to the row that defines the variant with `set`")
+        if self.set is None and (self.tasks or self.task or self.set_by_task):
+            raise ValueError("`tasks`, `task` and `set_by_task` belong to the row that defines the variant with `set`")
         if self.tasks and self.task:
             raise ValueError("give one of `tasks` (of the table's columns) and `task` (instead of the table's)")
         if self.each_backbone and self.published:
@@ -255,6 +258,7 @@ def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> T
                         "variant": f"{row.variant}_{backbone.name}",
                         "label": f"{label}, {backbone.label}",
                         "set": merge(source.set or {}, backbone.set),
+                        "set_by_task": merge(source.set_by_task, backbone.set_by_task),
                         "published": [],
                         "each_backbone": False,
                     }

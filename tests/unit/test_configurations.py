@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lavish.config import RunConfig
-from lavish.experiments import load, task_defaults
+from lavish.experiments import Experiments, load, task_defaults
 
 CONFIG = Path("config/config.yaml")
 TASKS = ("event_localization", "segmentation_s4", "segmentation_ms3", "question_answering", "action_recognition")
@@ -91,6 +91,62 @@ def test_published_settings(
     assert training.schedule.warmup == 0
     assert config.normalisation.audio == audio
     assert config.backbone.tune_norms == (task == "question_answering")
+
+
+@pytest.fixture(scope="module")
+def paper_tables(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
+    """The paper's tables on folders that exist."""
+    folder = tmp_path_factory.mktemp("official")
+    (folder / "clip.mp4").write_bytes(b"video")
+    tasks = {task: {"data": {"root": str(folder)}} for task in TASKS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[2])
+        return load([CONFIG, Path("config/paper.yaml")], {"tasks": tasks})
+
+
+SWIN, VIT = (192, 192), (224, 128)
+"""Pixels of frames and bins of spectrograms."""
+AVE, AVE_VIT, AVS, AVQA = (-4.9848, 3.7080), (-4.1426, 3.2001), (-5.2105, 3.5918), (-5.3853, 3.5929)
+
+
+@pytest.mark.parametrize("size", ["l", "b"])
+@pytest.mark.parametrize(
+    ("table", "task", "family", "sizes", "frames", "shift", "window", "audio"),
+    [
+        ("ave", "event_localization", "swin", SWIN, 192, 5.2, 1.0, AVE),
+        ("ave", "event_localization", "vit", VIT, 102, 10.0, 1.0, AVE_VIT),
+        ("avs", "segmentation_s4", "swin", SWIN, 192, 10.0, 1.0, AVS),
+        ("avs", "segmentation_s4", "vit", VIT, 102, 10.0, 1.0, AVS),
+        ("avs", "segmentation_ms3", "swin", SWIN, 192, 10.0, 1.0, AVS),
+        ("avs", "segmentation_ms3", "vit", VIT, 102, 10.0, 1.0, AVS),
+        ("avqa", "question_answering", "swin", SWIN, 192, 10.0, 1.95, AVQA),
+        ("avqa", "question_answering", "vit", VIT, 192, 10.0, 1.95, AVQA),
+        ("action", "action_recognition", "swin", SWIN, 192, 5.2, 1.0, AVE),
+        ("action", "action_recognition", "vit", VIT, 102, 10.0, 1.0, AVE_VIT),
+    ],
+)
+def test_published_settings_on_each_backbone(
+    paper_tables: Experiments,
+    size: str,
+    table: str,
+    task: str,
+    family: str,
+    sizes: tuple[int, int],
+    frames: int,
+    shift: float,
+    window: float,
+    audio: tuple[float, float],
+) -> None:
+    found = paper_tables.table(table)
+    rows = {row["variant"]: row for section in found.spec["sections"] for row in section["rows"]}
+    folder = rows[f"lavish_{family}_{size}"]["runs"][task]["folder"]
+    config = next(run.config for run in found.runs if run.folder == folder)
+    spectrogram = config.data.spectrogram
+    assert (config.data.frame_size, spectrogram.mel_bins) == sizes
+    assert (spectrogram.frames, spectrogram.shift_ms, spectrogram.window_seconds) == (frames, shift, window)
+    # Published settings of 1.95 s cut one analysis frame off, and no more of a window is lost.
+    assert 1000 * window - spectrogram.length_ms < (frames + 1) * shift
+    assert config.normalisation.audio == audio
 
 
 def test_every_table_of_the_default_can_be_resolved() -> None:
