@@ -41,8 +41,8 @@ class Segmentation(Task):
     Options:
         channels: of the merged maps, a multiple of 8; all other widths scale with it (published: 256).
         levels: maps of the pyramid, 1/4, 1/8, ... of the frame; the frame's size must allow it (published: 4).
-        tpavi: whether maps read the sound before they are merged (LAVISH's command: no). None: where there is a
-            separate audio encoder, whose features reach masks no other way. Never where there is no sound.
+        tpavi: whether maps read the sound before they are merged (LAVISH's command: no), where there is any. The
+            features of a separate audio encoder reach masks no other way, so that one needs it.
         matching: loss that draws what the mask covers towards the sound, on TPAVI's maps; 'divergence' is that of
             AVSBench's MS3 command, 'cosine' is defined for S4 and off in its command.
         matching_weight: its weight (MS3: 0.5).
@@ -59,7 +59,7 @@ class Segmentation(Task):
         *,
         channels: int = 256,
         levels: int = 4,
-        tpavi: bool | None = None,
+        tpavi: bool = False,
         matching: Literal["none", "divergence", "cosine"] = "none",
         matching_weight: float = 0.5,
         unused_layers: Literal["dropped", "counted"] = "dropped",
@@ -68,14 +68,18 @@ class Segmentation(Task):
         self.decoder = MaskDecoder(shape.stages, shape.frame_size, channels=channels, levels=levels)
         # The last feature is the sound's, unless there is only a picture.
         width = shape.widths[-1] if "audio" in shape.streams or shape.separate_audio else 0
-        wanted = shape.separate_audio if tpavi is None else tpavi
-        if width and matching != "none" and not wanted:
+        if shape.separate_audio and not tpavi:
+            raise LavishError(
+                "audio_encoder.use: the features of a separate audio encoder reach masks through TPAVI alone: set "
+                "task.options.tpavi to true, or audio_encoder.use to none"
+            )
+        if width and matching != "none" and not tpavi:
             raise LavishError(
                 f"task.options.matching: '{matching}' compares the sound with TPAVI's maps: set task.options.tpavi to "
                 "true, or task.options.matching to none"
             )
         self.interactions = nn.ModuleList()
-        if width and wanted:
+        if width and tpavi:
             self.audio = nn.Linear(width, channels // 2)
             self.interactions.extend(AudioVisualInteraction(channels) for _ in range(levels))
         self.matching = matching if self.interactions else "none"

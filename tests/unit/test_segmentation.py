@@ -192,16 +192,18 @@ def test_tpavi_reads_frames_without_a_mask_too() -> None:
     assert sound.grad[:, 1].abs().sum() > 0
 
 
-def test_a_separate_audio_encoder_brings_tpavi_along() -> None:
+@pytest.mark.parametrize("widths", [[8, 8, 5], [8, 5]], ids=["join", "replace"])
+def test_a_separate_audio_encoder_reaches_masks_through_tpavi(widths: list[int]) -> None:
     assert not task().interactions
-    joined = shape(widths=[8, 8, 5], separate_audio=True)
-    head = task(joined).eval()
+    joined = shape(widths=widths, separate_audio=True)
+    with pytest.raises(LavishError, match=r"audio_encoder\.use: .* set task\.options\.tpavi to true"):
+        task(joined)
+    head = task(joined, tpavi=True).eval()
     assert len(head.interactions) == 2
     assert head.audio.in_features == 5
     given = encoded()
-    heard = Encoded(given.streams, [*given.features, torch.randn(CLIPS, STEPS, 5)])
+    heard = Encoded(given.streams, [*given.features[: len(widths) - 1], torch.randn(CLIPS, STEPS, 5)])
     assert head(heard, masks()).logits.shape == (CLIPS * STEPS, SIZE, SIZE)
-    assert not task(joined, tpavi=False).interactions
 
 
 @pytest.mark.parametrize("matching", ["divergence", "cosine"])
