@@ -12,6 +12,7 @@ from lavish.arguments import read_config, read_values
 from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig, parse
 from lavish.errors import LavishError
 from lavish.startup import without_compiler
+from lavish.table_config import EXAMPLE_CLIPS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (evaluate, examples):
         sub.add_argument("--split", choices=SPLITS, required=True)
         sub.add_argument("--run", type=Path, required=True, help="folder that train wrote")
-    examples.add_argument("--count", type=int, default=8, help="clips, evenly spread over the split (default: 8)")
+    examples.add_argument(
+        "--count",
+        type=int,
+        default=EXAMPLE_CLIPS,
+        help=f"clips, evenly spread over the split (default: {EXAMPLE_CLIPS})",
+    )
     examples.add_argument("--overlays", type=Path, help="folder for a PNG of each clip as well")
 
     cost = command("cost", _cost, "count parameters and multiply-adds of runs", config=False)

@@ -33,9 +33,16 @@ from lavish.config import (
 )
 from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError, nearest
-from lavish.options import class_attribute, option_model
+from lavish.options import class_attribute, defines, option_model
 from lavish.published_practice import departures
-from lavish.table_config import BreakdownFigure, ColumnKey, TableConfig, needs_results, with_backbones
+from lavish.table_config import (
+    BreakdownFigure,
+    ColumnKey,
+    ExamplesFigure,
+    TableConfig,
+    needs_results,
+    with_backbones,
+)
 from lavish.weights import check_sha256
 
 RECIPE_VERSION = 2
@@ -246,7 +253,6 @@ class _Resolver:
             table = with_backbones(table, config.backbones)
         except ValueError as error:
             raise LavishError(f"{file}: {error}") from None
-        self._check_figures(name, table, file)
         measures: dict[str, tuple[str, ...]] = {}
         own = [row.task for row in table.rows if row.task is not None]
         for task in dict.fromkeys([*table.tasks, *own]):
@@ -257,6 +263,7 @@ class _Resolver:
             measures[task] = class_attribute("tasks", defaults.task.name, "measures", ())
         _check_measures(table, measures, file)
         variants = _resolve_rows(table, file, config)
+        self._check_figures(name, table, variants, file)
         published = {
             id: self._published(id, f"{file}: {where}")
             for where, ids in [
@@ -319,7 +326,7 @@ class _Resolver:
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
-    def _check_figures(self, name: str, table: TableConfig, file: Path) -> None:
+    def _check_figures(self, name: str, table: TableConfig, variants: Mapping[str, _Variant], file: Path) -> None:
         sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             if options.section not in sections:
@@ -328,6 +335,18 @@ class _Resolver:
             if options.task is not None and options.task not in table.tasks:
                 hint = nearest(options.task, table.tasks)
                 raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
+            drawn = {
+                row.variant: config
+                for row in sections[options.section].rows
+                if (config := variants[row.variant].configs.get(options.task or table.task)) is not None
+            }
+            if not drawn:
+                raise LavishError(
+                    f"{file}: figure '{figure}': no row of section '{options.section}' is run on task "
+                    f"'{options.task or table.task}'"
+                )
+            if isinstance(options, ExamplesFigure):
+                _check_examples(options, drawn, f"{file}: figure '{figure}'")
             if figure in self.experiments.figures:
                 other = self.experiments.figures[figure]
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
@@ -473,6 +492,21 @@ def _check_measures(table: TableConfig, measures: Mapping[str, Collection[str]],
         if measure is not None and measure not in known:
             raise LavishError(
                 f"{file}: {where}: task '{task or table.task}' has no measure '{measure}'{nearest(measure, known)}"
+            )
+
+
+def _check_examples(options: ExamplesFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+    """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
+    for variant, config in drawn.items():
+        if not defines("tasks", config.task.name, "pictures"):
+            raise LavishError(
+                f"{where}: row '{variant}': task '{config.task.name}' draws no pictures, and figures of 'examples' "
+                "show nothing else: choose another kind or task"
+            )
+        if options.step >= config.data.steps:
+            raise LavishError(
+                f"{where}: step {options.step} is counted from 0, but clips of row '{variant}' have data.steps: "
+                f"{config.data.steps}"
             )
 
 

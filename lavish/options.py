@@ -83,6 +83,12 @@ def class_attribute(kind: str, method: str, name: str, default: Any = None) -> A
     return default
 
 
+def defines(kind: str, method: str, name: str) -> bool:
+    """Tell whether the method's class defines a function of this name itself."""
+    members = method_class(kind, method_path(kind, method)).body
+    return any(isinstance(member, ast.FunctionDef) and member.name == name for member in members)
+
+
 def _constructor(kind: str, path: Path) -> ast.FunctionDef:
     for member in method_class(kind, path).body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from lavish.config import BackboneChoice, Config, merge
 from lavish.errors import nearest
@@ -64,6 +64,10 @@ class ColumnKey:
         if key.name == "published" and key.task is not None:
             raise ValueError(f"column '{text}': published numbers are printed as rows name them, whatever the task")
         return key
+
+
+EXAMPLE_CLIPS = 8
+"""Clips of a split of which the workflow keeps a run's predictions, to be drawn."""
 
 
 def _check_column(text: str) -> str:
@@ -154,8 +158,15 @@ class ExamplesFigure(Config):
     title: str
     section: str = Field(description="Title of the section whose rows are drawn.")
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
-    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of those that were kept.")
+    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of the 8 that are kept of each run.")
     step: int = Field(default=0, ge=0, description="The step of each clip that is drawn, counted from 0.")
+
+    @field_validator("clips")
+    @classmethod
+    def _clips_are_kept(cls, clips: int) -> int:
+        if clips > EXAMPLE_CLIPS:
+            raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
+        return clips
 
 
 FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]

@@ -71,8 +71,8 @@ def write_table(spec: dict[str, Any], out: Path) -> None:
 
 
 def reads_of(table: TableSpec) -> dict[str, Reads]:
-    """Return what the columns of a table need to be read of the runs of each task."""
-    reads: dict[str, Reads] = {}
+    """Return what the columns of a table, and of its CSV, need to be read of the runs of each task."""
+    reads = {task: Reads(cost=True) for task in table.tasks} if needs_results(table.columns) else {}
     for key in map(ColumnKey.of, table.columns):
         task = key.task or table.task
         reads[task] = reads.get(task, Reads()) | COLUMNS[key.name].reads(key)
@@ -252,8 +252,8 @@ def _notes(comparison: Comparison) -> list[str]:
         )
         if on_test:
             notes.append(
-                f"{_DAGGER} Checkpoint selected on the test split, as in published practice: optimistic, and not "
-                "comparable with rows selected on validation."
+                f"{_DAGGER} Checkpoint, and what is chosen with it (thresholds), selected on the test split, as in "
+                "published practice: optimistic, and not comparable with rows selected on validation."
             )
     practice = dict.fromkeys(text for row in comparison.rows for text in row.departures)
     if practice:

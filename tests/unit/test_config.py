@@ -9,7 +9,7 @@ import pytest
 
 from lavish.config import RunConfig, digest, merge, parse
 from lavish.errors import LavishError, nearest
-from lavish.options import available, class_attribute, option_model
+from lavish.options import available, class_attribute, defines, option_model
 from tests.stores import run_values
 
 
@@ -110,6 +110,13 @@ def test_measures_of_every_task_are_read_from_its_source():
 
     for name in available("tasks"):
         assert class_attribute("tasks", name, "measures", ()) == task_class(name).measures
+
+
+@pytest.mark.parametrize("name", available("tasks"))
+def test_what_tasks_override_is_read_from_their_source(name):
+    from lavish.tasks.base import Task, task_class
+
+    assert defines("tasks", name, "pictures") == (task_class(name).pictures is not Task.pictures)
 
 
 def test_options_are_read_without_importing_torch():

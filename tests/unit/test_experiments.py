@@ -363,6 +363,40 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
         ),
         (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
         (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "examples"}}),
+            "figure 'f': row 'lavish': task 'event_localization' draws no pictures, and figures of 'examples' show",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "step": 1}},
+            ),
+            "figure 'f': step 1 is counted from 0, but clips of row 'lavish' have data.steps: 1",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "clips": 9}},
+            ),
+            "key 'figures.f.examples.clips': 9 clips, but of each run examples of 8 are kept",
+        ),
+        (
+            lambda t: (
+                t.update(
+                    columns=["metric", "metric@segmentation_s4"],
+                    figures={"f": {**FIGURE, "section": "One", "task": "segmentation_s4"}},
+                ),
+                t["sections"].append(
+                    {"title": "One", "rows": [{"variant": "one", "set": {}, "tasks": ["event_localization"]}]}
+                ),
+            ),
+            "figure 'f': no row of section 'One' is run on task 'segmentation_s4'",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set_by_task={"event_localisation": {}}),
+            "row 'avish': key 'set_by_task': unknown task 'event_localisation' (did you mean 'event_localization'?)",
+        ),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
         (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
         (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),

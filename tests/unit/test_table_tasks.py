@@ -147,6 +147,16 @@ def test_fields_of_several_tasks_begin_with_the_task(spec: dict[str, Any], tmp_p
     assert lines[0]["runs"].split(";")[3].endswith("/s4/seed0")
 
 
+def test_the_csv_has_the_costs_of_every_task(spec: dict[str, Any], tmp_path: Path) -> None:
+    spec["columns"] = ["metric", "trainable_params", f"metric@{S4}"]
+    _, _, lines = written(spec, tmp_path)
+    frozen = lines[1]
+    assert (frozen[f"{AVE}_adapter_macs"], frozen[f"{S4}_adapter_macs"]) == ("0", "5000000")
+    for field in ("trainable_params", "total_params", "adapter_macs", "total_macs"):
+        assert frozen[f"{AVE}_{field}"] and frozen[f"{S4}_{field}"], field
+        assert lines[2][f"{S4}_{field}"] == "", field
+
+
 def test_notes_say_what_each_task_is_tested_on(spec: dict[str, Any], tmp_path: Path) -> None:
     text, _, _ = written(spec, tmp_path)
     assert (

@@ -89,7 +89,7 @@ def test_a_row_without_result_says_why(written: Path) -> None:
 def test_rows_selected_on_test_are_marked(written: Path) -> None:
     text = (written / "table_ablation.md").read_text()
     assert r"LAVISH, 50% \| test †" in markdown_rows(text)
-    assert "- † Checkpoint selected on the test split" in text
+    assert "- † Checkpoint, and what is chosen with it (thresholds), selected on the test split" in text
     assert text.count("†") == 3
     assert [line["selected_on"] for line in csv_lines(written)] == ["val", "val", "val", "val", "test", "val"]
 
