@@ -54,13 +54,15 @@ class RunSpec(Config):
 class RowSpec(Config):
     """One row of a table: a variant, its run on each of its tasks, and the published numbers beside it.
 
-    `task` is the task of columns that name none. A row without runs has published numbers alone.
+    `task` is the task of columns that name none, `missing` says why the run on a task cannot be made on this machine.
+    A row without runs has published numbers alone.
     """
 
     variant: str
     label: str
     task: str
     runs: dict[str, RunSpec] = {}
+    missing: dict[str, str] = {}
     published: list[PublishedNumber] = []
 
 
@@ -136,10 +138,11 @@ class Difference:
 class Result:
     """What was read and computed of a row for one task; what no column asks for is None or absent.
 
-    The keys of `estimates` and `differences` are measures; None is the task's own metric.
+    The keys of `estimates` and `differences` are measures; None is the task's own metric. `spec` is None where the run
+    cannot be made on this machine.
     """
 
-    spec: RunSpec
+    spec: RunSpec | None
     is_baseline: bool
     run: RunResult | Missing | None
     estimates: dict[str | None, Estimate | Missing]
@@ -209,7 +212,7 @@ class Comparison:
         tested = (
             result.spec.folder
             for result in self.results(task)
-            if isinstance(result.differences.get(measure), Difference)
+            if result.spec is not None and isinstance(result.differences.get(measure), Difference)
         )
         return len(set(tested))
 
@@ -258,16 +261,25 @@ def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
     tasks = dict.fromkeys(task for section in table.sections for row in section.rows for task in row.runs)
     # Columns that name no task are of the row's own.
     results = {task: _compare_task(table, task, reads.get(task, reads.get(table.task, Reads()))) for task in tasks}
-    sections = tuple(
-        (
-            section.title,
-            tuple(
-                Row(row, {task: results[task][run.folder] for task, run in row.runs.items()}) for row in section.rows
-            ),
-        )
-        for section in table.sections
+
+    def compared(row: RowSpec) -> Row:
+        absent = {task: _absent(Missing(reason), reads.get(task, Reads())) for task, reason in row.missing.items()}
+        return Row(row, {task: results[task][run.folder] for task, run in row.runs.items()} | absent)
+
+    return Comparison(table, tuple((section.title, tuple(map(compared, section.rows))) for section in table.sections))
+
+
+def _absent(reason: Missing, reads: Reads) -> Result:
+    """Return what stands for a run that cannot be made on this machine."""
+    measures = reads.measures | reads.differences | {None}
+    return Result(
+        spec=None,
+        is_baseline=False,
+        run=reason,
+        estimates=dict.fromkeys(measures, reason),
+        differences=dict.fromkeys(reads.differences, reason),
+        cost=reason,
     )
-    return Comparison(table, sections)
 
 
 def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Result]:

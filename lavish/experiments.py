@@ -54,7 +54,11 @@ CHECKSUMS = Path(".snakemake/lavish-checksums.json")
 
 
 class MissingMaterial(LavishError):
-    """A folder or file that the configuration names is not on this machine."""
+    """A folder or file that the configuration names is not on this machine; `short` says so in a cell of a table."""
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,18 @@ class Experiments:
     weights: dict[str, Weights] = field(default_factory=dict)
     missing: dict[str, MissingMaterial] = field(default_factory=dict)
     """Name of a table -> why it cannot be made on this machine; other tables can."""
+    missing_figures: dict[str, MissingMaterial] = field(default_factory=dict)
+    """Name of a figure -> why it cannot be made although its table can, without the task that the figure shows."""
 
     @property
     def table_names(self) -> list[str]:
         """All tables that the configuration asks for, those that cannot be made here included."""
         return sorted([*self.tables, *self.missing])
+
+    @property
+    def figure_names(self) -> list[str]:
+        """All figures that the configuration asks for, those of tables that cannot be made here included."""
+        return [name for name in self.figures if name not in self.missing_figures]
 
     def table(self, name: str) -> Table:
         """Return a table; an error when the configuration has none of that name or its material is missing."""
@@ -150,6 +161,8 @@ class Experiments:
     def figure(self, name: str) -> Table:
         """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
         table = self.table(_lookup(self.figures, name, "figure"))
+        if name in self.missing_figures:
+            raise self.missing_figures[name]
         options = table.spec["figures"][name]
         task = options["task"] or table.spec["task"]
         section = next(section for section in table.spec["sections"] if section["title"] == options["section"])
@@ -273,14 +286,19 @@ class _Resolver:
             for id in ids
         }
         self.material = needs_results(table.columns)
-        try:
-            runs = {
-                variant: {task: self._run(task, variant, run) for task, run in resolved.configs.items()}
-                for variant, resolved in variants.items()
-            }
-        except MissingMaterial as error:
-            self.experiments.missing[name] = MissingMaterial(f"table '{name}' cannot be made: {error}")
-            return
+        runs: dict[str, dict[str, Run]] = {variant: {} for variant in variants}
+        missing: dict[str, dict[str, MissingMaterial]] = {variant: {} for variant in variants}
+        for variant, resolved in variants.items():
+            for task, run in resolved.configs.items():
+                try:
+                    runs[variant][task] = self._run(task, variant, run)
+                except MissingMaterial as error:
+                    if task == resolved.task:
+                        error = MissingMaterial(f"table '{name}' cannot be made: {error}", error.short)
+                        self.experiments.missing[name] = error
+                        return
+                    missing[variant][task] = error
+        self._leave_out_figures(table, missing)
         unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
         sections = [
             {
@@ -291,6 +309,7 @@ class _Resolver:
                         "label": row.label or variants[row.variant].label,
                         "task": variants[row.variant].task,
                         "runs": {task: _run_spec(run) for task, run in runs[row.variant].items()},
+                        "missing": {task: error.short for task, error in missing[row.variant].items()},
                         "published": [published[id] for id in row.published],
                     }
                     for row in section.rows
@@ -322,7 +341,11 @@ class _Resolver:
             # What no training depends on is not to change when seeds do.
             "seeds": self.config.seeds if self.material else config.seeds,
             "sections": sections,
-            "facts": _facts([*baseline, *(run.config for run in unique.values())], self.material),
+            "facts": _facts(
+                [*baseline, *(run.config for run in unique.values())],
+                self.material,
+                [str(error) for of_task in missing.values() for error in of_task.values()],
+            ),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
@@ -351,6 +374,17 @@ class _Resolver:
                 other = self.experiments.figures[figure]
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
             self.experiments.figures[figure] = name
+
+    def _leave_out_figures(self, table: TableConfig, missing: Mapping[str, Mapping[str, MissingMaterial]]) -> None:
+        """Note the figures that show, or compare with, a run whose material is not here."""
+        sections = {section.title: section for section in table.sections}
+        for figure, options in table.figures.items():
+            task = options.task or table.task
+            for variant in [table.baseline, *(row.variant for row in sections[options.section].rows)]:
+                if task in missing[variant]:
+                    error = missing[variant][task]
+                    error = MissingMaterial(f"figure '{figure}' cannot be made: {error}", error.short)
+                    self.experiments.missing_figures[figure] = error
 
     def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
         """Return the configuration a table starts from, and how to name it in messages."""
@@ -428,13 +462,16 @@ class _Resolver:
         source = config.weights
         if isinstance(source, FileWeights):
             if self.material and not source.path.is_file():
-                raise MissingMaterial(f"there is no file of weights {source.path}; set weights.path to where it lies")
+                raise MissingMaterial(
+                    f"there is no file of weights {source.path}; set weights.path to where it lies",
+                    f"weights not here: {source.path}",
+                )
             if self.material:
                 measured = self.checksums.of_file(source.path)
                 try:
                     check_sha256(source.path, source.sha256, "weights.sha256", measured)
                 except LavishError as error:
-                    raise MissingMaterial(str(error)) from None
+                    raise MissingMaterial(str(error), f"other weights than the pinned ones: {source.path}") from None
                 source = source.model_copy(update={"sha256": measured})
         # How the weights are used does not change them: rows that differ in it share one file.
         kind: Literal["backbone", "audio_encoder"]
@@ -452,7 +489,7 @@ class _Resolver:
         if not self.material:
             return expected
         if not root.is_dir():
-            raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}")
+            raise MissingMaterial(f"{what}: there is no folder {root}; {remedy}", f"data not here: {root}")
         measured = self.checksums.of_folder(root)
         if expected is not None and expected != measured:
             raise LavishError(
@@ -608,7 +645,7 @@ def _settings(config: RunConfig) -> dict[str, str | int | None]:
     }
 
 
-def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
+def _facts(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
     """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
     facts: dict[str, str] = {}
     if material:
@@ -620,6 +657,8 @@ def _facts(configs: Sequence[RunConfig], material: bool) -> dict[str, str]:
         facts["classifier"] = (
             "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
         )
+    if missing:
+        facts["not here"] = "; ".join(dict.fromkeys(missing))
     return facts
 
 

@@ -294,7 +294,7 @@ def _cost_column(heading: str, field: str, unit: float, note: str) -> Column:
 def _setting_column(heading: str, field: str) -> Column:
     def value(row: Row, key: ColumnKey) -> Value:
         result = row.of(key.task)
-        return None if result is None else result.spec.settings.get(field)
+        return None if result is None or result.spec is None else result.spec.settings.get(field)
 
     def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
         found = value(row, key)

@@ -165,7 +165,7 @@ def _costs_separated(comparison: Comparison) -> str:
             for key in _keys(comparison):
                 line |= _fields(comparison.spec, row, key)
             result = row.of(None)
-            cost = None if result is None else (result.spec.folder / "cost.json").as_posix()
+            cost = None if result is None or result.spec is None else (result.spec.folder / "cost.json").as_posix()
             line |= {"section": title, "variant": row.spec.variant, "cost": cost, "status": _status(row)}
             lines.append(line)
     return _csv(lines)

@@ -6,7 +6,7 @@ and its loss as LAVISH has them (arXiv 2212.07983).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class QuestionAnswering(Task):
         dropout: in that attention.
         standardise: bring features to mean 0 and deviation 1 over a batch first, for small backbones (published: no).
         match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
-        count_unused: count the layers that LAVISH's code declares and never runs, as its parameter counts do.
+        unused_layers: 'counted' adds the layers that LAVISH's code declares and never runs to the numbers of parameters.
     """
 
     metric = "accuracy"
@@ -69,7 +69,7 @@ class QuestionAnswering(Task):
         dropout: float = 0.1,
         standardise: bool = False,
         match_weight: float = 0.5,
-        count_unused: bool = False,
+        unused_layers: Literal["dropped", "counted"] = "dropped",
     ) -> None:
         super().__init__()
         if not shape.vocabulary:
@@ -90,7 +90,7 @@ class QuestionAnswering(Task):
         )
         self.negatives = self.net.matches and match_weight > 0
         self.match_weight = match_weight
-        self.unused = _unused_parameters(width) if count_unused else 0
+        self.unused = _unused_parameters(width) if unused_layers == "counted" else 0
 
     def forward(self, encoded: Encoded, inputs: Inputs) -> Answers:
         """Return the answers to `questions`, (units, slots) indices of words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from lavish import experiments
 from lavish.config import RunConfig, canonical_json, parse
 from lavish.errors import LavishError
 from lavish.experiments import Experiments, MissingMaterial, Run, load
+from lavish.tables import write_table
 
 CONFIG = Path("config/config.yaml")
 TABLE = Path("config/tables/small.yaml")
@@ -471,6 +473,42 @@ def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -
     assert loaded.table_names == ["small"]
     with pytest.raises(MissingMaterial, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
         loaded.table("small")
+
+
+def without_s4(root: Path) -> Experiments:
+    """Load the small table over two tasks, one of which has no data here."""
+    change(TABLE, lambda t: t.update(columns=["metric", f"metric@{S4}", f"difference@{S4}"]))
+    return load([CONFIG], {"tasks": {S4: {"data": {"root": str(root), "compose": None, "num_classes": 1}}}})
+
+
+def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missing(tmp_path: Path) -> None:
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
+    loaded = without_s4(tmp_path / "AVSBench")
+    assert not loaded.missing
+    table = loaded.table("small")
+    assert {run.name.split("-")[0] for run in table.runs} == {TASK}
+    for row in table.spec["sections"][0]["rows"]:
+        assert set(row["runs"]) == {TASK}
+        assert row["missing"] == {S4: f"data not here: {tmp_path}/AVSBench"}
+    assert "there is no folder" in table.spec["facts"]["not here"]
+    assert loaded.figure_names == ["cost"]
+    assert loaded.figure("cost").runs == table.runs
+    with pytest.raises(MissingMaterial, match=r"figure 'masks' cannot be made: .*no folder .*AVSBench; "):
+        loaded.figure("masks")
+
+
+def test_its_cells_say_why(tmp_path: Path) -> None:
+    change(TABLE, lambda values: values["sections"][0]["rows"][0].pop("published"))
+    write_table(without_s4(tmp_path / "AVSBench").table("small").spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    reason = f"data not here: {tmp_path}/AVSBench"
+    assert all(line.count(reason) == 2 for line in text.splitlines() if line.startswith(("| LAVISH", "| avish")))
+    assert text.count(reason) == 4
+    assert "- Not here: data set 'composed' (avsbench_s4): there is no folder" in text
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [line["status"].count(reason) for line in lines] == [1, 1]
+    assert S4 not in lines[0]["runs"]
 
 
 def test_missing_assets_and_weights(tmp_path: Path) -> None:

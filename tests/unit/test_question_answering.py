@@ -171,7 +171,7 @@ def test_a_data_set_without_questions_is_refused() -> None:
 
 def test_unused_layers_are_counted_on_request() -> None:
     sizes = shape(BOTH, [1536, 1536], token_width=1536, vocabulary=92, answers=42)
-    task = QuestionAnswering(sizes, count_unused=True)
+    task = QuestionAnswering(sizes, unused_layers="counted")
     used = sum(parameter.numel() for parameter in task.parameters())
     # Written out: two 128 -> 512, 2048 -> 512, 1024 -> 512, four 512 -> 512 linear layers and a layer norm.
     unused = 2 * 129 * 512 + 2049 * 512 + 1025 * 512 + 4 * 513 * 512 + 2 * 512
