@@ -281,7 +281,7 @@ class FusionConfig(Config):
 class TaskConfig(Config):
     """Which task, with its own options (the keyword-only arguments of its class)."""
 
-    name: str = "event_localization"
+    name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -323,7 +323,7 @@ class TrainingConfig(Config):
 class RunConfig(Config):
     """One resolved configuration: with a seed, everything a training depends on."""
 
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig
     modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual"
     data: DataConfig
     normalisation: NormalisationConfig = NormalisationConfig()

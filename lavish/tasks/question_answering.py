@@ -40,7 +40,7 @@ class QuestionAnswering(Task):
         dropout: in that attention.
         standardise: bring features to mean 0 and deviation 1 over a batch first, for small backbones (published: no).
         match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
-        unused_layers: 'counted' adds the layers that LAVISH's code declares and never runs to the numbers of parameters.
+        unused_layers: 'counted' adds to the numbers of parameters what LAVISH's code declares and never runs.
     """
 
     metric = "accuracy"

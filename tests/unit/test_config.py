@@ -47,6 +47,14 @@ def test_unknown_methods_and_tasks_are_named():
     )
 
 
+def test_no_task_is_the_default():
+    values = run_values()
+    del values["task"]
+    with pytest.raises(LavishError, match="missing key 'task'"):
+        parse(RunConfig, values, "test")
+    assert "missing key 'task.name'" in error_of(task={"options": {}})
+
+
 def test_a_value_out_of_range_is_named():
     assert "key 'training.epochs'" in error_of(training={"epochs": 0})
 
