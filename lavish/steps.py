@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from lavish.config import AudioEncoderConfig, BackboneConfig, RunConfig, digest
 from lavish.errors import LavishError
-from lavish.experiments import RECIPE_VERSION
+from lavish.identities import RECIPE_VERSION
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from lavish import experiments
+from lavish import identities
 from lavish.config import RunConfig, canonical_json, parse
 from lavish.errors import LavishError
-from lavish.experiments import Experiments, MissingMaterial, Run, load
+from lavish.experiments import Experiments, load
+from lavish.identities import MissingMaterial, Run
 from lavish.tables import write_table
 
 CONFIG = Path("config/config.yaml")
@@ -288,7 +289,7 @@ def test_seeds_labels_and_tables_change_no_identity() -> None:
 
 def test_recipe_version_is_part_of_every_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = names()
-    monkeypatch.setattr(experiments, "RECIPE_VERSION", experiments.RECIPE_VERSION + 1)
+    monkeypatch.setattr(identities, "RECIPE_VERSION", identities.RECIPE_VERSION + 1)
     assert all(old.isdisjoint(new) for old, new in zip(before, names(), strict=True))
 
 

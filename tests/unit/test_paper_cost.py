@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lavish.cost import count, example_clips, undrawn_weights
-from lavish.experiments import Run, load
+from lavish.experiments import load
+from lavish.identities import Run
 from lavish.model import build_model
 from lavish.steps import cost
 

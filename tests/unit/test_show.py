@@ -10,7 +10,8 @@ import yaml
 
 from lavish.cli import main
 from lavish.config import RunConfig, parse
-from lavish.experiments import RECIPE_VERSION, task_defaults
+from lavish.experiments import task_defaults
+from lavish.identities import RECIPE_VERSION
 from lavish.provenance import sha256_of
 from lavish.steps import evaluate, provide_weights, train
 from tests.stores import run_values, write_store

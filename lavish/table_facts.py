@@ -1,0 +1,72 @@
+"""What a table says of the runs behind it: their settings, and the data and backbones in its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lavish.config import BackboneConfig, DataConfig, RunConfig
+from lavish.identities import Run
+from lavish.published_practice import departures
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """What a table is told of a run."""
+    return {
+        "folder": run.folder,
+        "select_on": run.config.select_on,
+        "departures": departures(run.config),
+        "settings": _settings(run.config),
+    }
+
+
+def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
+    """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
+    facts: dict[str, str] = {}
+    if material:
+        facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
+        facts["backbone"] = "; ".join(
+            dict.fromkeys(_describe_weights(config.backbone.model, config.backbone) for config in configs)
+        )
+    if any(config.backbone.classifier == "counted" for config in configs):
+        facts["classifier"] = (
+            "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
+        )
+    if missing:
+        facts["not here"] = "; ".join(dict.fromkeys(missing))
+    return facts
+
+
+def _settings(config: RunConfig) -> dict[str, str | int | None]:
+    """What a table can print of a run's configuration; None for what does not apply to it."""
+    adapted = config.adapter.method != "none"
+    crosses = adapted and config.modalities == "audio_visual" and config.fusion.direction != "none"
+    return {
+        "backbone": config.backbone.model,
+        "latents": config.adapter.options.get("latents") if crosses else None,
+        "direction": config.fusion.direction if crosses else "none",
+        "position": config.fusion.position if adapted else "none",
+    }
+
+
+def _describe_data(data: DataConfig) -> str:
+    layout = data.format.upper().replace("_", "-")
+    if data.compose is None:
+        return f"{data.name} (official {layout} layout, {data.steps} steps a clip)"
+    clips = data.compose.clips
+    assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
+    return (
+        f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of {data.steps} "
+        f"{'step' if data.steps == 1 else 'steps'}, made of {assets}"
+    )
+
+
+def _describe_weights(model: str, config: BackboneConfig) -> str:
+    sizes = ", ".join(f"{key} {value}" for key, value in config.spec.items())
+    source = {
+        "hub": "weights from the model hub",
+        "file": "weights from a file",
+        "pretrain": "pretrained in the workflow",
+        "random": "untrained",
+    }[config.weights.source]
+    return f"{model} ({sizes}; {source})" if sizes else f"{model} ({source})"

@@ -1,0 +1,125 @@
+"""The rows of a table resolved and checked, so that nothing is found wrong after the trainings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lavish.config import RunConfig, WorkflowConfig, merge, parse
+from lavish.errors import LavishError, nearest
+from lavish.options import defines
+from lavish.table_config import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row that defines a variant, resolved: its configuration on each of its tasks."""
+
+    label: str
+    task: str
+    """The task of columns that name none."""
+    configs: dict[str, RunConfig]
+
+
+def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict[str, Variant]:
+    """Return all variants of a table by name."""
+    variants: dict[str, Variant] = {}
+    for row in table.rows:
+        where = f"{file}: row '{row.variant}'"
+        if row.set is None:
+            if row.variant not in variants:
+                raise LavishError(
+                    f"{where}: refers to a variant that no row above defines{nearest(row.variant, variants)}; "
+                    "define it with `set` (`set: {}` for the defaults themselves)"
+                )
+            continue
+        if row.variant in variants:
+            raise LavishError(f"{where}: defined twice; a row without `set` refers to the one above")
+        for task in row.tasks or ():
+            if task not in table.tasks:
+                raise LavishError(f"{where}: no column is of task '{task}'{nearest(task, table.tasks)}")
+        for task in row.set_by_task:
+            if task not in config.tasks:
+                raise LavishError(f"{where}: key 'set_by_task': unknown task '{task}'{nearest(task, config.tasks)}")
+        tasks = [row.task] if row.task else [task for task in table.tasks if not row.tasks or task in row.tasks]
+        variants[row.variant] = Variant(
+            row.label or row.variant,
+            row.task or table.task,
+            {
+                task: parse(
+                    RunConfig,
+                    functools.reduce(
+                        merge, [config.defaults, config.tasks[task].changes, row.set, row.set_by_task.get(task, {})]
+                    ),
+                    where if len(table.tasks) == 1 else f"{where}, task '{task}'",
+                )
+                for task in tasks
+            },
+        )
+    if table.baseline not in variants:
+        raise LavishError(
+            f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
+        )
+    absent = [task for task in table.tasks if task not in variants[table.baseline].configs]
+    if absent:
+        raise LavishError(f"{file}: key 'baseline': row '{table.baseline}' is not run on task '{absent[0]}'")
+    return variants
+
+
+def check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], file: Path) -> None:
+    """Stop at a measure that a task does not have: nobody wants to learn that after the trainings."""
+    asked = [(f"column '{column}'", key.task, key.measure) for column in table.columns if (key := ColumnKey.of(column))]
+    asked += [
+        (f"figure '{name}'", figure.task, measure)
+        for name, figure in table.figures.items()
+        if isinstance(figure, BreakdownFigure)
+        for measure in figure.measures
+        if measure != "metric"
+    ]
+    for where, task, measure in asked:
+        known = measures[task or table.task]
+        if measure is not None and measure not in known:
+            raise LavishError(
+                f"{file}: {where}: task '{task or table.task}' has no measure '{measure}'{nearest(measure, known)}"
+            )
+
+
+def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Path) -> None:
+    """Stop at a figure that could not be drawn."""
+    sections = {section.title: section for section in table.sections}
+    for figure, options in table.figures.items():
+        if options.section not in sections:
+            hint = nearest(options.section, sections)
+            raise LavishError(f"{file}: figure '{figure}': unknown section '{options.section}'{hint}")
+        if options.task is not None and options.task not in table.tasks:
+            hint = nearest(options.task, table.tasks)
+            raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
+        drawn = {
+            row.variant: config
+            for row in sections[options.section].rows
+            if (config := variants[row.variant].configs.get(options.task or table.task)) is not None
+        }
+        if not drawn:
+            raise LavishError(
+                f"{file}: figure '{figure}': no row of section '{options.section}' is run on task "
+                f"'{options.task or table.task}'"
+            )
+        if isinstance(options, ExamplesFigure):
+            _check_examples(options, drawn, f"{file}: figure '{figure}'")
+
+
+def _check_examples(options: ExamplesFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+    """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
+    for variant, config in drawn.items():
+        if not defines("tasks", config.task.name, "pictures"):
+            raise LavishError(
+                f"{where}: row '{variant}': task '{config.task.name}' draws no pictures, and figures of 'examples' "
+                "show nothing else: choose another kind or task"
+            )
+        if options.step >= config.data.steps:
+            raise LavishError(
+                f"{where}: step {options.step} is counted from 0, but clips of row '{variant}' have data.steps: "
+                f"{config.data.steps}"
+            )
