@@ -68,6 +68,9 @@ class MaskDecoder(nn.Module):
         last = max(_LEAST, channels // 8)
         self.refine = nn.Conv2d(channels // 2, last, 3, padding=1)
         self.logits = nn.Conv2d(last, 1, 1)
+        # Its maps are large and its channels few: with the channels of a position together a step takes 17 instead of
+        # 29 ms (16 masks of 48 pixels, 32 channels, one core).
+        self.to(memory_format=torch.channels_last)
 
     def pyramid(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return V_1, V_2, ... (B, channels, size, size), finest first, of all stage maps (B, C_s, rows, columns)."""
