@@ -48,6 +48,7 @@ def write_split(folder: Path, **spectrogram: Any) -> Path:
     samples = round(STEPS * STEP_SECONDS * RATE)
     np.save(folder / "waveforms.npy", generator.integers(-9000, 9000, (CLIPS, samples)).astype(np.int16))
     np.savez(folder / "targets.npz", labels=np.zeros((CLIPS, STEPS), np.int64))
+    np.save(folder / "units.npy", np.arange(CLIPS))
     (folder / "clips.csv").write_text("clip\n" + "".join(f"-clip{index}\n" for index in range(CLIPS)))
     (folder / "report.csv").write_text("clip,status,reason\n")
     statistics = {"frames": {"mean": [0.5] * 3, "std": [0.2] * 3}, "log_mels": {"mean": -5.0, "std": 3.0}}
@@ -55,6 +56,7 @@ def write_split(folder: Path, **spectrogram: Any) -> Path:
     config = {"steps": STEPS, "step_seconds": STEP_SECONDS, "spectrogram": SPECTROGRAM | spectrogram}
     arrays = {path.name: np.load(path) for path in folder.glob("*.npy")}
     manifest = {
+        "vocabulary": 0,
         "format": "ave",
         "classes": ["a"],
         "steps": STEPS,

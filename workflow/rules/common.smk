@@ -216,7 +216,12 @@ def counted_runs(wildcards):
 def cost_marks(kind, table):
     """The marks that all runs of a table or figure have been counted."""
     parts = -(-len(table.runs) // COUNTED_TOGETHER)
-    return collect("results/costs/{made}-{part}.done", made=f"{kind}_{table.name}", part=range(parts))
+    marks = collect("results/costs/{made}-{part}.done", made=f"{kind}_{table.name}", part=range(parts))
+    # A mark that promises what somebody has deleted is worth nothing: without it the job runs again.
+    if not all(Path(run.folder, "cost.json").exists() for run in table.runs):
+        for mark in marks:
+            Path(mark).unlink(missing_ok=True)
+    return marks
 
 
 def records(kind, table):
