@@ -19,13 +19,13 @@ STUB = """\
 set -eu
 command=$1
 while [ $# -gt 0 ]; do
-  case $1 in --out) out=$2 ;; --run) run=$2 ;; --split) split=$2 ;; esac
+  case $1 in --out) out=$2 ;; --run) run=$2 ;; --runs) runs=$2 ;; --split) split=$2 ;; esac
   shift
 done
 leave() { for file in "$@"; do mkdir -p "$(dirname "$file")"; echo "$command" > "$file"; done; }
 case $command in
   compose) mkdir -p "$out" ;;
-  cost) ;;
+  cost) for run in $(grep -o 'results/runs/[^"]*' <<< "$runs"); do leave "$run/cost.json"; done ;;
   prepare) leave "$out/store.json" ;;
   pretrain | weights) leave "$out" "${out%.safetensors}.json" ;;
   train)

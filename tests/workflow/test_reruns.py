@@ -28,6 +28,11 @@ def test_taking_the_edit_back_reruns_the_table_alone(edited: Workflow) -> None:
     assert edited.planned("results/table_small.md") == {"cost": 1, "table": 1}
 
 
+def test_a_deleted_cost_is_counted_again(edited: Workflow) -> None:
+    next((edited.folder / "results/runs").glob("*-avish-*/cost.json")).unlink()
+    assert edited.planned() == {"cost": 2, "table": 1, "figure": 1}
+
+
 def test_adding_a_seed_trains_that_seed_alone(edited: Workflow) -> None:
     edited.change("config/config.yaml", seeds=[0, 1, 2])
     assert edited.planned() == {"train": 4, "evaluate": 4, "table": 1, "figure": 1}
