@@ -46,7 +46,7 @@ def origin(name: str) -> str:
         "made": max(record["finished"] for record in records),
         "trainings": f"{len(records)}, {min(seconds):.0f} to {max(seconds):.0f} s each, median "
         f"{sorted(seconds)[len(seconds) // 2]:.0f} s",
-        "whole call": f"{elapsed(name)} (composing, preparing, pretraining, training, evaluating, counting, writing)",
+        "last call": f"{elapsed(name)}; what earlier calls had made was not made again",
         "device": ", ".join(sorted({record["device"] for record in records})),
         "processor": first["machine"]["processor"],
         "platform": first["machine"]["platform"],
