@@ -70,7 +70,7 @@ class MaskDecoder(nn.Module):
         self.logits = nn.Conv2d(last, 1, 1)
         # Its maps are large and its channels few: with the channels of a position together a step takes 17 instead of
         # 29 ms (16 masks of 48 pixels, 32 channels, one core).
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def pyramid(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return V_1, V_2, ... (B, channels, size, size), finest first, of all stage maps (B, C_s, rows, columns)."""
