@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lavish.errors import LavishError, nearest
-from lavish.options import check_options, option_model
+from lavish.options import check_options, has_places, option_model
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -273,8 +273,12 @@ class FusionConfig(Config):
     """Where adapters sit and what crosses between the streams."""
 
     direction: Literal["both", "a2v", "v2a", "none"] = "both"
-    position: Literal["both", "attention", "ffn"] = "both"
-    arrangement: Literal["parallel", "sequential"] = "parallel"
+    position: Literal["default", "both", "attention", "ffn"] = Field(
+        default="default", description="Sublayers that adapters sit at; by default the method's own."
+    )
+    arrangement: Literal["default", "parallel", "sequential"] = Field(
+        default="default", description="Adapters read a sublayer's input, or its output; by default the method's own."
+    )
     layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = "all"
 
 
@@ -335,6 +339,15 @@ class RunConfig(Config):
     select_on: Literal["val", "test"] = Field(
         default="val", description="'test' replicates published practice and is marked in every table."
     )
+
+    @model_validator(mode="after")
+    def _only_adapters_at_sublayers_are_placed(self) -> RunConfig:
+        method = self.adapter.method
+        for key in ("position", "arrangement"):
+            said = getattr(self.fusion, key)
+            if said != "default" and method != "none" and not has_places(method):
+                raise ValueError(f"fusion.{key} is '{said}', but adapter '{method}' sits at no sublayer: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _audio_encoder_reads_what_is_prepared(self) -> RunConfig:

@@ -5,15 +5,20 @@ frozen backbone runs once per stream, so it counts twice in operations and once 
 and batch norms in its counts (5 an element for a layer norm, 2 for a batch norm) and leaves out softmax, activations
 and additions; `*_without_norms` leaves the norms out as well, which is how the paper's 11 and 217 GFLOPs are made.
 
+What a method adds is the difference to the bare backbone on both streams, wherever it arises: in modules of its own, or
+in frozen layers that get further tokens to process.
+
 fvcore traces a real forward pass. The encoder treats every picture alike, so its count is a constant (what runs once a
 batch) plus a multiple of the number of pictures: it is traced with one and with two steps, and the line through both is
-exact. Everything else (the head) is traced with all steps. Weights are left as they come from the allocator: only
+exact. Where a method attends over the steps of a clip, it is the parabola through one, two and three. Everything else
+(the head) is traced with all steps. Weights are left as they come from the allocator: only
 shapes matter, and memory that is never written takes no room.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +35,7 @@ from torch.overrides import TorchFunctionMode
 from lavish.data.batches import Batch
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
+from lavish.tasks.base import Encoded
 
 if TYPE_CHECKING:
     from lavish.backbones.base import Backbone
@@ -83,12 +89,13 @@ def count(
     counted = _count_clip(model, clip, steps)
     parameters = parameter_count(model)
     unused = model.task.unused_parameters()
-    adapters = counted.get(f"{_ENCODER}.adapters", Counter())
+    adapters = Counter(counted[_ENCODER])
+    adapters.subtract(_count_bare_encoder(model, clip, steps))
     total = counted[""]
     result: dict[str, Any] = {
         "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad) + unused,
         "total_params": parameters[""] + unused,
-        "adapter_params": parameters["encoder.adapters"],
+        "adapter_params": sum(p.numel() for p in model.adapter_parameters()),
         "head_params": parameters["task"] + unused,
         "adapter_macs": sum(adapters.values()),
         "adapter_macs_without_norms": _without_norms(adapters),
@@ -181,22 +188,26 @@ class _GivenFeatures(nn.Module):
         self.streams = streams
         self._features = features
 
-    def forward(self, _: dict[Any, Tensor]) -> dict[Any, StreamFeatures]:
+    def forward(self, _: dict[Any, Tensor], __: int) -> dict[Any, StreamFeatures]:
         return self._features
 
 
+class _NoHead(nn.Module):
+    """Stands in for the task, at no cost."""
+
+    def forward(self, encoded: Encoded, _: dict[str, Tensor]) -> list[Tensor]:
+        return encoded.features
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        return {}
+
+
 def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], steps: int) -> _Counts:
-    """Count everything but a separate audio encoder: the encoder from one and two steps, the head from all."""
+    """Count everything but a separate audio encoder: the encoder from a few steps, the head from all."""
     seen: list[dict[Any, StreamFeatures]] = []
     hook = model.encoder.register_forward_hook(lambda *call: seen.append(call[-1]))
-    one, two = (_inside_encoder(_count_inputs(model, clip(number))) for number in (1, 2))
+    encoder = _count_encoder(model, clip, steps)
     hook.remove()
-    encoder = {
-        module: Counter(
-            {name: one[module][name] + (steps - 1) * (two[module][name] - one[module][name]) for name in two[module]}
-        )
-        for module in two
-    }
     features = {
         stream: StreamFeatures(
             _repeated(first.pooled, steps),
@@ -206,16 +217,52 @@ def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], steps: in
         )
         for stream, first in seen[0].items()
     }
-    whole = model.encoder
-    model.encoder = _GivenFeatures(whole.streams, features)  # type: ignore[assignment]
-    try:
+    with _replaced(model, "encoder", _GivenFeatures(model.encoder.streams, features)):
         rest = _count_inputs(model, clip(steps))
-    finally:
-        model.encoder = whole
     counted = {module: operators for module, operators in rest.items() if not _is_inside(module)} | encoder
     for module in ("", "model"):
         counted[module] = rest[module] + encoder[_ENCODER]
     return counted
+
+
+def _count_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], steps: int) -> _Counts:
+    """Count the encoder on a clip of `steps`, from clips of one to three."""
+    method = model.encoder.adapters
+    degree = 2 if method is not None and method.temporal else 1
+    with _replaced(model, "task", _NoHead()):
+        few = [_inside_encoder(_count_inputs(model, clip(number))) for number in range(1, degree + 2)]
+    return {
+        module: Counter(
+            {name: _extrapolated([counted[module][name] for counted in few], steps) for name in few[-1][module]}
+        )
+        for module in few[-1]
+    }
+
+
+def _extrapolated(first: list[int], steps: int) -> int:
+    """Return the value at `steps` of the polynomial through the values at 1, 2, ... (Newton's forward differences)."""
+    value, differences = 0, first
+    for order in range(len(first)):
+        value += math.comb(steps - 1, order) * differences[0]
+        differences = [b - a for a, b in itertools.pairwise(differences)]
+    return value
+
+
+def _count_bare_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], steps: int) -> Counter[str]:
+    """Count what the backbone alone does with both streams of a clip."""
+    with _replaced(model.encoder, "adapters", None):
+        return _count_encoder(model, clip, steps)[_ENCODER]
+
+
+@contextmanager
+def _replaced(owner: nn.Module, name: str, other: nn.Module | None) -> Iterator[None]:
+    """Put another module in a module's place for a while."""
+    own = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
 
 
 def _repeated(tensor: Tensor, steps: int) -> Tensor:

@@ -1,23 +1,25 @@
 """The two-stream encoder: the only place that walks a backbone's blocks.
 
-Both streams, video frames and spectrograms seen as pictures, pass through one shared frozen backbone; adapters sit
-beside its sublayers and let the streams read each other (LAVISH, arXiv 2212.07983, section 3).
+Both streams, video frames and spectrograms seen as pictures, pass through one shared frozen backbone (LAVISH, arXiv
+2212.07983, section 3); a method acts at the points of that walk which ``lavish/adapters/base.py`` names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lavish.adapters.base import Adapter, Stream, build_adapter
-from lavish.backbones.base import Backbone
+from lavish.adapters.base import Method, Placement, Position, Stream, Streams, Walk
+from lavish.backbones.base import Backbone, Layers, Operation
 from lavish.errors import LavishError
+from lavish.methods import build_method
 
 Direction = Literal["both", "a2v", "v2a", "none"]
-Position = Literal["attention", "ffn"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 _READERS: dict[Direction, set[Stream]] = {
     "both": {"visual", "audio"},
@@ -55,7 +57,17 @@ class StreamFeatures:
 
 
 class TwoStreamEncoder(nn.Module):
-    """A frozen backbone with adapters in the chosen blocks, positions and directions."""
+    """A frozen backbone that both streams share, and the method that adapts it in the chosen blocks and directions.
+
+    Args:
+        backbone: the frozen transformer.
+        streams: those that there are.
+        method: a file of ``lavish/adapters``, or 'none'.
+        options: the method's own.
+        direction, position, arrangement, layers: see ``lavish.config.FusionConfig``.
+        sizes: rows and columns of each stream's pictures; by default what the backbone was built for.
+        steps: of a clip.
+    """
 
     def __init__(
         self,
@@ -65,53 +77,79 @@ class TwoStreamEncoder(nn.Module):
         method: str = "lavish",
         options: dict[str, Any] | None = None,
         direction: Direction = "both",
-        positions: tuple[Position, ...] = ("attention", "ffn"),
-        arrangement: Literal["parallel", "sequential"] = "parallel",
+        position: Literal["default", "both", "attention", "ffn"] = "default",
+        arrangement: Literal["default", "parallel", "sequential"] = "default",
         layers: str | list[int] = "all",
+        sizes: Mapping[Stream, tuple[int, int]] | None = None,
+        steps: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.streams = streams
-        self.arrangement = arrangement
-        self.adapters = nn.ModuleDict()
+        self.penalty: Tensor | None = None
+        """What the last forward pass adds to the task's loss while training; None for most methods."""
+        self.adapters: Method | None = None
         if method == "none":
             return
-        readers = _READERS[direction] if len(streams) == 2 else set()
-        for index in chosen_blocks(layers, backbone.num_blocks):
-            width = backbone.widths[index]
-            for position in positions:
-                for stream in streams:
-                    self.adapters[f"{index}_{position}_{stream}"] = build_adapter(
-                        method, stream, width, width, stream in readers, options or {}
-                    )
+        prefix = backbone.num_prefix_tokens
+        grids = {s: backbone.grid_sizes(sizes[s] if sizes else backbone.image_size) for s in streams}
+        placement = Placement(
+            streams=streams,
+            readers=frozenset(_READERS[direction] if len(streams) == 2 else ()),
+            blocks=tuple(chosen_blocks(layers, backbone.num_blocks)),
+            tokens={s: tuple(prefix + rows * columns for rows, columns in grids[s]) for s in streams},
+            steps=steps,
+        )
+        self.adapters = build_method(method, backbone, placement, options or {}, position, arrangement)
+        for parameter in self.adapters.tuned(backbone):
+            parameter.requires_grad_(True)
 
-    def forward(self, pictures: dict[Stream, Tensor]) -> dict[Stream, StreamFeatures]:
-        """Encode normalised pictures (B, 3, H, W) of each stream; row b of both is the same moment of the same clip."""
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled features."""
+        return self.backbone.feature_dim if self.adapters is None else self.adapters.feature_dim(self.backbone)
+
+    def forward(self, pictures: dict[Stream, Tensor], steps: int = 1) -> dict[Stream, StreamFeatures]:
+        """Encode normalised pictures (B, 3, H, W) of each stream; row b of both is the same moment of the same clip.
+
+        B is clips x `steps`, the steps of a clip one after the other.
+        """
         # Without anything to train below the head, no activation needs to be kept.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
-            return self._encode(pictures)
+            return self._encode(pictures, steps)
 
-    def _encode(self, pictures: dict[Stream, Tensor]) -> dict[Stream, StreamFeatures]:
-        backbone = self.backbone
-        tokens = [backbone.embed(pictures[stream]) for stream in self.streams]
-        ends: list[dict[int, Tensor]] = [{} for _ in self.streams]
+    def _encode(self, pictures: dict[Stream, Tensor], steps: int) -> dict[Stream, StreamFeatures]:
+        backbone, method = self.backbone, self.adapters
+        walk = Walk(backbone, steps)
+        tokens = self._part(None, backbone.embed, backbone.embedding_layers, pictures, walk, together=False)
+        if method is not None:
+            tokens = method.embed(tokens, walk)
+        ends: dict[Stream, dict[int, Tensor]] = {stream: {} for stream in self.streams}
         for index in range(backbone.num_blocks):
-            tokens = _together(lambda x, index=index: backbone.enter(index, x), tokens)
-            tokens = self._sublayer(index, "attention", tokens)
-            tokens = self._sublayer(index, "ffn", tokens)
+            tokens = _each(partial(backbone.enter, index), tokens)
+            if method is not None:
+                tokens = method.before(index, tokens, walk)
+            tokens = self._sublayer(index, "attention", tokens, walk)
+            tokens = self._sublayer(index, "ffn", tokens, walk)
+            if method is not None:
+                tokens = method.after(index, tokens, walk)
             if index in backbone.stage_ends:
-                for kept, x in zip(ends, tokens, strict=True):
-                    kept[index] = x
-        tokens = _together(backbone.final, tokens)
-        return {
+                for stream, x in tokens.items():
+                    ends[stream][index] = x
+        tokens = self._part(None, backbone.final, backbone.final_layers, tokens, walk)
+        features = {
             stream: StreamFeatures(
                 backbone.pool(x),
                 x,
-                (*(kept[end] for end in backbone.stage_ends[:-1]), x),
+                (*(ends[stream][end] for end in backbone.stage_ends[:-1]), x),
                 self._stage_grids(pictures[stream]),
             )
-            for stream, x, kept in zip(self.streams, tokens, ends, strict=True)
+            for stream, x in tokens.items()
         }
+        if method is not None:
+            features = method.finish(features, walk)
+        self.penalty = torch.stack(walk.penalties).sum() if walk.penalties else None
+        return features
 
     def _stage_grids(self, pictures: Tensor) -> tuple[tuple[int, int], ...]:
         grids = self.backbone.grid_sizes((pictures.shape[-2], pictures.shape[-1]))
@@ -121,28 +159,58 @@ class TwoStreamEncoder(nn.Module):
     def frozen_tokens(self, pictures: Tensor) -> Tensor:
         """Return the patch tokens (B, N, D) of normalised pictures as the backbone alone makes them, without gradient.
 
-        Without adapters and even where its norms are tuned: as they are now, but not trained through this path.
+        Without adapters and even where its own parameters are tuned: as they are, but not trained through this path.
         """
         tokens = self.backbone.encode(pictures)
         return tokens[:, self.backbone.num_prefix_tokens :]
 
-    def _sublayer(self, index: int, position: Position, tokens: list[Tensor]) -> list[Tensor]:
-        """Add one frozen residual branch and its adapters; every adapter reads the streams before any is updated."""
-        frozen = self.backbone.attention if position == "attention" else self.backbone.ffn
-        branches = _together(lambda x: frozen(index, x), tokens)
-        read = branches if self.arrangement == "sequential" else tokens
-        updated = []
-        for own, stream in enumerate(self.streams):
-            x = tokens[own] + branches[own]
-            key = f"{index}_{position}_{stream}"
-            if key in self.adapters:
-                x = x + self.adapters[key](read[own], read[-1 - own])
-            updated.append(x)
+    def _sublayer(self, index: int, position: Position, tokens: Streams, walk: Walk) -> Streams:
+        """Add a frozen residual branch and what the method adds besides, all of which read the streams before."""
+        walk.tokens = tokens
+        if position == "attention":
+            whole, layers = self.backbone.attention, self.backbone.attention_layers
+        else:
+            whole, layers = self.backbone.ffn, self.backbone.ffn_layers
+        branches = self._part(index, partial(whole, index), partial(layers, index), tokens, walk)
+        besides = self.adapters.beside(index, position, tokens, branches, walk) if self.adapters is not None else {}
+        updated = {}
+        for stream, x in tokens.items():
+            x = x + branches[stream]
+            updated[stream] = x + besides[stream] if stream in besides else x
         return updated
 
-    def adapter_modules(self) -> list[Adapter]:
-        """Return every adapter, in the order of blocks."""
-        return list(self.adapters.values())  # type: ignore[arg-type]
+    def _part(
+        self,
+        block: int | None,
+        whole: Callable[[Tensor], Tensor],
+        layers: Callable[[Tensor], Layers],
+        inputs: Streams,
+        walk: Walk,
+        *,
+        together: bool = True,
+    ) -> Streams:
+        """Run a part of the backbone: whole, or layer by layer in all streams at once where the method edits layers."""
+        edits = self.adapters.edits(block) if self.adapters is not None else frozenset()
+        if not edits:
+            return _each(whole, inputs) if together else {stream: whole(x) for stream, x in inputs.items()}
+        parts = {stream: layers(x) for stream, x in inputs.items()}
+        operations = {stream: next(part) for stream, part in parts.items()}
+        while True:
+            outputs = self._apply_layer(operations, edits, walk)
+            ended: Streams = {}
+            for stream, part in parts.items():
+                try:
+                    operations[stream] = part.send(outputs[stream])
+                except StopIteration as end:
+                    ended[stream] = end.value
+            if ended:
+                return ended
+
+    def _apply_layer(self, operations: dict[Stream, Operation], edits: frozenset[str], walk: Walk) -> Streams:
+        first = next(iter(operations.values()))
+        if self.adapters is not None and first.name in edits:
+            return self.adapters.operate(operations, walk)
+        return _each(first.layer, {stream: operation.tokens for stream, operation in operations.items()})
 
 
 def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
@@ -161,8 +229,9 @@ def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
     return sorted(set(layers))
 
 
-def _together(function: Any, tokens: list[Tensor]) -> list[Tensor]:
+def _each(function: Callable[[Tensor], Tensor], tokens: Streams) -> Streams:
     """Apply a frozen map to each stream, as one batch where both have the same number of tokens."""
-    if len(tokens) == 2 and tokens[0].shape == tokens[1].shape:
-        return list(function(torch.cat(tokens)).chunk(2))
-    return [function(x) for x in tokens]
+    values = list(tokens.values())
+    if len(values) == 2 and values[0].shape == values[1].shape:
+        return dict(zip(tokens, function(torch.cat(values)).chunk(2), strict=True))
+    return {stream: function(x) for stream, x in tokens.items()}

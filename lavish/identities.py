@@ -25,7 +25,7 @@ from lavish.config import (
 )
 from lavish.data.official import OFFICIAL
 from lavish.errors import LavishError
-from lavish.options import option_model
+from lavish.options import class_attribute, has_places, option_model
 from lavish.weights import check_sha256
 
 RECIPE_VERSION = 2
@@ -209,10 +209,17 @@ class Identities:
 
 
 def with_options(config: RunConfig) -> RunConfig:
-    """Return a run that names the options of its task and its adapter which were left at their defaults."""
-    task, adapter = config.task, config.adapter
+    """Return a run that names what was left at the defaults of its task and its adapter: options and places."""
+    task, adapter, fusion = config.task, config.adapter, config.fusion
+    own = {"position": "both", "arrangement": "parallel"}
+    if adapter.method != "none":
+        has = has_places(adapter.method)
+        own = {key: class_attribute("adapters", adapter.method, key, own[key]) for key in own} if has else {}
     return config.model_copy(
         update={
+            "fusion": fusion.model_copy(
+                update={key: value for key, value in own.items() if getattr(fusion, key) == "default"}
+            ),
             "task": task.model_copy(update={"options": _complete("tasks", task.name, task.options)}),
             "adapter": adapter.model_copy(update={"options": _complete("adapters", adapter.method, adapter.options)}),
         }

@@ -60,7 +60,7 @@ class AudioVisualModel(nn.Module):
         if batch.log_mels is not None:
             shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
             pictures["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
-        streams = self.encoder(pictures)
+        streams = self.encoder(pictures, shape[1])
         features = [
             streams[stream].pooled.unflatten(0, shape)
             for stream in self.encoder.streams
@@ -73,6 +73,11 @@ class AudioVisualModel(nn.Module):
             negatives = self.encoder.frozen_tokens(self._normalised_frames(batch.negatives.flatten(0, 1)))
         return self.task(Encoded(streams, features, batch.rows, negatives), batch.targets)
 
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """Return the scalar that training minimises: the task's loss, and what the method adds to it."""
+        loss = self.task.loss(output, batch.targets)
+        return loss if self.encoder.penalty is None else loss + self.encoder.penalty
+
     def _normalised_frames(self, frames: Tensor) -> Tensor:
         return ((frames - self.frame_mean) * self.frame_scale).permute(0, 3, 1, 2)
 
@@ -84,7 +89,7 @@ class AudioVisualModel(nn.Module):
         return picture.unsqueeze(1).expand(-1, 3, -1, -1)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """Return what is trained below the head: adapters, and backbone norms where they are tuned."""
+        """Return what is trained below the head: the method's, and the backbone's own where they are tuned."""
         return [p for p in self.encoder.parameters() if p.requires_grad]
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -139,7 +144,8 @@ def build_model(
         tune_norms=config.backbone.tune_norms,
         positions=config.backbone.positions,
     )
-    sizes = {"visual": (config.data.frame_size, config.data.frame_size), "audio": (sound.mel_bins, sound.frames)}
+    side = config.data.frame_size
+    sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
     for stream in streams:
         backbone.grid_sizes(sizes[stream])
     fusion = config.fusion
@@ -149,12 +155,14 @@ def build_model(
         method=config.adapter.method,
         options=config.adapter.options,
         direction=fusion.direction,
-        positions=("attention", "ffn") if fusion.position == "both" else (fusion.position,),
+        position=fusion.position,
         arrangement=fusion.arrangement,
         layers=fusion.layers,
+        sizes=sizes,
+        steps=config.data.steps,
     )
     replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
-    widths = [backbone.feature_dim for stream in streams if not (stream == "audio" and replace)]
+    widths = [encoder.feature_dim for stream in streams if not (stream == "audio" and replace)]
     if audio_feature_dim:
         widths.append(audio_feature_dim)
     grids = backbone.grid_sizes(sizes[streams[0]])

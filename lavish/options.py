@@ -17,7 +17,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from lavish.errors import nearest
 
 _PACKAGE = Path(__file__).parent
-_BASES = {"adapters": "Adapter", "tasks": "Task", "audio_encoders": "AudioEncoder"}
+_BASES = {"adapters": ("Adapter", "Method"), "tasks": ("Task",), "audio_encoders": ("AudioEncoder",)}
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None), "Literal": Literal}
 
 
@@ -67,12 +67,20 @@ def method_path(kind: str, method: str) -> Path:
 
 
 def method_class(kind: str, path: Path) -> ast.ClassDef:
-    """Return the syntax tree of the one class in `path` that derives from the kind's base (`Adapter`, `Task`)."""
-    base = _BASES[kind]
+    """Return the syntax tree of the one class in `path` that derives from a base of the kind (`Adapter`, `Task`)."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and any(isinstance(b, ast.Name) and b.id == base for b in node.bases):
+        if isinstance(node, ast.ClassDef) and _base(kind, node) is not None:
             return node
-    raise ValueError(f"{path} defines no class that derives from {base}")
+    raise ValueError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
+
+
+def _base(kind: str, node: ast.ClassDef) -> str | None:
+    return next((base.id for base in node.bases if isinstance(base, ast.Name) and base.id in _BASES[kind]), None)
+
+
+def has_places(method: str) -> bool:
+    """Tell whether an adapter sits at sublayers, so that `fusion.position` and `fusion.arrangement` can place it."""
+    return _base("adapters", method_class("adapters", method_path("adapters", method))) == "Adapter"
 
 
 def class_attribute(kind: str, method: str, name: str, default: Any = None) -> Any:

@@ -163,7 +163,7 @@ def _epoch(
             with autocast(device, options.precision):
                 output = model(batch)
             # Weighted by units: where the loss is their mean, the gradient is that of the whole group as one batch.
-            loss = model.task.loss(output, batch.targets) * (len(batch) / in_group)
+            loss = model.loss(output, batch) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())
         group_loss = float(torch.stack(losses).sum())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavish.adapters.base import Adapter, Stream
+from lavish.adapters.base import Adapter, Place
 from lavish.errors import LavishError
 
 
@@ -68,12 +68,11 @@ class LavishAdapter(Adapter):
         unimodal_activation: keep the ReLU in adapters that nothing crosses into (no in AVE, yes in AVQA and AVS).
     """
 
+    size = "reduction"
+
     def __init__(
         self,
-        stream: Stream,
-        width: int,
-        other_width: int,
-        cross_modal: bool,
+        place: Place,
         *,
         latents: int = 2,
         latent_init: Literal["uniform", "zeros"] = "uniform",
@@ -87,8 +86,9 @@ class LavishAdapter(Adapter):
         unimodal_activation: bool = True,
     ) -> None:
         super().__init__()
-        if cross_modal and width != other_width:
-            raise LavishError(f"adapter 'lavish' attends between equal widths, not {width} and {other_width}")
+        width, cross_modal = place.width, place.crosses
+        if cross_modal and width != place.other_width:
+            raise LavishError(f"adapter 'lavish' attends between equal widths, not {width} and {place.other_width}")
         if latents < 0 or reduction < 1 or width < reduction:
             raise LavishError(
                 f"adapter.options: latents={latents} and reduction={reduction} do not fit a width of {width}"
@@ -106,7 +106,7 @@ class LavishAdapter(Adapter):
         self.up = GroupedLinear(hidden, width, groups)
         self.up_norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.norm_after = nn.LayerNorm(width) if norm_after else nn.Identity()
-        gated = gate == "both" or (gate == "visual" and stream == "visual")
+        gated = gate == "both" or (gate == "visual" and place.stream == "visual")
         self.gate = nn.Parameter(torch.zeros(())) if gated else None
         self.gate_order = gate_order
 

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+LayerName = Literal["patch_embed", "norm1", "qkv", "proj", "norm2", "fc1", "fc2", "norm"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A frozen layer about to be applied to one stream's tokens."""
+
+    name: LayerName
+    block: int | None
+    """None outside of blocks: the patch embedding and the norm after the last block."""
+    layer: Callable[[Tensor], Tensor]
+    tokens: Tensor
+    """(B, N, C), or the pictures (B, 3, H, W) that are to be embedded."""
+
+
+Layers = Generator[Operation, Tensor, Tensor]
+"""A part of the backbone, layer by layer: yields each before it is applied, is sent its output, returns the part's."""
 
 
 class Backbone(nn.Module, ABC):
@@ -20,6 +40,12 @@ class Backbone(nn.Module, ABC):
             x = x + backbone.attention(index, x)
             x = x + backbone.ffn(index, x)
         x = backbone.final(x)
+
+    What acts on single layers goes through the same parts layer by layer: ``embedding_layers``, ``attention_layers``,
+    ``ffn_layers`` and ``final_layers``.
+
+    Tokens that stand for nothing in the picture may be added: they come behind the class token, before the patches.
+    Where attention has windows, they take part in every window, and what the windows make of them is averaged.
     """
 
     model: Any
@@ -60,6 +86,58 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def final(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block."""
+
+    @abstractmethod
+    def embedding_layers(self, images: Tensor) -> Layers:
+        """Do what :meth:`embed` does, layer by layer."""
+
+    @abstractmethod
+    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+        """Do what :meth:`attention` does, layer by layer."""
+
+    @abstractmethod
+    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+        """Do what :meth:`ffn` does, layer by layer."""
+
+    def final_layers(self, tokens: Tensor) -> Layers:
+        """Do what :meth:`final` does, layer by layer."""
+        return (yield Operation("norm", None, self.model.norm, tokens))
+
+    @abstractmethod
+    def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the attention branch of block `index` over a sequence (B, L, C) that is no picture.
+
+        `bias` (heads, L, L) is added to the logits; there are no windows and no bias of the backbone's own.
+        """
+
+    @abstractmethod
+    def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:
+        """Return weight (out, in) and bias (out,) of the frozen linear map `qkv`, `proj`, `fc1` or `fc2` of a block."""
+
+    @abstractmethod
+    def num_heads(self, index: int) -> int:
+        """Return how many heads the attention of block `index` has."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of the pictures it was built for."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """Rows and columns of a patch."""
+
+    def add_tokens(self, tokens: Tensor, added: Tensor) -> Tensor:
+        """Put further tokens (B, P, C) into the sequence (B, N, C): behind the class token, before all else."""
+        prefix = self.num_prefix_tokens
+        return torch.cat([tokens[:, :prefix], added, tokens[:, prefix:]], dim=1)
+
+    def take_tokens(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Undo :meth:`add_tokens`: return the sequence without the first `count` added tokens, and those."""
+        prefix = self.num_prefix_tokens
+        rest = torch.cat([tokens[:, :prefix], tokens[:, prefix + count :]], dim=1) if prefix else tokens[:, count:]
+        return rest, tokens[:, prefix : prefix + count]
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:

@@ -32,13 +32,16 @@ def test_blocks_that_do_not_exist(layers):
 
 
 def test_positions_and_layers_choose_the_adapters():
-    encoder = TwoStreamEncoder(backbone(), positions=("ffn",), layers="last 1", options={"reduction": 4})
-    assert set(encoder.adapters) == {"2_ffn_visual", "2_ffn_audio"}
+    encoder = TwoStreamEncoder(backbone(), position="ffn", layers="last 1", options={"reduction": 4})
+    assert set(dict(encoder.adapters.named_children())) == {"2_ffn_visual", "2_ffn_audio"}
 
 
 def test_both_adapters_read_the_streams_before_either_is_updated():
-    encoder = TwoStreamEncoder(backbone(), layers=[0], positions=("attention",), options={"reduction": 4}).eval()
-    visual, audio = encoder.adapters["0_attention_visual"], encoder.adapters["0_attention_audio"]
+    encoder = TwoStreamEncoder(backbone(), layers=[0], position="attention", options={"reduction": 4}).eval()
+    visual, audio = (
+        encoder.adapters.get_submodule("0_attention_visual"),
+        encoder.adapters.get_submodule("0_attention_audio"),
+    )
     seen = {}
     for name, adapter in (("visual", visual), ("audio", audio)):
         adapter.register_forward_hook(lambda module, inputs, output, name=name: seen.__setitem__(name, inputs))
@@ -50,10 +53,12 @@ def test_both_adapters_read_the_streams_before_either_is_updated():
 
 def test_sequential_adapters_read_the_sublayers_output():
     encoder = TwoStreamEncoder(
-        backbone(), layers=[0], positions=("attention",), arrangement="sequential", options={"reduction": 4}
+        backbone(), layers=[0], position="attention", arrangement="sequential", options={"reduction": 4}
     ).eval()
     seen = []
-    encoder.adapters["0_attention_visual"].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    encoder.adapters.get_submodule("0_attention_visual").register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
     pictures = {"visual": torch.randn(2, 3, 16, 16), "audio": torch.randn(2, 3, 16, 16)}
     with torch.no_grad():
         encoder(pictures)

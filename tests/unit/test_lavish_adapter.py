@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lavish.adapters.base import Place
 from lavish.adapters.lavish import GroupedLinear, LavishAdapter, attend
 from lavish.errors import LavishError
 
@@ -37,6 +38,10 @@ NAMES = {
 }
 
 
+def place(stream: str, width: int = 16, crosses: bool = True) -> Place:
+    return Place(stream, 0, "attention", width, width, 5, 7, crosses)
+
+
 def ours(name: str, values: np.ndarray, groups: int) -> tuple[str, torch.Tensor]:
     """Translate a tensor of the public code, or its gradient, into our name and layout."""
     tensor = torch.from_numpy(np.asarray(values))
@@ -53,7 +58,7 @@ def ours(name: str, values: np.ndarray, groups: int) -> tuple[str, torch.Tensor]
 def load_published(golden: Path, name: str) -> tuple[LavishAdapter, dict[str, np.ndarray]]:
     reference = dict(np.load(golden / f"adapter_{name}.npz"))
     stream, options = PUBLISHED[name]
-    adapter = LavishAdapter(stream, 64, 64, True, **options)
+    adapter = LavishAdapter(place(stream, 64), **options)
     state = dict(
         ours(key.removeprefix("state."), values, options["groups"])
         for key, values in reference.items()
@@ -169,7 +174,7 @@ def test_fused_attention_is_the_unscaled_softmax():
 @pytest.mark.parametrize(("start", "identical"), [("zeros", True), ("uniform", False)])
 def test_latents_that_start_at_zero_stay_identical(start, identical):
     torch.manual_seed(0)
-    adapter = LavishAdapter("visual", 16, 16, True, latents=4, latent_init=start)
+    adapter = LavishAdapter(place("visual"), latents=4, latent_init=start)
     torch.nn.init.ones_(adapter.gate)
     torch.nn.init.ones_(adapter.gate_av)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)
@@ -185,7 +190,7 @@ def test_latents_that_start_at_zero_stay_identical(start, identical):
 
 
 def test_without_latents_the_other_stream_is_read_directly():
-    adapter = LavishAdapter("visual", 16, 16, True, latents=0)
+    adapter = LavishAdapter(place("visual"), latents=0)
     assert adapter.latents is None
     torch.nn.init.ones_(adapter.gate)
     x, other = torch.randn(2, 6, 16), torch.randn(2, 4, 16, requires_grad=True)
@@ -195,7 +200,7 @@ def test_without_latents_the_other_stream_is_read_directly():
 
 
 def test_nothing_crosses_without_cross_modal_attention():
-    adapter = LavishAdapter("audio", 16, 16, False)
+    adapter = LavishAdapter(place("audio", crosses=False))
     torch.nn.init.ones_(adapter.gate)
     x = torch.randn(2, 6, 16)
     torch.testing.assert_close(adapter(x, torch.randn(2, 4, 16)), adapter(x, torch.randn(2, 4, 16)))
@@ -204,7 +209,7 @@ def test_nothing_crosses_without_cross_modal_attention():
 
 def test_gate_first_normalises_the_gate_away():
     torch.manual_seed(0)
-    adapter = LavishAdapter("visual", 16, 16, True, gate_order="gate_first", batch_norm=False).eval()
+    adapter = LavishAdapter(place("visual"), gate_order="gate_first", batch_norm=False).eval()
     x, other = torch.randn(2, 6, 16), torch.randn(2, 4, 16)
     torch.nn.init.constant_(adapter.gate, 10.0)
     large = adapter(x, other)
@@ -213,11 +218,11 @@ def test_gate_first_normalises_the_gate_away():
 
 
 def test_only_the_visual_stream_keeps_its_gate_when_switched_off_as_published():
-    assert LavishAdapter("visual", 16, 16, True, gate="visual").gate is not None
-    assert LavishAdapter("audio", 16, 16, True, gate="visual").gate is None
-    assert LavishAdapter("visual", 16, 16, True, gate="none").gate is None
+    assert LavishAdapter(place("visual"), gate="visual").gate is not None
+    assert LavishAdapter(place("audio"), gate="visual").gate is None
+    assert LavishAdapter(place("visual"), gate="none").gate is None
 
 
 def test_groups_that_do_not_divide_are_refused():
     with pytest.raises(LavishError, match=r"groups"):
-        LavishAdapter("visual", 16, 16, True, groups=3)
+        LavishAdapter(place("visual"), groups=3)

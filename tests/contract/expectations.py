@@ -1,0 +1,60 @@
+"""What each method promises: one row a method, held by test_methods.py on every backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lavish.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What closed formulas are made of: one block of one stream."""
+
+    width: int
+    """C"""
+    hidden: int
+    """Width of the feed-forward layer."""
+    tokens: int
+    """N, the tokens of a picture in this block; the same in both streams here."""
+    heads: int
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a method promises."""
+
+    parameters: Callable[[list[Sizes], int], int]
+    """The closed formula: trainable parameters for both streams, from the sizes of all blocks and a clip's steps."""
+    frozen_at_start: bool = True
+    """Whether nothing changes before the first training step."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that fit the tests' small backbones, where the defaults do not."""
+
+
+def each_block(formula: Callable[[Sizes], int]) -> Callable[[list[Sizes], int], int]:
+    """Return the closed formula of a method that has the same parts in each block, for both streams."""
+    return lambda blocks, _: 2 * sum(formula(block) for block in blocks)
+
+
+def sizes(backbone: Backbone) -> list[Sizes]:
+    """Return the sizes of a backbone's blocks."""
+    grids = backbone.grid_sizes(backbone.image_size)
+    return [
+        Sizes(width, len(backbone.linear(index, "fc1")[0]), backbone.num_prefix_tokens + rows * columns,
+              backbone.num_heads(index))
+        for index, (width, (rows, columns)) in enumerate(zip(backbone.widths, grids, strict=True))
+    ]  # fmt: skip
+
+
+def _lavish(block: Sizes) -> int:
+    # Latent tokens, two grouped maps, batch norms inside and layer norms around the bottleneck, two gates; 2 positions.
+    c, h, groups, latents = block.width, block.width // 8, 2, 2
+    return 2 * (latents * c + 2 * c * h // groups + 2 * h + 2 * c + 4 * c + 2)
+
+
+METHODS: dict[str, Expectation] = {
+    "lavish": Expectation(each_block(_lavish)),
+}
