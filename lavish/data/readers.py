@@ -94,11 +94,6 @@ def missing_media(source: ClipSource) -> str | None:
     return None
 
 
-def check(format_name: str, root: Path, split: str) -> list[tuple[str, str | None]]:
-    """Return (clip, reason or None) for every listed clip: which of them have their media in place."""
-    return [(source.clip, missing_media(source)) for source in reader(format_name).clips(root, split)]
-
-
 def read_lines(path: Path, remedy: str) -> list[str]:
     """Return the lines of a text file of an official layout; a LavishError says `remedy` when it cannot be read."""
     try:
