@@ -32,7 +32,7 @@ class ClipSource:
 
     Attributes:
         clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
-        pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
+        pictures: a video file, or a folder of numbered pictures, evenly spaced over the clip by their numbers.
         sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
         frames: of each step, its picture in the folder `pictures`, or None where that lacks it; empty for a format
             whose pictures are not numbered by step.
