@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lavish import material_commands
 from lavish.arguments import read_config, read_values
@@ -13,6 +14,9 @@ from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataCon
 from lavish.errors import LavishError
 from lavish.startup import without_compiler
 from lavish.table_config import EXAMPLE_CLIPS
+
+if TYPE_CHECKING:
+    from lavish.steps import RunInputs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -141,23 +145,13 @@ def _encode_audio(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from lavish.steps import train
 
-    config = read_config(options.config, RunConfig)
-    train(config, options.seed, options.data, options.weights, options.audio_features, options.device, options.out)
+    train(_run_inputs(options), options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from lavish.steps import evaluate
 
-    evaluate(
-        read_config(options.config, RunConfig),
-        options.seed,
-        options.data,
-        options.split,
-        options.weights,
-        options.audio_features,
-        options.device,
-        options.run,
-    )
+    evaluate(_run_inputs(options), options.split, options.run)
 
 
 def _examples(options: argparse.Namespace) -> None:
@@ -165,18 +159,14 @@ def _examples(options: argparse.Namespace) -> None:
 
     if options.count < 1:
         raise LavishError(f"--count {options.count}: give at least 1")
-    examples(
-        read_config(options.config, RunConfig),
-        options.seed,
-        options.data,
-        options.split,
-        options.weights,
-        options.audio_features,
-        options.device,
-        options.run,
-        options.count,
-        options.overlays,
-    )
+    examples(_run_inputs(options), options.split, options.run, options.count, options.overlays)
+
+
+def _run_inputs(options: argparse.Namespace) -> RunInputs:
+    from lavish.steps import RunInputs
+
+    config = read_config(options.config, RunConfig)
+    return RunInputs(config, options.seed, options.data, options.weights, options.audio_features, options.device)
 
 
 def _cost(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 
     from lavish.data.batches import SplitReader
     from lavish.model import AudioVisualModel
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """All that a run with one seed reads, and where it is computed."""
+
+    config: RunConfig
+    seed: int
+    data: Path
+    """Folder of the prepared splits."""
+    weights: Path
+    """Frozen backbone, a safetensors file."""
+    audio_features: Path | None = None
+    """Folder of the separate audio encoder's features, a file for each split."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
 
 
 def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
@@ -68,15 +85,13 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
     return build_backbone(config.model, config.spec, config.spec.get("img_size", 0)).model
 
 
-def train(
-    config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
-) -> None:
+def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("w") as lock:
         if _wait_for(lock, out) and (out / "record.json").exists():
             return  # whoever held the lock has finished this very training
-        _train(config, seed, data, weights, audio_features, device_name, out)
+        _train(inputs, out)
     (out / "lock").unlink()
 
 
@@ -91,24 +106,24 @@ def _wait_for(lock: IO[str], folder: Path) -> bool:
     return False
 
 
-def _train(
-    config: RunConfig, seed: int, data: Path, weights: Path, audio_features: Path | None, device_name: str, out: Path
-) -> None:
+def _train(inputs: RunInputs, out: Path) -> None:
     from lavish.device import choose, seed_everything
     from lavish.training import forget_state
     from lavish.training import train as train_model
 
     started = time.time()
-    device = choose(device_name, config.training.cpu_threads)
+    config, seed = inputs.config, inputs.seed
+    device = choose(inputs.device, config.training.cpu_threads)
     seed_everything(seed, device, deterministic=config.training.deterministic)
-    training = _reader(config, data, "train", audio_features)
-    selection = _reader(config, data, config.select_on, audio_features)
+    training = _reader(inputs, "train")
+    selection = _reader(inputs, config.select_on)
     # Before anything is trained: what is noted is what was read and run, and what cannot be right stops here.
-    origin = _origin(device_name, weights) | {
-        "data": {split: _checksums(data / split) for split in dict.fromkeys(("train", config.select_on))},
-        "audio_features": None if audio_features is None else _features_facts(audio_features, config.select_on),
+    features = inputs.audio_features
+    origin = _origin(inputs) | {
+        "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
+        "audio_features": None if features is None else _features_facts(features, config.select_on),
     }
-    model = _model(config, training, weights)
+    model = _model(inputs, training)
     result = train_model(
         model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
     )
@@ -125,78 +140,51 @@ def _train(
     forget_state(out)
 
 
-def evaluate(
-    config: RunConfig,
-    seed: int,
-    data: Path,
-    split: str,
-    weights: Path,
-    audio_features: Path | None,
-    device_name: str,
-    run: Path,
-) -> None:
-    """Evaluate a trained run on a split and write its metrics and predictions to `run/split`."""
+def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
+    """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `run/split`."""
     from lavish.device import peak_memory
     from lavish.evaluation import evaluate as evaluate_model
     from lavish.evaluation import write_evaluation
     from lavish.provenance import sha256_of
 
     started = time.time()
+    config, features = inputs.config, inputs.audio_features
     checkpoint = run / "best.safetensors"
-    model, reader, device = _trained(config, seed, data, split, weights, audio_features, device_name, checkpoint)
-    origin = _origin(device_name, weights) | {
+    model, reader, device = _trained(inputs, split, checkpoint)
+    origin = _origin(inputs) | {
         "config": config.model_dump(mode="json"),
-        "seed": seed,
+        "seed": inputs.seed,
         "checkpoint": sha256_of(checkpoint),
-        "data": {split: _checksums(data / split)},
-        "audio_features": None if audio_features is None else sha256_of(audio_features / f"{split}.npy"),
+        "data": {split: _checksums(inputs.data / split)},
+        "audio_features": None if features is None else sha256_of(features / f"{split}.npy"),
     }
     result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _end(started))
 
 
-def examples(
-    config: RunConfig,
-    seed: int,
-    data: Path,
-    split: str,
-    weights: Path,
-    audio_features: Path | None,
-    device_name: str,
-    run: Path,
-    count: int,
-    overlays: Path | None,
-) -> None:
+def examples(inputs: RunInputs, split: str, run: Path, count: int, overlays: Path | None) -> None:
     """Write what a trained run predicts of some clips to `run/split/examples.npz`, and as pictures to `overlays`."""
     from lavish.examples import choose, make_examples
 
-    checkpoint = run / "best.safetensors"
-    model, reader, device = _trained(config, seed, data, split, weights, audio_features, device_name, checkpoint)
+    options = inputs.config.training
+    model, reader, device = _trained(inputs, split, run / "best.safetensors")
     chosen = choose(len(reader.store), count)
-    made = make_examples(model, reader, chosen, config.training.batch_size, device, config.training.precision)
+    made = make_examples(model, reader, chosen, options.batch_size, device, options.precision)
     made.write(run / split / "examples.npz")
     if overlays is not None:
         made.write_overlays(overlays)
 
 
-def _trained(
-    config: RunConfig,
-    seed: int,
-    data: Path,
-    split: str,
-    weights: Path,
-    audio_features: Path | None,
-    device_name: str,
-    checkpoint: Path,
-) -> tuple[AudioVisualModel, SplitReader, torch.device]:
+def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
     """Return a trained model on its device, and the split it is to be run on."""
     from lavish.device import choose, seed_everything
     from lavish.weights import read_weights
 
-    device = choose(device_name, config.training.cpu_threads)
-    seed_everything(seed, device, deterministic=config.training.deterministic)
-    reader = _reader(config, data, split, audio_features)
-    model = _model(config, reader, weights, statistics=_statistics(data / "train"))
+    options = inputs.config.training
+    device = choose(inputs.device, options.cpu_threads)
+    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    reader = _reader(inputs, split)
+    model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     return model.to(device), reader, device
 
@@ -239,29 +227,27 @@ def cost(config: RunConfig, out: Path) -> None:
     _write_json(out, {**counts, **alone})
 
 
-def _reader(config: RunConfig, data: Path, split: str, audio_features: Path | None) -> SplitReader:
+def _reader(inputs: RunInputs, split: str) -> SplitReader:
     from lavish.data.batches import SplitReader
     from lavish.model import streams_of
 
     features = None
-    if config.audio_encoder is not None:
-        if audio_features is None:
+    if inputs.config.audio_encoder is not None:
+        if inputs.audio_features is None:
             raise LavishError("the configuration has an audio_encoder: give its features with --audio-features")
-        features = audio_features / f"{split}.npy"
-    return SplitReader(data / split, streams_of(config.modalities), features)
+        features = inputs.audio_features / f"{split}.npy"
+    return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features)
 
 
-def _model(
-    config: RunConfig, reader: SplitReader, weights: Path, statistics: dict[str, Any] | None = None
-) -> AudioVisualModel:
+def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | None = None) -> AudioVisualModel:
     from lavish.model import build_model
 
     return build_model(
-        config,
+        inputs.config,
         classes=reader.store.classes,
         vocabulary=reader.store.vocabulary,
         statistics=statistics or reader.store.statistics,
-        weights=weights,
+        weights=inputs.weights,
         sounding_frames=reader.store.analysis_frames,
         audio_feature_dim=reader.audio_feature_dim,
     )
@@ -275,7 +261,7 @@ def _checksums(split: Path) -> dict[str, str]:
     return json.loads((split / "store.json").read_text(encoding="utf-8"))["checksums"]
 
 
-def _origin(device_name: str, weights: Path) -> dict[str, Any]:
+def _origin(inputs: RunInputs) -> dict[str, Any]:
     """Return what every record of a job says of the code, the machine and the frozen weights."""
     from lavish import provenance
 
@@ -284,8 +270,8 @@ def _origin(device_name: str, weights: Path) -> dict[str, Any]:
         "git": provenance.git_state(),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
-        "device": _device_name(device_name),
-        "weights": _weights_facts(weights),
+        "device": _device_name(inputs.device),
+        "weights": _weights_facts(inputs.weights),
     }
 
 

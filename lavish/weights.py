@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lavish.errors import LavishError
 from lavish.provenance import sha256_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lavish.config import FileWeights, HubWeights
 
@@ -39,6 +40,31 @@ def read_weights(path: Path, *, only_header: bool = False) -> dict[str, Tensor]:
         raise LavishError(
             f"{path} is no safetensors file but {kind}; convert it with safetensors.torch.save_file where you trust it"
         ) from None
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, spec: str, prefix: str = "") -> None:
+    """Copy `tensors` into `module`, or raise LavishError naming the first one that is missing or does not fit.
+
+    Args:
+        module: whose parameters and buffers the tensors are, all of them and no others.
+        tensors: finite numbers, of any precision.
+        path: the file they are from, for messages.
+        spec: key of the configuration that gives the module's sizes, for messages.
+        prefix: what the names in the file carry before those in `tensors`, for messages.
+    """
+    expected = module.state_dict()
+    hint = f"for this {type(module).__name__}; do the sizes in {spec} describe these weights?"
+    for name in sorted(expected.keys() - tensors.keys()):
+        raise LavishError(f"{path}: tensor '{prefix}{name}' is missing {hint}")
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise LavishError(f"{path}: tensor '{prefix}{name}' is unexpected {hint}")
+    for name, tensor in sorted(tensors.items()):
+        where, own = f"{path}: tensor '{prefix}{name}'", expected[name]
+        if tensor.shape != own.shape:
+            raise LavishError(f"{where} has shape {tuple(tensor.shape)} instead of {tuple(own.shape)} {hint}")
+        if tensor.is_floating_point() != own.is_floating_point() or not tensor.isfinite().all():
+            raise LavishError(f"{where} does not hold finite real numbers; the file is damaged")
+    module.load_state_dict(tensors)
 
 
 def write_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:

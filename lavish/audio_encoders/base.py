@@ -6,11 +6,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
-from lavish.errors import LavishError
-from lavish.weights import read_weights
+from lavish.weights import load_exactly, read_weights
 
 if TYPE_CHECKING:
     from lavish.data.store import SplitStore
@@ -43,29 +41,4 @@ class AudioEncoder(nn.Module, ABC):
 
     def load_weights(self, path: Path) -> None:
         """Load a safetensors file; LavishError names the first missing, unexpected or ill-shaped tensor."""
-        load_strictly(self, read_weights(path), path)
-
-
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path, prefix: str = "") -> None:
-    """Copy `tensors` into `module` as float32, or raise LavishError naming the first one that does not fit.
-
-    `prefix` is what the names in the file at `path` carry before those in `tensors`; messages show it.
-    """
-    expected = module.state_dict()
-    for name in sorted(expected.keys() - tensors.keys()):
-        raise LavishError(f"{path}: tensor '{prefix}{name}' is missing{_hint(module)}")
-    for name in sorted(tensors.keys() - expected.keys()):
-        raise LavishError(f"{path}: tensor '{prefix}{name}' is unexpected{_hint(module)}")
-    for name, tensor in sorted(tensors.items()):
-        if tensor.shape != expected[name].shape:
-            raise LavishError(
-                f"{path}: tensor '{prefix}{name}' has shape {tuple(tensor.shape)} instead of "
-                f"{tuple(expected[name].shape)}{_hint(module)}"
-            )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise LavishError(f"{path}: tensor '{prefix}{name}' does not hold finite real numbers; the file is damaged")
-    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-
-
-def _hint(module: nn.Module) -> str:
-    return f" for this {type(module).__name__}; do the sizes in audio_encoder.spec describe these weights?"
+        load_exactly(self, read_weights(path), path, "audio_encoder.spec")

@@ -15,9 +15,9 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lavish.audio_encoders.base import AudioEncoder, load_strictly
+from lavish.audio_encoders.base import AudioEncoder
 from lavish.errors import LavishError
-from lavish.weights import read_weights
+from lavish.weights import load_exactly, read_weights
 
 if TYPE_CHECKING:
     from lavish.data.store import SplitStore
@@ -184,7 +184,8 @@ class WhisperEncoder(AudioEncoder):
         strangers = sorted(name for name in encoder if not name.startswith(prefix))
         if strangers:
             raise LavishError(f"{path}: tensor '{strangers[0]}' is unexpected in weights of a Whisper encoder")
-        load_strictly(self, {name.removeprefix(prefix): t for name, t in encoder.items()}, path, prefix)
+        own = {name.removeprefix(prefix): tensor for name, tensor in encoder.items()}
+        load_exactly(self, own, path, "audio_encoder.spec", prefix)
 
 
 def step_spans(steps: int, step_seconds: float) -> list[slice]:

@@ -16,7 +16,7 @@ from lavish.backbones.base import Backbone
 from lavish.backbones.swin import SwinV2Backbone
 from lavish.backbones.vit import ViTBackbone
 from lavish.errors import LavishError, nearest
-from lavish.weights import read_weights
+from lavish.weights import load_exactly, read_weights
 
 _EXPLICIT = {"vit": VisionTransformer, "swinv2": SwinTransformerV2}
 
@@ -46,7 +46,7 @@ def build_backbone(
     """
     model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size, weights)
     if name in _EXPLICIT and weights is not None:
-        load_exactly(model, weights)
+        load_exactly(model, read_weights(weights), weights, "backbone.spec")
     backbone: Backbone
     if name.startswith("swinv2"):
         backbone = SwinV2Backbone(model, name)
@@ -62,21 +62,6 @@ def classifier_sizes(name: str) -> tuple[int, int]:
     if pretrained is None:
         raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
     return (1 if isinstance(pretrained.classifier, str) else len(pretrained.classifier)), pretrained.num_classes
-
-
-def load_exactly(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `model`; a missing, unknown or ill-shaped tensor is an error naming it."""
-    tensors = read_weights(path)
-    expected = model.state_dict()
-    for key in sorted(expected.keys() ^ tensors.keys()):
-        where = "is missing from" if key in expected else "is not known to the model but in"
-        raise LavishError(f"tensor '{key}' {where} {path}: the file holds the weights of another model")
-    for key, tensor in tensors.items():
-        if tensor.shape != expected[key].shape:
-            raise LavishError(
-                f"tensor '{key}' of {path} has shape {tuple(tensor.shape)}, the model's is {tuple(expected[key].shape)}"
-            )
-    model.load_state_dict(tensors)
 
 
 def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:

@@ -16,8 +16,18 @@ import numpy as np
 from PIL import Image
 
 from lavish.data.assets import AssetLibrary
+from lavish.data.clip_names import video_id
 from lavish.data.rendering import Medium, render_labelled, render_sound
-from lavish.data.scene_graph import HeardSound, Interval, Scene, SeenObject, draw_gain, draw_sway
+from lavish.data.scene_graph import (
+    HeardSound,
+    Interval,
+    Scene,
+    SeenObject,
+    balanced_class,
+    draw_gain,
+    draw_sway,
+    generator,
+)
 from lavish.data.scenes import draw_places
 from lavish.data.video_writing import write_whole
 from lavish.errors import LavishError
@@ -25,13 +35,32 @@ from lavish.errors import LavishError
 OPTIONS = ("objects",)
 
 
-def check_objects(objects: int, classes: int) -> None:
-    """Raise LavishError where there are fewer classes than objects to be told apart."""
-    if objects > classes:
+def clip_id(seed: int, scene: Scene) -> str:
+    """Return the clip's name."""
+    return video_id(seed, scene.split, scene.number)
+
+
+def draw_classes(
+    seed: int, library: AssetLibrary, split: str, number: int, objects: int
+) -> tuple[np.random.Generator, list[int]]:
+    """Draw the classes of a clip's objects, no two of them the same; the first one is balanced within a split.
+
+    Returns:
+        The generator that the rest of the scene is to be drawn from, and the classes' indices.
+
+    Raises:
+        LavishError: there are fewer classes than objects.
+    """
+    count = len(library.classes)
+    if objects > count:
         raise LavishError(
-            f"compose.objects is {objects}, but there are {classes} classes, and no two objects of a clip share one: "
+            f"compose.objects is {objects}, but there are {count} classes, and no two objects of a clip share one: "
             "lower it, or give more classes"
         )
+    rng = generator(seed, split, number, "scene")
+    first = balanced_class(seed, split, number, count)
+    others = [index for index in rng.permutation(count).tolist() if index != first]
+    return rng, [first, *others[: objects - 1]]
 
 
 def make_scene(

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from lavish.data.assets import AssetLibrary
-from lavish.data.clip_names import video_id
-from lavish.data.compose_avsbench import OPTIONS, check_objects, make_scene, write_media, write_table
+from lavish.data.compose_avsbench import OPTIONS, clip_id, draw_classes, make_scene, write_media, write_table
 from lavish.data.rendering import Medium
-from lavish.data.scene_graph import Interval, Scene, balanced_class, generator
+from lavish.data.scene_graph import Interval, Scene
 
 __all__ = ["OPTIONS", "check", "clip_id", "draw_scene", "is_finished", "write_clip", "write_lists"]
 
@@ -29,21 +28,8 @@ def check(classes: Sequence[str], medium: Medium) -> None:
 
 
 def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, medium: Medium, *, objects: int) -> Scene:
-    """Draw the scene of one clip; one class in each is balanced within a split.
-
-    Args:
-        seed: of the whole composition.
-        library: classes and numbers of instances.
-        split: whose instances to use.
-        number: place of the clip among those of its split.
-        medium: for the number of steps.
-        objects: how many are seen.
-    """
-    count = len(library.classes)
-    check_objects(objects, count)
-    rng = generator(seed, split, number, "scene")
-    first = balanced_class(seed, split, number, count)
-    classes = [first, *(index for index in rng.permutation(count).tolist() if index != first)][:objects]
+    """Draw the scene of one clip; one class in each is balanced within a split."""
+    rng, classes = draw_classes(seed, library, split, number, objects)
     heard: dict[int, Interval] = {}
     while not heard:
         heard = _draw_turns(rng, classes, medium.steps)
@@ -63,11 +49,6 @@ def _draw_turns(rng: np.random.Generator, classes: Sequence[int], steps: int) ->
             if index is not None:
                 heard[index] = turn
     return heard
-
-
-def clip_id(seed: int, scene: Scene) -> str:
-    """Return the clip's name."""
-    return video_id(seed, scene.split, scene.number)
 
 
 def is_finished(out: Path, seed: int, scene: Scene) -> bool:
@@ -92,11 +73,7 @@ def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium
 
 
 def write_lists(
-    out: Path,
-    seed: int,
-    scenes: Mapping[str, Sequence[Scene]],
-    classes: Sequence[str],
-    medium: Medium,
+    out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
 ) -> None:
     """Write the table of clips."""
     rows = [f"{clip_id(seed, scene)},{split}" for split, listed in scenes.items() for scene in listed]

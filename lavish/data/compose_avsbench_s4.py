@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lavish.data.assets import AssetLibrary
-from lavish.data.clip_names import plain_names, video_id
-from lavish.data.compose_avsbench import OPTIONS, check_objects, make_scene, write_media, write_table
+from lavish.data.clip_names import plain_names
+from lavish.data.compose_avsbench import OPTIONS, clip_id, draw_classes, make_scene, write_media, write_table
 from lavish.data.rendering import Medium
-from lavish.data.scene_graph import Interval, Scene, balanced_class, generator
+from lavish.data.scene_graph import Interval, Scene
 
 __all__ = ["OPTIONS", "check", "clip_id", "draw_scene", "is_finished", "write_clip", "write_lists"]
 
@@ -26,28 +26,10 @@ def check(classes: Sequence[str], medium: Medium) -> None:
 
 
 def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, medium: Medium, *, objects: int) -> Scene:
-    """Draw the scene of one clip; the classes that sound are balanced within a split.
-
-    Args:
-        seed: of the whole composition.
-        library: classes and numbers of instances.
-        split: whose instances to use.
-        number: place of the clip among those of its split.
-        medium: for the number of steps.
-        objects: how many are seen.
-    """
-    classes = len(library.classes)
-    check_objects(objects, classes)
-    rng = generator(seed, split, number, "scene")
-    sounding = balanced_class(seed, split, number, classes)
-    silent = [index for index in rng.permutation(classes).tolist() if index != sounding][: objects - 1]
-    heard = {sounding: Interval(0, medium.steps)}
-    return make_scene(rng, library, split, number, medium.steps, [sounding, *silent], heard)
-
-
-def clip_id(seed: int, scene: Scene) -> str:
-    """Return the clip's name."""
-    return video_id(seed, scene.split, scene.number)
+    """Draw the scene of one clip; the classes that sound are balanced within a split."""
+    rng, classes = draw_classes(seed, library, split, number, objects)
+    heard = {classes[0]: Interval(0, medium.steps)}
+    return make_scene(rng, library, split, number, medium.steps, classes, heard)
 
 
 def is_finished(out: Path, seed: int, scene: Scene) -> bool:
@@ -75,11 +57,7 @@ def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium
 
 
 def write_lists(
-    out: Path,
-    seed: int,
-    scenes: Mapping[str, Sequence[Scene]],
-    classes: Sequence[str],
-    medium: Medium,
+    out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
 ) -> None:
     """Write the table of clips; `start`, the second at which the clip was cut from its video, is always 0 here."""
     names = plain_names(classes)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,23 +76,27 @@ def video_pictures(
 def folder_pictures(folder: Path, times: Sequence[float], duration: float, size: int) -> tuple[np.ndarray, list[bool]]:
     """Read the pictures on screen at `times` from a folder of pictures that are evenly spaced over `duration` seconds.
 
-    The pictures are in the order of the numbers that their names end with. With fewer pictures than times, some are
-    repeated.
+    The numbers that their names end with tell their places, at whatever interval: a number that is missing between
+    others shifts none, the picture before it stays on screen. Pictures without a number do not count. With fewer
+    pictures than times, some are repeated.
 
     Returns:
         uint8 (len(times), size, size, 3) RGB, and for each time whether it has a picture of its own.
 
     Raises:
-        MediaError: no picture in the folder, or one that is needed cannot be decoded.
+        MediaError: no picture in the folder is numbered, two are that cannot belong to one clip (names that differ in
+            more than the number, or the same number twice), or one that is needed cannot be decoded.
     """
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
-    paths.sort(key=lambda path: (_number(path.stem), path.name))
-    if not paths:
-        raise MediaError(f"no picture in {folder.name}")
-    numbers = [min(len(paths) - 1, int(time / duration * len(paths))) for time in times]
-    drawn = {number: _read(paths[number], size) for number in dict.fromkeys(numbers)}
-    own = [number != before for number, before in zip(numbers, [-1, *numbers], strict=False)]
-    return np.stack([drawn[number] for number in numbers]), own
+    paths = _numbered(folder)
+    numbers = sorted(paths)
+    interval = min((after - before for before, after in pairwise(numbers)), default=1)
+    span = numbers[-1] - numbers[0] + interval
+    # Of each time, the last picture whose number has been reached; the first one's has been from the start.
+    places = [number - numbers[0] for number in numbers]
+    shown = [numbers[bisect_right(places, time / duration * span) - 1] for time in times]
+    drawn = {number: _read(paths[number], size) for number in dict.fromkeys(shown)}
+    own = [number != before for number, before in zip(shown, [None, *shown], strict=False)]
+    return np.stack([drawn[number] for number in shown]), own
 
 
 def step_pictures(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, list[bool]]:
@@ -119,10 +125,23 @@ def _read(path: Path, size: int) -> np.ndarray:
         raise MediaError(f"undecodable picture {path.parent.name}/{path.name}") from None
 
 
-def _number(stem: str) -> float:
-    """Return the number that a picture's name ends with; those without one come last."""
-    digits = re.search(r"[0-9]+$", stem)
-    return int(digits[0]) if digits else math.inf
+def _numbered(folder: Path) -> dict[int, Path]:
+    """Return the pictures of a clip by the numbers that their names end with; see :func:`folder_pictures`."""
+    found: dict[int, Path] = {}
+    series: tuple[str, Path] | None = None
+    for path in sorted(folder.iterdir()):
+        name = re.fullmatch(r"(.*?)([0-9]+)", path.stem)
+        # What begins with a point is hidden: macOS leaves such a twin of each file on foreign disks.
+        if name is None or path.name.startswith(".") or path.suffix.lower() not in _SUFFIXES:
+            continue
+        series = series or (name[1], path)
+        other = series[1] if name[1] != series[0] else found.get(int(name[2]))
+        if other is not None:
+            raise MediaError(f"more than one series of pictures in {folder.name}: {other.name} and {path.name}")
+        found[int(name[2])] = path
+    if not found:
+        raise MediaError(f"no numbered picture in {folder.name}")
+    return found
 
 
 def _decoded(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Picture]:

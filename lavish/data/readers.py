@@ -32,7 +32,7 @@ class ClipSource:
 
     Attributes:
         clip: name, unique within the split. It names no file: it may begin with '-' and may carry a suffix.
-        pictures: a video file, or a folder of numbered pictures evenly spaced over the clip.
+        pictures: a video file, or a folder of numbered pictures, evenly spaced over the clip by their numbers.
         sound: a media file with a sound stream; the same file as `pictures` for a video with sound.
         frames: of each step, its picture in the folder `pictures`, or None where that lacks it; empty for a format
             whose pictures are not numbered by step.
@@ -92,11 +92,6 @@ def missing_media(source: ClipSource) -> str | None:
         if not path.exists():
             return f"missing {_short(path)}"
     return None
-
-
-def check(format_name: str, root: Path, split: str) -> list[tuple[str, str | None]]:
-    """Return (clip, reason or None) for every listed clip: which of them have their media in place."""
-    return [(source.clip, missing_media(source)) for source in reader(format_name).clips(root, split)]
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:

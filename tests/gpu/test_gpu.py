@@ -10,7 +10,7 @@ import torch
 
 from lavish.config import RunConfig, parse
 from lavish.encoder import TwoStreamEncoder
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
 
 pytestmark = [
@@ -29,8 +29,9 @@ def accuracy(tmp_path: Path, device: str, precision: str) -> float:
     weights = tmp_path / "vit.safetensors"
     provide_weights(config.backbone, weights)
     out = tmp_path / f"{device}-{precision}"
-    train(config, 0, root, weights, None, device, out)
-    evaluate(config, 0, root, "test", weights, None, device, out)
+    inputs = RunInputs(config, 0, root, weights, device=device)
+    train(inputs, out)
+    evaluate(inputs, "test", out)
     return json.loads((out / "test/metrics.json").read_text())["value"]
 
 

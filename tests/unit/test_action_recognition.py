@@ -18,7 +18,7 @@ from lavish.cost import count, example_clips, undrawn_weights
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 from lavish.model import build_model
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from lavish.tasks.action_recognition import ActionRecognition, _cells
 from lavish.tasks.base import Encoded, Shape, build_task
 from tests.stores import run_values, write_store
@@ -190,8 +190,9 @@ def test_training_and_evaluation(tmp_path: Path, modalities: str) -> None:
         write_store(tmp_path / split, seed=seed, targets={"labels": labels[split]})
     config = configuration(modalities=modalities)
     provide_weights(config.backbone, tmp_path / "backbone.safetensors")
-    train(config, 0, tmp_path, tmp_path / "backbone.safetensors", None, "cpu", tmp_path / "run")
-    evaluate(config, 0, tmp_path, "val", tmp_path / "backbone.safetensors", None, "cpu", tmp_path / "run")
+    inputs = RunInputs(config, 0, tmp_path, tmp_path / "backbone.safetensors")
+    train(inputs, tmp_path / "run")
+    evaluate(inputs, "val", tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "val" / "metrics.json").read_text())
     rows = pq.read_table(tmp_path / "run" / "val" / "predictions.parquet").to_pydict()
     assert rows["labels"] == labels["val"].tolist()

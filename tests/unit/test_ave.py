@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lavish.data import ave
-from lavish.data.readers import check, reader
+from lavish.data.readers import missing_media, reader
 from lavish.errors import LavishError
 
 ROWS = ["Dog, bark&-a&good&0&2", "cat&b&good&1&3", "cat&-a&good&0&0"]
@@ -73,10 +73,11 @@ def test_segments_within_the_event_carry_its_class(root: Path) -> None:
 
 
 def test_both_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
-    first, _, third = ave.clips(root, "train")
-    assert (first.clip, third.clip) == ("-a", "-a#2")
+    first, second, third = ave.clips(root, "train")
+    assert (first.clip, second.clip, third.clip) == ("-a", "b", "-a#2")
     assert first.pictures == first.sound == third.sound == root / "AVE" / "-a.mp4"
-    assert check("ave", root, "train") == [("-a", None), ("b", "missing AVE/b.mp4"), ("-a#2", None)]
+    assert missing_media(first) is missing_media(third) is None
+    assert missing_media(second) == "missing AVE/b.mp4"
 
     (root / "AVE").rename(root / "elsewhere")
     (root / "video_frames").mkdir()

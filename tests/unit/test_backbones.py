@@ -167,8 +167,16 @@ def test_models_that_cannot_be_are_refused(name, spec, message):
         build_backbone(name, spec, 224)
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"embed_dim": 32}, r"tensor 'blocks\.0\.attn\.proj\.bias' has shape \(32,\) instead of \("),
+        ({"depth": SMALL_VIT["depth"] - 1}, r"tensor 'blocks\..*' is missing for this VisionTransformer"),
+        ({"depth": SMALL_VIT["depth"] + 1}, r"tensor 'blocks\..*' is unexpected for this VisionTransformer"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, other, message):
     path = tmp_path / "other.safetensors"
-    save_file(build_backbone("vit", {**SMALL_VIT, "embed_dim": 32}, 32).model.state_dict(), path)
-    with pytest.raises(LavishError, match=r"has shape"):
+    save_file(build_backbone("vit", SMALL_VIT | other, 32).model.state_dict(), path)
+    with pytest.raises(LavishError, match=rf"other\.safetensors: {message}.*backbone\.spec"):
         build_backbone("vit", SMALL_VIT, 32, weights=path)

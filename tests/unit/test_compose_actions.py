@@ -170,9 +170,9 @@ def test_files_are_those_of_a_table_of_labelled_videos(composed):
     names = names_of(library().classes)
     assert actions.classes(composed) == names
     for split, count in CLIPS.items():
-        assert readers.check("actions", composed, split) == [
-            (scene["clip"], None) for scene in scenes if scene["split"] == split
-        ]
+        sources = actions.clips(composed, split)
+        assert [source.clip for source in sources] == [scene["clip"] for scene in scenes if scene["split"] == split]
+        assert not any(readers.missing_media(source) for source in sources)
         labels = actions.targets(composed, split, steps=STEPS, step_seconds=STEP_SECONDS).arrays["labels"]
         assert [names[label] for label in labels] == [scene["action"] for scene in scenes if scene["split"] == split]
         assert len(labels) == count

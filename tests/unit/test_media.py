@@ -312,6 +312,43 @@ def test_extracted_pictures_are_spread_over_the_clip_in_the_order_of_their_numbe
         assert notes == []
 
 
+def test_pictures_that_do_not_belong_to_the_clip_shift_none_of_it(tmp_path: Path) -> None:
+    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    folder = write_folder(tmp_path / "clip", [f"{n:04d}.jpg" for n in range(1, 13)])
+    strays = ("cover.png", "._0003.jpg", *(f"contact sheet {name}.jpg" for name in "abcdefghij"))
+    for name in strays:
+        Image.fromarray(grey_levels(0)).save(folder / name)
+    frames, _, notes = decode(folder, sound)
+    assert indices(frames) == [2, 6, 10]
+    assert notes == []
+    for stray, other in (("thumb_0005.jpg", "0001.jpg"), ("0005.png", "0005.jpg"), ("5.jpg", "0005.jpg")):
+        Image.fromarray(grey_levels(0)).save(folder / stray)
+        with pytest.raises(MediaError, match=f"more than one series of pictures in clip: {other} and {stray}"):
+            decode(folder, sound)
+        (folder / stray).unlink()
+
+
+@pytest.mark.parametrize(
+    ("lost", "seen", "note"),
+    [
+        ([1], [2, 6, 10], []),
+        ([2], [1, 6, 10], []),
+        ([5, 6, 7], [2, 4, 10], []),
+        ([3, 4, 5, 6, 7], [2, 2, 10], ["video covers 2 of 3 steps"]),
+    ],
+)
+def test_a_gap_among_extracted_pictures_shifts_none_of_them(
+    tmp_path: Path, lost: list[int], seen: list[int], note: list[str]
+) -> None:
+    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    # Every fifth picture of a video, as tools for extracting number them.
+    folder = write_folder(tmp_path / "clip", [f"image_{n}.png" for n in range(1, 61, 5)])
+    for index in lost:
+        (folder / f"image_{1 + 5 * index}.png").unlink()
+    frames, _, notes = decode(folder, sound)
+    assert (indices(frames), notes) == (seen, note)
+
+
 def test_too_few_or_broken_extracted_pictures(tmp_path: Path) -> None:
     sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
     frames, _, notes = decode(write_folder(tmp_path / "two", ["1.jpg", "2.jpg"]), sound)
@@ -319,7 +356,7 @@ def test_too_few_or_broken_extracted_pictures(tmp_path: Path) -> None:
     assert notes == ["video covers 2 of 3 steps"]
     with pytest.raises(MediaError, match="video covers only 1 of 3"):
         decode(write_folder(tmp_path / "one", ["1.jpg"]), sound)
-    with pytest.raises(MediaError, match="no picture in none"):
+    with pytest.raises(MediaError, match="no numbered picture in none"):
         decode(write_folder(tmp_path / "none", []), sound)
     broken = write_folder(tmp_path / "broken", ["1.jpg", "2.jpg", "3.jpg"])
     (broken / "2.jpg").write_bytes((broken / "2.jpg").read_bytes()[:100])

@@ -12,7 +12,7 @@ import pytest
 from lavish.config import DataConfig
 from lavish.data import music_avqa
 from lavish.data.preparation import prepare
-from lavish.data.readers import Targets, check
+from lavish.data.readers import Targets, missing_media
 from lavish.data.store import SplitStore
 from lavish.errors import LavishError
 from tests.media_files import tone, write_media
@@ -160,7 +160,10 @@ def test_both_parts_of_a_list_stand_in_for_it(root: Path) -> None:
 
 
 def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
-    assert check("music_avqa", root, "train") == [("00000001", None), ("-b", "missing videos/-b.mp4")]
+    first, second = music_avqa.clips(root, "train")
+    assert (first.clip, second.clip) == ("00000001", "-b")
+    assert missing_media(first) is None
+    assert missing_media(second) == "missing videos/-b.mp4"
     for name in ("MUCIS-AVQA-videos-Synthetic", "MUSIC-AVQA-videos-Real"):
         (root / name).mkdir()
     (root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4").touch()

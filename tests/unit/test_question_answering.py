@@ -20,7 +20,7 @@ from lavish.data.music_avqa import TYPES, WORD_SLOTS
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 from lavish.model import AudioVisualModel, build_model
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from lavish.tasks.base import Encoded, Shape
 from lavish.tasks.question_answering import Answers, QuestionAnswering
 from tests.stores import run_values, write_store
@@ -255,9 +255,9 @@ def test_training_and_evaluation_of_questions_that_share_clips(tmp_path: Path) -
     config = parse(RunConfig, run_values(task=task, training=changes), "test")
     provide_weights(config.backbone, tmp_path / "vit.safetensors")
     run = tmp_path / "run"
-    common = {"data": tmp_path, "weights": tmp_path / "vit.safetensors", "audio_features": None, "device_name": "cpu"}
-    train(config, 0, **common, out=run)
-    evaluate(config, 0, **common, split="test", run=run)
+    inputs = RunInputs(config, 0, tmp_path, tmp_path / "vit.safetensors")
+    train(inputs, run)
+    evaluate(inputs, "test", run)
 
     metrics = json.loads((run / "test" / "metrics.json").read_text())
     columns = pyarrow.parquet.read_table(run / "test" / "predictions.parquet").to_pydict()

@@ -20,7 +20,7 @@ from lavish.data.store import NOT_ANNOTATED
 from lavish.encoder import StreamFeatures
 from lavish.errors import LavishError
 from lavish.model import build_model
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from lavish.tasks.base import Encoded, Shape, build_task
 from lavish.tasks.segmentation import Segmentation, Segmented
 from tests.stores import run_values, write_store
@@ -299,8 +299,9 @@ def test_it_is_trained_evaluated_and_calibrated_by_the_common_code(tmp_path: Pat
     values["data"] = values["data"] | {"format": "avsbench_s4"}  # type: ignore[operator]
     config = parse(RunConfig, values, "test")
     provide_weights(config.backbone, tmp_path / "vit.safetensors")
-    train(config, 0, tmp_path, tmp_path / "vit.safetensors", None, "cpu", tmp_path / "seed0")
-    evaluate(config, 0, tmp_path, "test", tmp_path / "vit.safetensors", None, "cpu", tmp_path / "seed0")
+    inputs = RunInputs(config, 0, tmp_path, tmp_path / "vit.safetensors")
+    train(inputs, tmp_path / "seed0")
+    evaluate(inputs, "test", tmp_path / "seed0")
     metrics = json.loads((tmp_path / "seed0/test/metrics.json").read_text())
     assert metrics["metric"] == "mIoU"
     assert metrics["value"] > 0.7

@@ -13,7 +13,7 @@ from lavish.config import RunConfig, parse
 from lavish.experiments import task_defaults
 from lavish.identities import RECIPE_VERSION
 from lavish.provenance import sha256_of
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
 
 
@@ -39,8 +39,9 @@ def work(tmp_path_factory) -> Path:
     weights, run = folder / "vit.safetensors", folder / "results/runs/event_localization-more_latents-0a1b2c3d"
     provide_weights(run_config.backbone, weights)
     for seed in (0, 1):
-        train(run_config, seed, folder / "data", weights, None, "cpu", run / f"seed{seed}")
-        evaluate(run_config, seed, folder / "data", "test", weights, None, "cpu", run / f"seed{seed}")
+        inputs = RunInputs(run_config, seed, folder / "data", weights)
+        train(inputs, run / f"seed{seed}")
+        evaluate(inputs, "test", run / f"seed{seed}")
     counts = dict.fromkeys(("total_params", "adapter_params", "adapter_macs", "total_macs"), 123_456)
     (run / "cost.json").write_text(json.dumps({"trainable_params": 7_890, **counts}))
     return folder

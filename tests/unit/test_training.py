@@ -14,7 +14,7 @@ from lavish import training
 from lavish.config import RunConfig, ScheduleConfig, parse
 from lavish.errors import LavishError
 from lavish.provenance import sha256_of
-from lavish.steps import evaluate, provide_weights, train
+from lavish.steps import RunInputs, evaluate, provide_weights, train
 from lavish.training import schedule
 from tests.stores import run_values, write_store
 
@@ -39,7 +39,7 @@ def configured(**changes: object) -> RunConfig:
 
 
 def run(config: RunConfig, data: Path, weights: Path, out: Path, seed: int = 0) -> dict:
-    train(config, seed, data, weights, None, "cpu", out)
+    train(RunInputs(config, seed, data, weights), out)
     return json.loads((out / "record.json").read_text())
 
 
@@ -52,7 +52,7 @@ def test_learns_and_records_what_it_did(data, weights, tmp_path):
     assert record["config"] == config.model_dump(mode="json")
     assert set(record["data"]) == {"train", "val"}
     assert record["weights"]["sha256"] == sha256_of(weights)
-    evaluate(config, 0, data, "test", weights, None, "cpu", tmp_path / "seed0")
+    evaluate(RunInputs(config, 0, data, weights), "test", tmp_path / "seed0")
     metrics = json.loads((tmp_path / "seed0/test/metrics.json").read_text())
     assert metrics["value"] > 0.8
     assert metrics["units"] == 12
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(data, weights, tmp_pat
     run(configured(), data, weights, tmp_path / "run")
     other = configured(adapter={"method": "lavish", "options": {"reduction": 4, "gate": "none"}})
     with pytest.raises(LavishError, match=r"does not fit this configuration"):
-        evaluate(other, 0, data, "test", weights, None, "cpu", tmp_path / "run")
+        evaluate(RunInputs(other, 0, data, weights), "test", tmp_path / "run")
 
 
 def test_bfloat16_trains(data, weights, tmp_path):
