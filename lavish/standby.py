@@ -44,9 +44,9 @@ _MODULES = (
     "lavish.audio_encoders.pretraining", "lavish.backbones.pretraining",
 )  # fmt: skip
 
-# Libraries read these while they are imported. With more than one thread they could start some, so a step that is given
-# more (training.cpu_threads) does not find its environment here, and runs by itself.
-_THREADS = ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
+# Set by Snakemake to a job's threads, and read by libraries while they are imported. More than one could start threads
+# here, so a step that is given more (training.cpu_threads) does not find its environment, and runs by itself.
+_THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 
 # What a shell or Snakemake sets for a single job, and nothing reads while it is imported.
 _OF_ONE_JOB = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
@@ -70,7 +70,7 @@ def start() -> subprocess.Popen[str] | None:
     path = Path(tempfile.gettempdir(), f"lavish-{secrets.token_hex(8)}", "standby")
     process = subprocess.Popen(
         [command, "standby", "--socket", path],
-        env={**os.environ, **{f"{library}_NUM_THREADS": "1" for library in _THREADS}},
+        env={**os.environ, **{f"{which}_THREADS": "1" for which in _THREADS}},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -102,7 +102,7 @@ def hand_over(argv: list[str]) -> int | None:
             connection.settimeout(60)  # longer than imports take anywhere
             connection.connect(path)
             answers = connection.makefile("rb")
-            if Path(path).stat().st_uid != os.getuid() or answers.readline() != _identity():
+            if Path(path).stat().st_uid != os.getuid() or not _alike(argv[1], answers.readline()):
                 return None
             socket.send_fds(connection, [b"\n"], [0, 1, 2])
             connection.sendall(json.dumps(request).encode() + b"\n")
@@ -125,13 +125,24 @@ def hand_over(argv: list[str]) -> int | None:
     return code
 
 
-def _identity() -> bytes:
-    """Return what must be alike for a step to be the same in either process, on one line."""
+def _identity() -> dict[str, str]:
+    """Return all that must be alike for a step to be the same in either process."""
     package = Path(__file__).parent
     edited = max(file.stat().st_mtime_ns for file in package.rglob("*.py"))
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_ONE_JOB}
-    alike = [sys.version, sys.executable, sys.prefix, str(package), edited, environment]
-    return json.dumps(alike, sort_keys=True).encode() + b"\n"
+    environment = {f"${name}": value for name, value in os.environ.items() if name not in _OF_ONE_JOB}
+    return environment | {
+        "interpreter": f"{sys.executable} {sys.version}",
+        "package": f"{package} {edited}",
+    }
+
+
+def _alike(step: str, line: bytes) -> bool:
+    """Return whether a standby's identity is this process's own; where it is not, say why: it costs two seconds."""
+    theirs, ours = json.loads(line or b"{}"), _identity()
+    if theirs and theirs != ours:
+        other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+        print(f"lavish {step}: not run by the standby, which has other {', '.join(other)}", file=sys.stderr)
+    return theirs == ours
 
 
 # --- the process that stands by ---
@@ -158,7 +169,7 @@ def serve(path: Path) -> None:
             except OSError as error:  # longer than the 107 bytes that the system allows
                 raise LavishError(f"--socket {path}: {error}") from None
             listener.listen(64)
-            identity = _identity()
+            identity = json.dumps(_identity()).encode() + b"\n"
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             print("ready", flush=True)
             _import()
