@@ -108,9 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     standby = command(
-        "standby", _standby, "stand by with everything imported, to be forked for steps; the workflow calls it", config=False
+        "standby",
+        _standby,
+        "stand by with everything imported, to be forked for steps; the workflow calls it",
+        config=False,
     )
-    standby.add_argument("--socket", type=Path, required=True, help="file to listen at, in a folder that is made for it")
+    standby.add_argument(
+        "--socket", type=Path, required=True, help="file to listen at, in a folder that is made for it"
+    )
 
     material_commands.add_to(commands)
     return parser

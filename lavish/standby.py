@@ -1,8 +1,8 @@
 """A process that stands by with everything imported, and forks itself for each step.
 
 A table is made of a hundred steps, and importing torch and timm takes each of them two seconds of processor time. The
-workflow starts one `lavish standby`, which imports once. A step that is called afterwards (`lavish train ...`) finds its
-socket in the environment variable ``LAVISH_STANDBY``, hands its arguments, environment, folder and open files over,
+workflow starts one `lavish standby`, which imports once. A step that is called afterwards (`lavish train ...`) finds
+its socket in the environment variable ``LAVISH_STANDBY``, hands arguments, environment, folder and open files over,
 waits, and ends with the status of the process that was forked for it. A step remains a process of its own: nothing that
 it does reaches another. Where there is no standby, or one that is not exactly alike, a step runs as it always does.
 
@@ -14,11 +14,13 @@ One connection goes like this::
     child    runs the command; kills itself when the client or the standby is gone
     standby  -> exit status of the child, or minus the signal that killed it
 
-For CPUs: a CUDA context does not survive a fork. Linux only. This module is read before every step: standard library only.
+For CPUs: a CUDA context does not survive a fork. Linux only. This module is read before every step, and so uses the
+standard library alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -56,8 +58,8 @@ def start() -> subprocess.Popen[str] | None:
     """Start `lavish standby` and name its socket in this process's environment, for the steps it starts.
 
     Returns:
-        The process. It ends when its ``stdin`` is closed, and so with the caller, whatever ends that. None where there is
-        no standby: not on Linux, or the command `lavish` is not on the path.
+        The process. It ends when its ``stdin`` is closed, and so with the caller, whatever ends that. None where there
+        is no standby: not on Linux, or the command `lavish` is not on the path.
     """
     import secrets
     import shutil
@@ -221,11 +223,8 @@ def _answer(listener: socket.socket, identity: bytes) -> None:
 
 
 def _report(connection: socket.socket, code: int) -> None:
-    with connection:
-        try:
-            connection.sendall(b"%d\n" % code)
-        except OSError:
-            pass  # the client was killed, and this child with it
+    with connection, contextlib.suppress(OSError):  # the client was killed, and this child with it
+        connection.sendall(b"%d\n" % code)
 
 
 # --- the process of one step ---
@@ -237,8 +236,8 @@ def _run(connection: socket.socket, standby: int, identity: bytes) -> int:
     import threading
 
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
     connection.sendall(identity)
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
@@ -251,7 +250,8 @@ def _run(connection: socket.socket, standby: int, identity: bytes) -> int:
         os.dup2(file, number)
         os.close(file)
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
-    os.environ.clear()
+    for name in _OF_ONE_JOB:  # all others are alike, but for what imports have set
+        os.environ.pop(name, None)
     os.environ.update(request["environ"])
     os.chdir(request["cwd"])
     tempfile.tempdir = None
@@ -277,7 +277,7 @@ def _end(function: Callable[..., int], *arguments: object) -> NoReturn:
         except SystemExit as stop:
             status = stop.code
         except BaseException:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -288,5 +288,5 @@ def _end(function: Callable[..., int], *arguments: object) -> NoReturn:
 
 def _end_with(connection: socket.socket, standby: int) -> None:
     """Kill this process and its workers once the client or the standby is gone, however it ended."""
-    select.select([connection, standby], [], [])  # neither sends anything more
+    select.select([connection.fileno(), standby], [], [])  # neither sends anything more
     os.killpg(0, signal.SIGKILL)
