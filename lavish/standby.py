@@ -48,7 +48,7 @@ _MODULES = (
 
 # Set by Snakemake to a job's threads, and read by libraries while they are imported. More than one could start threads
 # here, so a step that is given more (training.cpu_threads) does not find its environment, and runs by itself.
-_THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
+THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 
 # What a shell or Snakemake sets for a single job, and nothing reads while it is imported.
 _OF_ONE_JOB = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
@@ -72,7 +72,7 @@ def start() -> subprocess.Popen[str] | None:
     path = Path(tempfile.gettempdir(), f"lavish-{secrets.token_hex(8)}", "standby")
     process = subprocess.Popen(
         [command, "standby", "--socket", path],
-        env={**os.environ, **{f"{which}_THREADS": "1" for which in _THREADS}},
+        env={**os.environ, **{f"{which}_THREADS": "1" for which in THREADS}},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -88,7 +88,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        for which in ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM"):
+        for which in standby.THREADS:
             patch.setenv(f"{which}_THREADS", "1")
         yield
 
