@@ -199,6 +199,6 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _standby(options: argparse.Namespace) -> None:
-    from lavish.standby import serve
+    from lavish.standby_process import serve
 
     serve(options.socket)

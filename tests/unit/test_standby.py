@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lavish import standby
+from lavish import standby, standby_process
 from lavish.config import RunConfig, parse
 from lavish.errors import LavishError
 from lavish.steps import provide_weights
@@ -175,9 +175,9 @@ def test_an_edited_package_is_another(monkeypatch, tmp_path):
     for name in ("standby.py", "other.py"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(standby, "__file__", str(tmp_path / "standby.py"))
-    before = standby._identity()
+    before = standby.identity()
     os.utime(tmp_path / "other.py", (2e9, 2e9))
-    assert {key for key, value in standby._identity().items() if before[key] != value} == {"package"}
+    assert {key for key, value in standby.identity().items() if before[key] != value} == {"package"}
 
 
 # --- life and death ---
@@ -291,9 +291,9 @@ def test_a_standby_ends_with_the_process_that_started_it(environment):
 
 def test_a_socket_needs_a_folder_of_its_own_and_a_short_path(tmp_path):
     with pytest.raises(LavishError, match=r"--socket .*/standby: File exists; name a file in a folder that is not"):
-        standby.serve(tmp_path / "standby")
+        standby_process.serve(tmp_path / "standby")
     with pytest.raises(LavishError, match="AF_UNIX path too long"):
-        standby.serve(tmp_path / ("x" * 100) / "standby")
+        standby_process.serve(tmp_path / ("x" * 100) / "standby")
     assert not list(tmp_path.iterdir())
 
 
@@ -318,4 +318,5 @@ def test_a_training_gives_the_same_numbers(server, tmp_path):
     memory = [
         json.loads((tmp_path / run / "record.json").read_text())["peak_memory_bytes"] for run in ("forked", "alone")
     ]
-    assert 0.7 < memory[0] / memory[1] < 1.2
+    # Its own: without the pages of libraries that only the standby has touched, some 200 MB.
+    assert 0.5 < memory[0] / memory[1] < 1.1
