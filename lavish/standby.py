@@ -88,7 +88,6 @@ def hand_over(argv: list[str]) -> int | None:
         return None
     if "cuda" in argv or "--device=cuda" in argv:
         return None
-    request = {"argv": argv, "cwd": str(Path.cwd()), "environ": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.settimeout(60)  # longer than imports take anywhere
@@ -96,6 +95,7 @@ def hand_over(argv: list[str]) -> int | None:
             answers = connection.makefile("rb")
             if Path(path).stat().st_uid != os.getuid() or not _alike(argv[1], answers.readline()):
                 return None
+            request = {"argv": argv, "cwd": str(Path.cwd()), "environ": dict(os.environ)}
             socket.send_fds(connection, [b"\n"], [0, 1, 2])
             connection.sendall(json.dumps(request).encode() + b"\n")
             connection.settimeout(None)

@@ -88,7 +88,11 @@ def _answer(listener: socket.socket, line: bytes) -> None:
                     _report(children.pop(pid), os.waitstatus_to_exitcode(status))
         if listener in ready:
             connection = listener.accept()[0]
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:  # no memory, or too many processes: the step tries by itself
+                connection.close()
+                continue
             if pid == 0:
                 for inherited in (listener, woken, waker, *children.values()):
                     inherited.close()
@@ -114,12 +118,16 @@ def _run(connection: socket.socket, standby: int, line: bytes) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
-    connection.sendall(line)
-    _, files, _, _ = socket.recv_fds(connection, 1, 3)
-    if not files:
+    try:
+        connection.sendall(line)
+        files = socket.recv_fds(connection, 1, 3)[1]
+        with connection.makefile("rb") as lines:
+            request = lines.readline()
+    except OSError:
+        return 0
+    if not request:
         return 0  # the client is not alike, or gone
-    with connection.makefile("rb") as lines:
-        request = json.loads(lines.readline())
+    asked = json.loads(request)
     threading.Thread(target=_end_with, args=(connection, standby), daemon=True).start()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -127,10 +135,10 @@ def _run(connection: socket.socket, standby: int, line: bytes) -> int:
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
     for name in OF_ONE_JOB:  # all others are alike, but for what imports have set
         os.environ.pop(name, None)
-    os.environ.update(request["environ"])
-    os.chdir(request["cwd"])
+    os.environ.update(asked["environ"])
+    os.chdir(asked["cwd"])
     tempfile.tempdir = None
-    sys.argv = request["argv"]
+    sys.argv = asked["argv"]
 
     from lavish.cli import main
 
@@ -150,7 +158,7 @@ def _end(function: Callable[..., int], *arguments: object) -> NoReturn:
         try:
             status = function(*arguments)
         except SystemExit as stop:
-            status = stop.code
+            status = stop.code or 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
         threading._shutdown()  # type: ignore[attr-defined]
