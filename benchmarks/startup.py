@@ -1,14 +1,18 @@
-"""Processor seconds until a step could begin, with and without torch's compiler (docs/decisions/0003).
+"""Processor and wall seconds until a step could begin: with torch's compiler, without it, and forked from a standby.
 
-python benchmarks/startup.py
+python benchmarks/startup.py    (docs/decisions/0003 and 0014; needs the command `lavish` on the path)
 """
 
 from __future__ import annotations
 
-import resource
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from statistics import median
+
+from lavish import standby
 
 STEP = """
 import lavish.cli, torch
@@ -17,18 +21,43 @@ optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
 """
 WITHOUT = "from lavish.startup import without_compiler; without_compiler()\n"
 
+# Parsed by the process of the step, which then has everything that training imports.
+FORKED = "import sys; from lavish.standby import hand_over; sys.exit(hand_over(['lavish', 'train', '--help']))"
 
-def seconds(code: str, repeats: int = 5) -> float:
-    """Return the median of user plus system time over `repeats` processes."""
-    found = []
+
+def seconds(code: str, parent: int | None = None, repeats: int = 5) -> str:
+    """Return the median user plus system time and wall time over `repeats` processes that run `code`.
+
+    Args:
+        code: of Python.
+        parent: a further process whose ended children are counted: a standby.
+        repeats: processes, one after another.
+    """
+    used, took = [], []
     for _ in range(repeats):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return median(found)
+        before, started = _children(os.getpid()) + _children(parent), time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        took.append(time.perf_counter() - started)
+        used.append(_children(os.getpid()) + _children(parent) - before)
+    return f"{median(used):.2f} s of processor time, {median(took):.2f} s"
+
+
+def _children(pid: int | None) -> float:
+    """Return the processor seconds of a process's ended children."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
-    print(f"with the compiler:    {seconds(STEP):.1f} s")
-    print(f"without the compiler: {seconds(WITHOUT + STEP):.1f} s")
+    os.environ.update({f"{which}_THREADS": "1" for which in standby.THREADS})
+    print(f"with the compiler:      {seconds(STEP)}")
+    print(f"without the compiler:   {seconds(WITHOUT + STEP)}")
+    started = time.perf_counter()
+    process = standby.start()
+    if process is None:
+        sys.exit("no standby: on Linux only, and with the command `lavish` on the path")
+    print(f"a standby listens:      after {time.perf_counter() - started:.2f} s")
+    print(f"the first step it runs: {seconds(FORKED, process.pid, repeats=1)} (waits for the imports)")
+    print(f"forked from a standby:  {seconds(FORKED, process.pid, repeats=20)}")

@@ -1,7 +1,19 @@
-"""``python -m lavish``: the same as the `lavish` command."""
+"""The `lavish` command, and ``python -m lavish``."""
 
 import sys
 
-from lavish.cli import main
+from lavish.standby import hand_over
 
-sys.exit(main())
+
+def main() -> int:
+    """Run one command, in this process or by the standby that the environment names, and return its exit status."""
+    status = hand_over(sys.argv)
+    if status is None:
+        from lavish.cli import main as run_here
+
+        status = run_here()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

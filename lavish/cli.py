@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lavish import material_commands
 from lavish.arguments import read_config, read_values
-from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig, parse
+from lavish.config import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.startup import without_compiler
 from lavish.table_config import EXAMPLE_CLIPS
@@ -88,13 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     examples.add_argument("--overlays", type=Path, help="folder for a PNG of each clip as well")
 
-    cost = command("cost", _cost, "count parameters and multiply-adds of runs", config=False)
-    what = cost.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", help="of one run: JSON text, or the path of a JSON or YAML file")
-    what.add_argument(
-        "--runs", help="JSON text or file: folders of runs, each with its configuration; writes cost.json"
-    )
-    cost.add_argument("--out", type=Path, help="with --config: json file to write")
+    cost = command("cost", _cost, "count parameters and multiply-adds of a run")
+    cost.add_argument("--out", type=Path, required=True, help="json file to write")
 
     table = command("table", _table, "write a table as markdown, CSV and LaTeX", config=False)
     table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
@@ -110,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--full", action="store_true", help="print the whole resolved configuration")
     show.add_argument(
         "--configfile", type=Path, action="append", default=[], help="laid over config/config.yaml, as for the workflow"
+    )
+
+    standby = command(
+        "standby",
+        _standby,
+        "stand by with everything imported, to be forked for steps; the workflow calls it",
+        config=False,
+    )
+    standby.add_argument(
+        "--socket", type=Path, required=True, help="file to listen at, in a folder that is made for it"
     )
 
     material_commands.add_to(commands)
@@ -170,15 +175,9 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
 
 
 def _cost(options: argparse.Namespace) -> None:
-    from lavish.steps import cost, costs
+    from lavish.steps import cost
 
-    if (options.config is None) != (options.out is None):
-        raise LavishError("--out goes with --config: give both, or --runs alone")
-    if options.config is not None:
-        cost(read_config(options.config, RunConfig), options.out)
-        return
-    runs = read_values(options.runs, "--runs")
-    costs({Path(folder): parse(RunConfig, config, f"--runs: {folder}") for folder, config in runs.items()})
+    cost(read_config(options.config, RunConfig), options.out)
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -197,3 +196,9 @@ def _show(options: argparse.Namespace) -> None:
     from lavish.show import show
 
     print(show(options.run, options.configfile, full=options.full))
+
+
+def _standby(options: argparse.Namespace) -> None:
+    from lavish.standby_process import serve
+
+    serve(options.socket)

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -187,14 +186,6 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     return model.to(device), reader, device
-
-
-def costs(runs: Mapping[Path, RunConfig]) -> None:
-    """Count each run whose folder holds no cost.json yet: a folder's name tells the configuration."""
-    for folder, config in runs.items():
-        if not (folder / "cost.json").exists():
-            print(folder, file=sys.stderr)
-            cost(config, folder / "cost.json")
 
 
 def cost(config: RunConfig, out: Path) -> None:

@@ -19,13 +19,13 @@ STUB = """\
 set -eu
 command=$1
 while [ $# -gt 0 ]; do
-  case $1 in --out) out=$2 ;; --run) run=$2 ;; --runs) runs=$2 ;; --split) split=$2 ;; esac
+  case $1 in --out) out=$2 ;; --run) run=$2 ;; --socket) socket=$2 ;; --split) split=$2 ;; esac
   shift
 done
+[ "$command" = standby ] || echo "$command ${LAVISH_STANDBY:-none}" >> steps.txt
 leave() { for file in "$@"; do mkdir -p "$(dirname "$file")"; echo "$command" > "$file"; done; }
 case $command in
   compose) mkdir -p "$out" ;;
-  cost) for run in $(grep -o 'results/runs/[^"]*' <<< "$runs"); do leave "$run/cost.json"; done ;;
   prepare) leave "$out/store.json" ;;
   pretrain | weights) leave "$out" "${out%.safetensors}.json" ;;
   train)
@@ -35,6 +35,7 @@ case $command in
   examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;
+  standby) echo "$socket" >> standby.txt; echo ready; cat > /dev/null; echo ended >> standby.txt ;;
   *) leave "$out" ;;
 esac
 """

@@ -15,8 +15,10 @@ def test_the_report_leads_from_a_table_to_the_records_of_its_trainings(edited: W
         page = report.read("report/report.html").decode()
     assert {"table_small.md", "table_small.csv", "small_figure.svg"} <= set(names)
     assert names.count("record.json") == names.count("metrics.json") == 4 * 2
+    assert names.count("cost.json") == 4
     runs = [path.name for path in (edited.folder / "results/runs").iterdir()]
     assert len(runs) == 4
     for run in runs:
         # The page lists a run's files under the name of the run, which the table's CSV gives for each row.
+        assert f'"{run}": ["results/runs/{run}/cost.json"' in page
         assert f'"results/runs/{run}/seed1/record.json"' in page

@@ -9,6 +9,7 @@ from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 import lavish.experiments
+import lavish.standby
 from lavish.config import canonical_json
 from lavish.errors import LavishError
 
@@ -22,8 +23,6 @@ wildcard_constraints:
     weights=r"[\w.]+-[0-9a-f]{8}",
     split="train|val|test",
     seed=r"\d+",
-    made=r"(table|figure)_\w+",
-    part=r"\d+",
 
 
 def or_stop(function, *arguments):
@@ -76,6 +75,16 @@ def take_lock():
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise WorkflowError("Another Snakemake is at work in this folder: wait until it has ended.") from None
+
+
+def keep_standby():
+    """Start the process that steps are forked from, because importing takes a small step longer than what it does.
+
+    Jobs on other machines start by themselves. It ends with this process, as the lock does.
+    """
+    global standby  # its standard input is open as long as this process lives
+    if workflow.local_exec:
+        standby = lavish.standby.start()
 
 
 def run_of(wildcards):
@@ -200,33 +209,9 @@ def training_threads(wildcards):
 # --- tables ---
 
 
-# Runs that one job counts: few enough to keep all processors busy, and a command line short.
-COUNTED_TOGETHER = 12
-
-
-def counted_runs(wildcards):
-    """A part of the runs of a table or figure: their folders with their configurations."""
-    kind, name = wildcards.made.split("_", 1)
-    made = or_stop(experiments.table if kind == "table" else experiments.figure, name)
-    first = int(wildcards.part) * COUNTED_TOGETHER
-    runs = made.runs[first : first + COUNTED_TOGETHER]
-    return canonical_json({run.folder: run.config.model_dump(mode="json") for run in runs})
-
-
-def cost_marks(kind, table):
-    """The marks that all runs of a table or figure have been counted."""
-    parts = -(-len(table.runs) // COUNTED_TOGETHER)
-    marks = collect("results/costs/{made}-{part}.done", made=f"{kind}_{table.name}", part=range(parts))
-    # A mark that promises what somebody has deleted is worth nothing: without it the job runs again.
-    if not all(Path(run.folder, "cost.json").exists() for run in table.runs):
-        for mark in marks:
-            Path(mark).unlink(missing_ok=True)
-    return marks
-
-
-def records(kind, table):
+def records(table):
     """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
-    costs = {"costs": cost_marks(kind, table)}
+    costs = {"costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs])}
     if not table.needs_results:
         return costs
     return {
@@ -246,7 +231,7 @@ def records(kind, table):
 
 
 def table_records(wildcards):
-    return records("table", table_of(wildcards))
+    return records(table_of(wildcards))
 
 
 def examples(figure):
@@ -262,7 +247,7 @@ def examples(figure):
 
 def figure_records(wildcards):
     figure = figure_of(wildcards)
-    return examples(figure) if figure.draws_examples else records("figure", figure)
+    return examples(figure) if figure.draws_examples else records(figure)
 
 
 def table_spec(wildcards):

@@ -10,8 +10,6 @@ rule compose:
         done=touch("results/data/composed/{composed}.done"),
     log:
         "results/logs/compose/{composed}.log",
-    benchmark:
-        "results/benchmarks/compose/{composed}.tsv"
     priority: 80
     conda:
         "../envs/lavish.yaml"
@@ -37,8 +35,6 @@ rule prepare:
         store="results/data/prepared/{data}/{split}/store.json",
     log:
         "results/logs/prepare/{data}-{split}.log",
-    benchmark:
-        "results/benchmarks/prepare/{data}-{split}.tsv"
     priority: 70
     conda:
         "../envs/lavish.yaml"
@@ -65,8 +61,6 @@ rule encode_audio:
         features="results/data/audio_features/{data}/{weights}/{split}.npy",
     log:
         "results/logs/encode_audio/{data}-{weights}-{split}.log",
-    benchmark:
-        "results/benchmarks/encode_audio/{data}-{weights}-{split}.tsv"
     priority: 60
     conda:
         "../envs/lavish.yaml"

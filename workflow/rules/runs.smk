@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
 # OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
 #          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
-#          results/runs/<task>-<variant>-<hash>/cost.json         with results/costs/<table or figure>-<part>.done
+#          results/runs/<task>-<variant>-<hash>/cost.json
 
 
 # The state that an interrupted training resumes from lies beside the outputs, undeclared: Snakemake deletes declared
@@ -23,8 +23,6 @@ rule train:
         ),
     log:
         "results/logs/train/{run}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/train/{run}-seed{seed}.tsv"
     priority: 50
     conda:
         "../envs/lavish.yaml"
@@ -64,8 +62,6 @@ rule evaluate:
         predictions="results/runs/{run}/seed{seed}/{split}/predictions.parquet",
     log:
         "results/logs/evaluate/{run}-seed{seed}-{split}.log",
-    benchmark:
-        "results/benchmarks/evaluate/{run}-seed{seed}-{split}.tsv"
     priority: 40
     conda:
         "../envs/lavish.yaml"
@@ -99,8 +95,6 @@ rule examples:
         examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
     log:
         "results/logs/examples/{run}-seed{seed}-{split}.log",
-    benchmark:
-        "results/benchmarks/examples/{run}-seed{seed}-{split}.tsv"
     priority: 40
     conda:
         "../envs/lavish.yaml"
@@ -123,16 +117,18 @@ rule examples:
         " --device {resources.device} ) &> {log:q}"
 
 
-# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait. Several runs
-# a job, because starting takes far longer than counting; a run's cost.json lies beside its results, undeclared, so that
-# what another job has counted already is not counted again.
+# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait.
 rule cost:
     output:
-        done=touch("results/costs/{made}-{part}.done"),
+        cost=report(
+            "results/runs/{run}/cost.json",
+            caption="../report/cost.rst",
+            category="Runs",
+            subcategory="{run}",
+            labels={"seed": "all", "file": "cost"},
+        ),
     log:
-        "results/logs/cost/{made}-{part}.log",
-    benchmark:
-        "results/benchmarks/cost/{made}-{part}.tsv"
+        "results/logs/cost/{run}.log",
     priority: 0
     conda:
         "../envs/lavish.yaml"
@@ -141,8 +137,8 @@ rule cost:
         mem_mb=4000,
         runtime=60,
     params:
-        runs=counted_runs,
+        config=run_config,
     message:
-        "Counting parameters and operations for {wildcards.made}, part {wildcards.part}"
+        "Counting parameters and operations of {wildcards.run}"
     shell:
-        "( set -x; lavish cost --runs {params.runs:q} ) &> {log:q}"
+        "( set -x; lavish cost --config {params.config:q} --out {output.cost:q} ) &> {log:q}"

@@ -22,8 +22,6 @@ rule table:
         latex="results/table_{table}.tex",
     log:
         "results/logs/table/{table}.log",
-    benchmark:
-        "results/benchmarks/table/{table}.tsv"
     localrule: True
     conda:
         "../envs/lavish.yaml"
@@ -52,8 +50,6 @@ rule figure:
         ),
     log:
         "results/logs/figure/{figure}.log",
-    benchmark:
-        "results/benchmarks/figure/{figure}.tsv"
     localrule: True
     conda:
         "../envs/lavish.yaml"

@@ -9,8 +9,6 @@ rule pretrain:
         description="results/weights/pretrained/{weights}.json",
     log:
         "results/logs/pretrain/{weights}.log",
-    benchmark:
-        "results/benchmarks/pretrain/{weights}.tsv"
     priority: 100
     conda:
         "../envs/lavish.yaml"
@@ -33,8 +31,6 @@ rule pin_weights:
         description="results/weights/pinned/{weights}.json",
     log:
         "results/logs/pin_weights/{weights}.log",
-    benchmark:
-        "results/benchmarks/pin_weights/{weights}.tsv"
     priority: 90
     conda:
         "../envs/lavish.yaml"
