@@ -32,7 +32,7 @@ class Compacter(Method):
     Options:
         division: n (4); it has to divide each block's width C and its hidden width C / reduction.
         rank: k (1).
-        reduction: the hidden width is C / reduction (32).
+        reduction: the hidden width is C / reduction (32; the widths of Swin-V2-L allow 16 with n = 4).
         position: 'both', or 'ffn' for Compacter++, which keeps the bottleneck behind the feed-forward layer.
     """
 
@@ -75,7 +75,7 @@ class _Bottleneck(nn.Module):
         if division < 1 or rank < 1 or width % division or hidden % division:
             raise LavishError(
                 f"adapter.options: division={division} has to divide the width {width} and the hidden width {hidden} "
-                f"(reduction={reduction}), and rank={rank} to be 1 or more; choose a smaller reduction or division"
+                f"(reduction={reduction}), and rank={rank} has to be 1 or more; choose a smaller reduction or division"
             )
         self.down = _HypercomplexLinear(width, hidden, division, rank)
         self.up = _HypercomplexLinear(hidden, width, division, rank)
@@ -95,7 +95,7 @@ class _HypercomplexLinear(nn.Module):
         # A few small products make the matrix; axes: i of the sum, then rows and columns of A (p, q) and of s t (r, o).
         products = torch.bmm(self.left, self.right)
         n, r, o = products.shape
-        blocks = (rule.flatten(1).T @ products.flatten(1)).view(n, n, r, o)
+        blocks = (rule.flatten(1).t() @ products.flatten(1)).view(n, n, r, o)
         return functional.linear(tokens, blocks.permute(1, 3, 0, 2).reshape(n * o, n * r), self.bias)
 
 
