@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,6 +150,18 @@ class Backbone(nn.Module, ABC):
     def norms(self) -> list[nn.Module]:
         """Return the normalisation layers of the blocks and the final one (those `tune_norms` trains)."""
         return [module for module in self.model.modules() if isinstance(module, nn.LayerNorm)]
+
+    def tunable(self, blocks: Iterable[int]) -> dict[str, nn.Parameter]:
+        """Return the parameters of chosen blocks by name, for methods that train the backbone's own.
+
+        What leads to a block goes with it (embedding, merging of patches), and what follows the last one with that.
+        """
+        chosen = set(blocks)
+        return {name: p for name, p in self.model.named_parameters() if self._block_of(name) in chosen}
+
+    @abstractmethod
+    def _block_of(self, name: str) -> int:
+        """Return the block that a parameter of timm's model goes with."""
 
     def freeze(self, *, stochastic_depth: bool, tune_norms: bool) -> None:
         """Stop all gradients and fix all buffers; both exceptions are published practice, off by default."""

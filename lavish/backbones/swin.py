@@ -98,6 +98,14 @@ class SwinV2Backbone(Backbone):
     def num_heads(self, index: int) -> int:
         return self.blocks[index].num_heads
 
+    def _block_of(self, name: str) -> int:
+        part, *rest = name.split(".")
+        if part != "layers":
+            return self.num_blocks - 1 if part == "norm" else 0
+        stage, kind = int(rest[0]), rest[1]
+        first = self._stage_of.index(stage)
+        return first + int(rest[2]) if kind == "blocks" else first
+
     @property
     def image_size(self) -> tuple[int, int]:
         return tuple(self.model.patch_embed.img_size)

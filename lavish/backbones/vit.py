@@ -120,6 +120,12 @@ class ViTBackbone(Backbone):
     def num_heads(self, index: int) -> int:
         return self.model.blocks[index].attn.num_heads
 
+    def _block_of(self, name: str) -> int:
+        part, *rest = name.split(".")
+        if part == "blocks":
+            return int(rest[0])
+        return self.num_blocks - 1 if part in ("norm", "fc_norm") else 0
+
     @property
     def image_size(self) -> tuple[int, int]:
         return self.model.patch_embed.img_size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from lavish.backbones.base import Backbone
+from lavish.backbones.swin import SwinV2Backbone
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class Sizes:
     tokens: int
     """N, the tokens of a picture in this block; the same in both streams here."""
     heads: int
+    prefix: int
+    """Tokens before the patches."""
+    patch: int
+    """Side of a patch in pixels."""
+    windows: bool
+    """Whether it is a block of a Swin V2, not of a ViT."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ def sizes(backbone: Backbone) -> list[Sizes]:
     grids = backbone.grid_sizes(backbone.image_size)
     return [
         Sizes(width, len(backbone.linear(index, "fc1")[0]), backbone.num_prefix_tokens + rows * columns,
-              backbone.num_heads(index))
+              backbone.num_heads(index), backbone.num_prefix_tokens, backbone.patch_size[0],
+              isinstance(backbone, SwinV2Backbone))
         for index, (width, (rows, columns)) in enumerate(zip(backbone.widths, grids, strict=True))
     ]  # fmt: skip
 
@@ -55,6 +64,66 @@ def _lavish(block: Sizes) -> int:
     return 2 * (latents * c + 2 * c * h // groups + 2 * h + 2 * c + 4 * c + 2)
 
 
+def _bottleneck(c: int, h: int) -> int:
+    return 2 * c * h + h + c
+
+
+def _compacter(blocks: list[Sizes], _: int) -> int:
+    # Per map: n factors s t of rank 1 and a bias; n matrices (n, n) a stream; 2 positions.
+    n, reduction = 4, 4
+    maps = sum((b.width + h) + h + (h + b.width) + b.width for b in blocks for h in [b.width // reduction])
+    return 2 * (n**3 + 2 * maps)
+
+
+def _ssf(blocks: list[Sizes], _: int) -> int:
+    # Behind norm1, qkv, proj, norm2, fc1, fc2; behind the patch embedding and the last norm.
+    inside = sum(2 * (b.width + 3 * b.width + b.width + b.width + b.hidden + b.width) for b in blocks)
+    return 2 * (inside + 2 * blocks[0].width + 2 * blocks[-1].width)
+
+
+def _norms(blocks: list[Sizes], _: int) -> int:
+    # Two in each block and the last one; in a Swin V2 also that of the patch embedding and of each merging.
+    channels = sum(2 * b.width for b in blocks) + blocks[-1].width
+    if blocks[0].windows:
+        channels += blocks[0].width + sum(wide for _, wide in _merged(blocks))
+    return 2 * channels
+
+
+def _biases(blocks: list[Sizes], _: int) -> int:
+    # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and the norms.
+    inside = sum((2 * b.width + 512 if b.windows else 3 * b.width) + 2 * b.width + b.hidden for b in blocks)
+    return inside + blocks[0].width + _norms(blocks, 0) // 2
+
+
+def _everything(blocks: list[Sizes], _: int) -> int:
+    first = blocks[0]
+    total = _biases(blocks, 0) + _norms(blocks, 0) // 2 + 3 * first.patch**2 * first.width
+    for b in blocks:
+        total += 4 * b.width**2 + 2 * b.width * b.hidden
+        if b.windows:  # temperature of the cosines; position bias from two coordinates
+            total += b.heads + 512 * (2 + b.heads)
+    if first.windows:
+        return total + sum(4 * narrow * wide for narrow, wide in _merged(blocks))
+    return total + first.prefix * first.width + first.tokens * first.width  # class token, position embedding
+
+
+def _merged(blocks: list[Sizes]) -> list[tuple[int, int]]:
+    """Return the widths before and behind each merging of patches."""
+    return [(a.width, b.width) for a, b in itertools.pairwise(blocks) if a.width != b.width]
+
+
 METHODS: dict[str, Expectation] = {
+    "bitfit": Expectation(_biases),
+    "compacter": Expectation(_compacter, options={"reduction": 4}),
+    "full_finetuning": Expectation(_everything),
     "lavish": Expectation(each_block(_lavish)),
+    # The tests move B so that updates lie along (1, ..., 1): at full size, cosines of queries would be mere rounding.
+    "lora": Expectation(each_block(lambda b: 4 * 8 * b.width), options={"alpha": 2.0}),
+    "norm_tuning": Expectation(_norms),
+    "parallel": Expectation(each_block(lambda b: _bottleneck(b.width, b.width // 2))),
+    "prompt_tuning": Expectation(each_block(lambda b: 5 * b.width), frozen_at_start=False),
+    "sequential": Expectation(
+        each_block(lambda b: 2 * _bottleneck(b.width, b.width // 4)), frozen_at_start=False, options={"reduction": 4}
+    ),
+    "ssf": Expectation(_ssf, frozen_at_start=False),
 }

@@ -1,0 +1,61 @@
+"""Parallel adapters: a scaled bottleneck beside the feed-forward layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lavish.adapters._hidden import hidden_width
+from lavish.adapters.base import Adapter, Place
+
+
+class ParallelAdapter(Adapter):
+    """A bottleneck that reads what the feed-forward layer reads.
+
+        x <- x + ffn(x) + s U dropout(relu(D x))        D: C -> C / r, U: C / r -> C, both with bias
+
+    He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", ICLR 2022 (arXiv 2110.04366), whose
+    settings are the defaults. D starts as torch's linear maps do (Kaiming-uniform, a = sqrt 5), U and both biases at
+    0, so nothing changes at the start. Nothing crosses between the streams; each has adapters of its own.
+
+    Chen et al. (AdaptFormer, NeurIPS 2022, arXiv 2205.13535) bring it to vision transformers: `scale: 0.1`,
+    `dropout: 0.1` and a hidden width of 64, which is `reduction: 12` at a width of 768. Their paper normalises what
+    the adapter reads (`norm_before: true`); their code for images does not.
+
+    Our reading: x is the residual stream, before the norm of a pre-norm block, as in AdaptFormer's code. He et al.
+    adapt post-norm transformers, where both are the same.
+
+    Options:
+        reduction: r (2; the library's default as well).
+        scale: s (4).
+        dropout: see above (0).
+        norm_before: a layer norm, with scale and shift of its own, on what the adapter reads (no).
+    """
+
+    crosses = False
+    size = "reduction"
+    position = "ffn"
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        reduction: int = 2,
+        scale: float = 4.0,
+        dropout: float = 0.0,
+        norm_before: bool = False,
+    ) -> None:
+        super().__init__()
+        hidden = hidden_width(place.width, reduction)
+        self.norm_before = nn.LayerNorm(place.width) if norm_before else nn.Identity()
+        self.down = nn.Linear(place.width, hidden)
+        self.activation = nn.ReLU()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.up = nn.Linear(hidden, place.width)
+        self.scale = scale
+        for start in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(start)
+
+    def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
+        hidden = self.dropout(self.activation(self.down(self.norm_before(tokens))))
+        # The scale is put on the few hidden channels and on the bias instead of on all tokens.
+        return nn.functional.linear(self.scale * hidden, self.up.weight, self.scale * self.up.bias)
