@@ -188,8 +188,8 @@ class Mixture(nn.Module):
         logits = self.router(torch.cat(means, dim=-1)).float()
         if self.training and self.noise:
             logits = logits + self.noise * torch.randn_like(logits)
-        weights = logits.softmax(dim=-1)
-        out = sum(weight * update for weight, update in zip(weights.T[..., None, None], updates, strict=True))
+        weights = logits.softmax(dim=-1)[..., None, None].unbind(dim=1)
+        out = sum(weight * update for weight, update in zip(weights, updates, strict=True))
         # In logarithms throughout, so that an expert nobody asks for has a finite loss.
         mean = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
         return out, -mean.mean() - math.log(len(updates))
