@@ -98,6 +98,7 @@ class TwoStreamEncoder(nn.Module):
             readers=frozenset(_READERS[direction] if len(streams) == 2 else ()),
             blocks=tuple(chosen_blocks(layers, backbone.num_blocks)),
             tokens={s: tuple(prefix + rows * columns for rows, columns in grids[s]) for s in streams},
+            grids=grids,
             steps=steps,
         )
         self.adapters = build_method(method, backbone, placement, options or {}, position, arrangement)

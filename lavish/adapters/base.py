@@ -46,6 +46,8 @@ class Placement:
     """The backbone's blocks that were chosen."""
     tokens: dict[Stream, tuple[int, ...]]
     """Tokens of a picture in each block, those before the patches included."""
+    grids: dict[Stream, tuple[tuple[int, int], ...]]
+    """Rows and columns of the patches in each block."""
     steps: int
     """Steps of a clip."""
 

@@ -10,36 +10,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lavish.adapters._attention import attend, attend_through
+from lavish.adapters._bottleneck import GroupedLinear, gated_norm
 from lavish.adapters.base import Adapter, Place
 from lavish.errors import LavishError
-
-
-class GroupedLinear(nn.Module):
-    """A linear map of `groups` independent blocks, without bias: a grouped 1x1 convolution over tokens.
-
-    The weight is (groups, narrow / groups, wide / groups), whichever of in and out is wide: with the long rows
-    contiguous, small maps take half the time on a CPU. Initialised as torch's convolution is, uniform within
-    1 / sqrt(in / groups).
-    """
-
-    def __init__(self, in_features: int, out_features: int, groups: int) -> None:
-        super().__init__()
-        if in_features % groups or out_features % groups:
-            raise LavishError(
-                f"adapter.options.groups: {groups} does not divide the widths {in_features} and {out_features} of the "
-                "bottleneck; choose groups and reduction so that both are multiples of groups"
-            )
-        self.widens = out_features > in_features
-        narrow, wide = sorted((in_features // groups, out_features // groups))
-        bound = (in_features // groups) ** -0.5
-        self.weight = nn.Parameter(torch.empty(groups, narrow, wide).uniform_(-bound, bound))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (T, in) to (T, out)."""
-        parts = zip(tokens.chunk(len(self.weight), dim=1), self.weight, strict=True)
-        return torch.cat([x @ weight if self.widens else functional.linear(x, weight) for x, weight in parts], dim=1)
 
 
 class LavishAdapter(Adapter):
@@ -113,16 +88,10 @@ class LavishAdapter(Adapter):
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
         flat = self.norm_before(self._cross(tokens, other)).flatten(0, 1)
         out = self.up_norm(self.up(self.activation(self.down_norm(self.down(flat)))))
-        if self.gate is None:
-            out = self.norm_after(out)
-        elif self.gate_order == "gate_first":
+        if self.gate is not None and self.gate_order == "gate_first":
             out = self.norm_after(self.gate * out)
-        elif isinstance(self.norm_after, nn.LayerNorm):
-            # g LN(z) = LN(z) with scale and shift times g: two passes over all tokens fewer, forward and backward.
-            scale, shift = self.gate * self.norm_after.weight, self.gate * self.norm_after.bias
-            out = functional.layer_norm(out, self.norm_after.normalized_shape, scale, shift, self.norm_after.eps)
         else:
-            out = self.gate * out
+            out = gated_norm(self.gate, self.norm_after, out)
         return out.view_as(tokens)
 
     def _cross(self, x: Tensor, other: Tensor) -> Tensor:
@@ -131,17 +100,4 @@ class LavishAdapter(Adapter):
             return x
         if self.latents is None:
             return x + self.gate_av * attend(x, other)
-        latents = self.latents.expand(len(other), -1, -1)
-        read = torch.baddbmm(latents, torch.bmm(latents, other.transpose(1, 2)).softmax(dim=-1), other)
-        # The gate scales a few latents instead of all tokens.
-        return torch.baddbmm(x, torch.bmm(x, read.transpose(1, 2)).softmax(dim=-1), self.gate_av * read)
-
-
-def attend(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return softmax(q k^T) k for q (B, N, C) and k (B, M, C): one head, keys as values, no scaling.
-
-    Fused, so that without latent tokens no N x N' matrix is ever in memory.
-    """
-    return functional.scaled_dot_product_attention(
-        queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), scale=1.0
-    ).squeeze(1)
+        return attend_through(self.latents, x, other, self.gate_av)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavish.errors import LavishError
+from lavish.resizing import Resizing
 
 _CHANNELS = 256
 _PROJECTED = (64, 128, 320, 512)  # channels of the projected stage maps, for _CHANNELS
@@ -56,7 +57,9 @@ class MaskDecoder(nn.Module):
         self.sizes = [frame_size // (_FINEST * 2**level) for level in range(levels)]
         widths = [stage[0] for stage in stages[-levels:]]
         projected = [width * channels // _CHANNELS for width in _PROJECTED[-levels:]]
-        resizings = [Resizing(*stage[1:], size) for stage, size in zip(stages[-levels:], self.sizes, strict=True)]
+        resizings = [
+            Resizing(stage[1:], (size, size)) for stage, size in zip(stages[-levels:], self.sizes, strict=True)
+        ]
         self.resizings = nn.ModuleList(resizings)
         self.projections = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, projected, strict=True))
         self.necks = nn.ModuleList(DilatedConvolutions(width, channels) for width in projected)
@@ -97,27 +100,6 @@ class MaskDecoder(nn.Module):
         return sum(parameter.numel() for parameter in self.leave[-1].parameters())
 
 
-class Resizing(nn.Module):
-    """Bicubic resizing of maps to a square, as two matrix products.
-
-    `interpolate` gives the same, but on a GPU its gradient is another one each time.
-    """
-
-    def __init__(self, rows: int, columns: int, size: int) -> None:
-        super().__init__()
-        self.down: Tensor
-        self.across: Tensor
-        self.same = rows == columns == size
-        self.register_buffer("down", _bicubic(rows, size), persistent=False)
-        self.register_buffer("across", _bicubic(columns, size), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn (B, C, rows, columns) into (B, C, size, size)."""
-        if self.same:
-            return x
-        return ((x @ self.across).transpose(2, 3) @ self.down).transpose(2, 3)
-
-
 class DilatedConvolutions(nn.Module):
     """The sum of four parallel 3x3 convolutions with dilations 3, 6, 12 and 18, weights from N(0, 0.01)."""
 
@@ -154,12 +136,6 @@ class ResidualUnit(nn.Module):
         """Keep the shape (B, channels, rows, columns)."""
         rectified = functional.relu(x)
         return self.second(functional.relu(self.first(rectified))) + rectified
-
-
-def _bicubic(length: int, size: int) -> Tensor:
-    """Return the matrix (length, size) by which rows of `length` values are resized to `size`."""
-    units = torch.eye(length).view(length, 1, length, 1)
-    return functional.interpolate(units, (size, 1), mode="bicubic").view(length, size)
 
 
 def _check(stages: int, frame_size: int, channels: int, levels: int) -> None:

@@ -112,7 +112,43 @@ def _merged(blocks: list[Sizes]) -> list[tuple[int, int]]:
     return [(a.width, b.width) for a, b in itertools.pairwise(blocks) if a.width != b.width]
 
 
+def _temporal_gates(width: int, d: int) -> int:
+    # After the backbone: a linear map and an LSTM in both directions for each stream; of its output, a map and two
+    # layers, a gate, a map and one layer. A layer: four maps of attention, two of the feed-forward network, two norms.
+    def recurrence(inner: int, hidden: int) -> int:
+        return (width + 1) * inner + 2 * 4 * hidden * (inner + hidden + 2)
+
+    layer = 4 * (d + 1) * d + (d + 1) * 4 * d + (4 * d + 1) * d + 4 * d
+    visual, audio = recurrence(2 * d, d), recurrence(d // 2, d // 2)
+    return visual + audio + 2 * (2 * d + 1) * d + 2 * (d + 1) * d + 2 * (3 * layer + d + 1)
+
+
+def _grouped_bottleneck(c: int, reduction: int = 8, groups: int = 2) -> int:
+    # Two grouped maps, batch norms inside, layer norms around.
+    h = c // reduction
+    return 2 * c * h // groups + 2 * h + 2 * c + 4 * c
+
+
+def _dg_sct(blocks: list[Sizes], _: int) -> int:
+    # Channel and token attention, token map, 32 latent tokens, bottleneck, two gates; 2 positions, 2 streams.
+    def adapter(c: int, n: int) -> int:
+        return 4 * c * c + 5 * c + 1 + n * n + n + c * c + c + 32 * c + _grouped_bottleneck(c) + 2
+
+    return 4 * sum(adapter(b.width, b.tokens) for b in blocks) + _temporal_gates(blocks[-1].width, d=8)
+
+
+def _av_moe(blocks: list[Sizes], _: int) -> int:
+    # Token map, router of two experts, two bottlenecks with a gate, latent tokens and a gate; 2 positions, 2 streams.
+    def mixture(c: int, n: int) -> int:
+        router = 256 * c + 4256 + 33 * 2
+        return n * n + n + c * c + c + router + 2 * (_grouped_bottleneck(c) + 1) + 32 * c + 1
+
+    return 4 * sum(mixture(b.width, b.tokens) for b in blocks) + _temporal_gates(blocks[-1].width, d=8)
+
+
 METHODS: dict[str, Expectation] = {
+    "av_moe": Expectation(_av_moe, options={"skip": 1, "balance": 0.01, "temporal_width": 8}),
+    "dg_sct": Expectation(_dg_sct, options={"temporal_width": 8}),
     "bitfit": Expectation(_biases),
     "compacter": Expectation(_compacter, options={"reduction": 4}),
     "full_finetuning": Expectation(_everything),

@@ -12,8 +12,9 @@ from lavish import cost
 from lavish.config import RunConfig, parse
 from lavish.errors import LavishError
 from lavish.model import build_model
-from lavish.options import available
+from lavish.options import available, class_attribute
 from lavish.steps import cost as write_cost
+from tests.contract.expectations import METHODS
 from tests.stores import run_values
 
 WIDTH, TOKENS, STEPS, HIDDEN, CLASSES, LATENTS = 16, 5, 2, 4, 2, 2
@@ -95,6 +96,18 @@ def test_two_steps_tell_what_any_number_costs(task, changes):
     changes = {"task": {"name": task, "options": SMALL_OPTIONS.get(task, {})}, **changes}
     if "backbone" in changes:
         changes["backbone"] = {**changes["backbone"], "weights": {"source": "random"}}
+    assert_counted_exactly(**changes)
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in available("adapters") if class_attribute("adapters", name, "temporal")]
+)
+def test_three_steps_tell_what_any_number_costs_where_steps_are_mixed(method):
+    assert_counted_exactly(adapter={"method": method, "options": METHODS[method].options})
+
+
+def assert_counted_exactly(**changes: object) -> None:
+    """Check that few steps give the same count as all of them, operator by operator and module by module."""
     config = parse(RunConfig, run_values(**changes), "test")
     statistics = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
     with cost.undrawn_weights():

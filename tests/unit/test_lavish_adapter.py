@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lavish.adapters._attention import attend
+from lavish.adapters._bottleneck import GroupedLinear
 from lavish.adapters.base import Place
-from lavish.adapters.lavish import GroupedLinear, LavishAdapter, attend
+from lavish.adapters.lavish import LavishAdapter
 from lavish.errors import LavishError
 
 AVS = {

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from lavish.cost import undrawn_weights
 from lavish.errors import LavishError
-from lavish.heads.mask_decoder import DilatedConvolutions, MaskDecoder, ResidualUnit, Resizing
+from lavish.heads.mask_decoder import DilatedConvolutions, MaskDecoder, ResidualUnit
 from lavish.heads.tpavi import AudioVisualInteraction
+from lavish.resizing import Resizing
 
 SWIN_LARGE = [(192, 56, 56), (384, 28, 28), (768, 14, 14), (1536, 7, 7)]
 SMALL = [(8, 6, 6), (8, 6, 6), (8, 6, 6), (8, 6, 6)]  # a ViT: one scale
@@ -151,4 +152,4 @@ def test_resizing_is_bicubic(rows: int, columns: int, side: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, rows, columns)
     expected = functional.interpolate(x, (side, side), mode="bicubic", align_corners=False)
-    torch.testing.assert_close(Resizing(rows, columns, side)(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Resizing((rows, columns), (side, side))(x), expected, rtol=1e-4, atol=1e-5)
