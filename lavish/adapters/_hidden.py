@@ -1,0 +1,14 @@
+"""The hidden width of bottlenecks, which several methods give as a reduction."""
+
+from __future__ import annotations
+
+from lavish.errors import LavishError
+
+
+def hidden_width(width: int, reduction: int) -> int:
+    """Return `width` // `reduction`; LavishError where that is nothing."""
+    if not 1 <= reduction <= width:
+        raise LavishError(
+            f"adapter.options.reduction: {reduction} does not fit a width of {width}; choose 1 to {width}"
+        )
+    return width // reduction
