@@ -74,7 +74,15 @@ def _stg_cma(blocks: list[Sizes], steps: int) -> int:
     return count if _windowed(blocks) else count + 2 * steps * blocks[0].width + 2 * blocks[-1].width
 
 
+def _cola(block: Sizes) -> int:
+    # q, k, v, the projection, both maps of the feed-forward layer; r = 4, and a hyper-network of width C / 4 for each.
+    c, f, r, h = block.width, block.hidden, 4, block.width // 4
+    hyper = c * h + h + 2 * h + h * r * r + r * r + 2 * r * r
+    return 4 * (2 * r * (c + c)) + 2 * (2 * r * (c + f)) + 6 * (hyper + 1)
+
+
 METHODS: dict[str, Expectation] = {
+    "cola": Expectation(each_block(_cola), options={"rank": 4, "alpha": 2.0, "reduction": 4}),
     "lavish": Expectation(each_block(_lavish)),
     "stg_cma": Expectation(_stg_cma, options={"reduction": 4}),
 }
