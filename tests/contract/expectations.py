@@ -81,8 +81,23 @@ def _cola(block: Sizes) -> int:
     return 4 * (2 * r * (c + c)) + 2 * (2 * r * (c + f)) + 6 * (hyper + 1)
 
 
+def _mbt(blocks: list[Sizes], _: int) -> int:
+    return 4 * blocks[-2].width  # tokens that join before the last block but one
+
+
+def _molt(blocks: list[Sizes], _: int) -> int:
+    width, latents = blocks[-1].width, 3
+    d = width // 4
+    # A norm, the map to d, two sets of latent tokens, the router; in the last two blocks.
+    layers = sum(2 * b.width + b.width * d + d + 2 * latents * d + 2 * d * 2 + 2 for b in blocks[-2:])
+    # The importance of a layer, the tokens' queries, the way back.
+    return 2 * (layers + d + width * d + d + d * width + width)
+
+
 METHODS: dict[str, Expectation] = {
     "cola": Expectation(each_block(_cola), options={"rank": 4, "alpha": 2.0, "reduction": 4}),
     "lavish": Expectation(each_block(_lavish)),
+    "mbt": Expectation(_mbt, frozen_at_start=False, options={"layers": 2}),
+    "molt": Expectation(_molt, options={"layers": 2, "latents": 3}),
     "stg_cma": Expectation(_stg_cma, options={"reduction": 4}),
 }
