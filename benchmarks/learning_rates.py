@@ -3,8 +3,8 @@
     python benchmarks/learning_rates.py peft --task event_localization --rates 0.0005 0.002 0.008 0.032
 
 Reads what the workflow has prepared: make the table once, or its data and weights, before. Each row is trained with
-each rate in place of `training.lr_adapter`; the test split is never read. Prints a table, in markdown, of the metric on the
-selection split, with the best rate of each row marked.
+each rate in place of `training.lr_adapter`; the test split is never read. Prints a table, in markdown, of the metric on
+the selection split, with the best rate of each row marked.
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ def _count_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], steps:
     method = model.encoder.adapters
     degree = 2 if method is not None and method.temporal else 1
     with _replaced(model, "task", _NoHead()):
-        few = [_inside_encoder(_count_inputs(model, clip(number))) for number in range(1, degree + 2)]
+        traced = range(1, min(degree + 1, steps) + 1)  # a clip that is shorter needs no more
+        few = [_inside_encoder(_count_inputs(model, clip(number))) for number in traced]
     return {
         module: Counter(
             {name: _extrapolated([counted[module][name] for counted in few], steps) for name in few[-1][module]}

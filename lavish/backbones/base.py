@@ -56,6 +56,8 @@ class Backbone(nn.Module, ABC):
     """Index of the last block of each stage (four stages of one scale each for a plain ViT)."""
     num_prefix_tokens: int
     """Tokens before the grid of patches (class, distillation and register tokens)."""
+    windowed: bool = False
+    """Whether attention sees one window of the picture at a time, shifted in every second block of a stage."""
 
     @property
     def num_blocks(self) -> int:
@@ -109,6 +111,14 @@ class Backbone(nn.Module, ABC):
 
         `bias` (heads, L, L) is added to the logits; there are no windows and no bias of the backbone's own.
         """
+
+    def windows(self, index: int, tokens: Tensor) -> Tensor:
+        """Cut a picture's tokens (B, N, C) into what block `index` attends within: (B x windows, L, C)."""
+        return tokens
+
+    def from_windows(self, index: int, windows: Tensor) -> Tensor:
+        """Undo :meth:`windows`."""
+        return windows
 
     @abstractmethod
     def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:

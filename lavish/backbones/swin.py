@@ -19,6 +19,7 @@ class SwinV2Backbone(Backbone):
     """A timm ``SwinTransformerV2`` (swinv2_*) as a :class:`Backbone`; its residual branch is ``norm(f(x))``."""
 
     num_prefix_tokens = 0
+    windowed = True
 
     def __init__(self, model: SwinTransformerV2, name: str) -> None:
         super().__init__()
@@ -87,6 +88,12 @@ class SwinV2Backbone(Backbone):
         block = self.blocks[index]
         mixed = _attend(block.attn, _qkv(block.attn, sequence), bias)
         return block.drop_path1(block.norm1(block.attn.proj(mixed)))
+
+    def windows(self, index: int, tokens: Tensor) -> Tensor:
+        return _windows(self.blocks[index], tokens)
+
+    def from_windows(self, index: int, windows: Tensor) -> Tensor:
+        return _from_windows(self.blocks[index], windows)
 
     def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:
         block = self.blocks[index]
@@ -163,29 +170,39 @@ def _attend(attention: WindowAttention, qkv: Tensor, bias: Tensor | None) -> Ten
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
-def _attend_in_windows(block: Any, added: Tensor, patches: Tensor) -> Tensor:
-    """Attend within shifted windows; added tokens (B, P, 3 C) join each, and their outputs are averaged over them."""
-    attention, (rows, columns) = block.attn, block.input_resolution
-    size, shift, extra = block.window_size, block.shift_size, added.shape[1]
+def _windows(block: Any, patches: Tensor) -> Tensor:
+    """Cut the patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C)."""
+    (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
     grid = patches.unflatten(1, (rows, columns))
     if any(shift):
         grid = torch.roll(grid, shifts=(-shift[0], -shift[1]), dims=(1, 2))
     grid = functional.pad(grid, (0, 0, 0, -columns % size[1], 0, -rows % size[0]))
-    padded = (grid.shape[1], grid.shape[2])
-    windows = window_partition(grid, size).flatten(1, 2)
-    number = len(windows) // len(added)
-    bias = _window_bias(attention, size).unsqueeze(0)
-    if block.attn_mask is not None:
-        bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
-    if extra:
-        windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
-        bias = functional.pad(bias, (extra, 0, extra, 0))
-    mixed = _attend(attention, windows, bias)
-    outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
-    grid = window_reverse(mixed[:, extra:].unflatten(1, size), size, padded)[:, :rows, :columns]
+    return window_partition(grid, size).flatten(1, 2)
+
+
+def _from_windows(block: Any, windows: Tensor) -> Tensor:
+    """Undo :func:`_windows`."""
+    (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
+    padded = (rows + -rows % size[0], columns + -columns % size[1])
+    grid = window_reverse(windows.unflatten(1, size), size, padded)[:, :rows, :columns]
     if any(shift):
         grid = torch.roll(grid, shifts=shift, dims=(1, 2))
-    return torch.cat([outside, grid.flatten(1, 2)], dim=1) if extra else grid.flatten(1, 2)
+    return grid.flatten(1, 2)
+
+
+def _attend_in_windows(block: Any, added: Tensor, patches: Tensor) -> Tensor:
+    """Attend within shifted windows; added tokens (B, P, 3 C) join each, and their outputs are averaged over them."""
+    extra, windows = added.shape[1], _windows(block, patches)
+    number = len(windows) // len(added)
+    bias = _window_bias(block.attn, block.window_size).unsqueeze(0)
+    if block.attn_mask is not None:
+        bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
+    if not extra:
+        return _from_windows(block, _attend(block.attn, windows, bias))
+    windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
+    mixed = _attend(block.attn, windows, functional.pad(bias, (extra, 0, extra, 0)))
+    outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
+    return torch.cat([outside, _from_windows(block, mixed[:, extra:])], dim=1)
 
 
 def _window_bias(attention: WindowAttention, size: tuple[int, int]) -> Tensor:

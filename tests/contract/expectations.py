@@ -146,15 +146,53 @@ def _av_moe(blocks: list[Sizes], _: int) -> int:
     return 4 * sum(mixture(b.width, b.tokens) for b in blocks) + _temporal_gates(blocks[-1].width, d=8)
 
 
+def _stg_cma(blocks: list[Sizes], steps: int) -> int:
+    count = 0
+    for index, block in enumerate(blocks):
+        c, h = block.width, block.width // 4
+        bottleneck = 2 * c * h + h + c
+        in_stage = sum(earlier.width == c for earlier in blocks[:index])
+        count += 4 * bottleneck + 2  # spatial and global in two streams, two gates
+        if not blocks[0].windows:
+            count += 2 * bottleneck
+        elif in_stage % 2 == 0:
+            count += 2 * bottleneck + 2 * (2 * steps - 1) * block.heads  # a table of biases by distance
+    # Embeddings of the steps, and the last norm.
+    return count if blocks[0].windows else count + 2 * steps * blocks[0].width + 2 * blocks[-1].width
+
+
+def _cola(block: Sizes) -> int:
+    # q, k, v, the projection, both maps of the feed-forward layer; r = 4, and a hyper-network of width C / 4 for each.
+    c, f, r, h = block.width, block.hidden, 4, block.width // 4
+    hyper = c * h + h + 2 * h + h * r * r + r * r + 2 * r * r
+    return 4 * (2 * r * (c + c)) + 2 * (2 * r * (c + f)) + 6 * (hyper + 1)
+
+
+def _mbt(blocks: list[Sizes], _: int) -> int:
+    return 4 * blocks[-2].width  # tokens that join before the last block but one
+
+
+def _molt(blocks: list[Sizes], _: int) -> int:
+    width, latents = blocks[-1].width, 3
+    d = width // 4
+    # A norm, the map to d, two sets of latent tokens, the router; in the last two blocks.
+    layers = sum(2 * b.width + b.width * d + d + 2 * latents * d + 2 * d * 2 + 2 for b in blocks[-2:])
+    # The importance of a layer, the tokens' queries, the way back.
+    return 2 * (layers + d + width * d + d + d * width + width)
+
+
 METHODS: dict[str, Expectation] = {
     "av_moe": Expectation(_av_moe, options={"skip": 1, "balance": 0.01, "temporal_width": 8}),
-    "dg_sct": Expectation(_dg_sct, options={"temporal_width": 8}),
     "bitfit": Expectation(_biases),
+    "cola": Expectation(each_block(_cola), options={"rank": 4, "alpha": 2.0, "reduction": 4}),
     "compacter": Expectation(_compacter, options={"reduction": 4}),
+    "dg_sct": Expectation(_dg_sct, options={"temporal_width": 8}),
     "full_finetuning": Expectation(_everything),
     "lavish": Expectation(each_block(_lavish)),
     # The tests move B so that updates lie along (1, ..., 1): at full size, cosines of queries would be mere rounding.
     "lora": Expectation(each_block(lambda b: 4 * 8 * b.width), options={"alpha": 2.0}),
+    "mbt": Expectation(_mbt, frozen_at_start=False, options={"layers": 2}),
+    "molt": Expectation(_molt, options={"layers": 2, "latents": 3}),
     "norm_tuning": Expectation(_norms),
     "parallel": Expectation(each_block(lambda b: _bottleneck(b.width, b.width // 2))),
     "prompt_tuning": Expectation(each_block(lambda b: 5 * b.width), frozen_at_start=False),
@@ -162,4 +200,5 @@ METHODS: dict[str, Expectation] = {
         each_block(lambda b: 2 * _bottleneck(b.width, b.width // 4)), frozen_at_start=False, options={"reduction": 4}
     ),
     "ssf": Expectation(_ssf, frozen_at_start=False),
+    "stg_cma": Expectation(_stg_cma, options={"reduction": 4}),
 }

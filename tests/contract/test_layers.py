@@ -72,6 +72,22 @@ def test_attention_over_a_sequence(backbone: Backbone):
 
 
 @torch.no_grad()
+def test_windows_are_what_attention_mixes(backbone: Backbone):
+    tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+    for index in range(backbone.num_blocks):
+        tokens = backbone.enter(index, tokens)
+        windows = backbone.windows(index, tokens)
+        torch.testing.assert_close(backbone.from_windows(index, windows), tokens)
+        changed = windows.clone()
+        changed[0, 0] = torch.randn(tokens.shape[2])
+        first = backbone.windows(index, backbone.attention(index, tokens))
+        second = backbone.windows(index, backbone.attention(index, backbone.from_windows(index, changed)))
+        assert not torch.allclose(first[0], second[0], atol=1e-4)
+        torch.testing.assert_close(first[1:], second[1:])
+        assert backbone.windowed or len(windows) == len(tokens)
+
+
+@torch.no_grad()
 def test_linear_maps_are_the_layers(backbone: Backbone):
     for name, part in (("qkv", "attention"), ("proj", "attention"), ("fc1", "ffn"), ("fc2", "ffn")):
         tokens = backbone.enter(0, backbone.embed(torch.randn(1, 3, 32, 32)))

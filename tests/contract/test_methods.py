@@ -30,7 +30,9 @@ def move(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
     with torch.no_grad():
         for parameter in trained(encoder).values():
             noise = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(parameter * (1 + 0.2 * noise) if parameter.any() else 0.2 + 0.2 * noise)
+            # Of either sign: a post-norm takes away again what is the same in all channels.
+            sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.copy_(parameter * (1 + 0.2 * noise) if parameter.any() else sign * (0.2 + 0.2 * noise))
     return encoder
 
 
