@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lavish.encoder import TwoStreamEncoder
-from lavish.methods import adapter_class
+from lavish.methods import adapter_class, methods
 from lavish.options import has_places, option_model
 from tests.contract.expectations import METHODS, sizes
 
 STEPS = 2
+ARRANGEMENTS = ("default", "parallel", "sequential")
 
 
 def pictures() -> dict[str, Tensor]:
@@ -58,11 +59,13 @@ def test_trainable_parameters_are_the_closed_formulas(backbone, encoder_of, meth
     assert measured == METHODS[method].parameters(sizes(backbone), STEPS)
 
 
-@pytest.mark.parametrize("arrangement", ["default", "parallel", "sequential"])
+@pytest.mark.parametrize(
+    ("method", "arrangement"),
+    [(m, arrangement) for m in methods() for arrangement in (ARRANGEMENTS if has_places(m) else ARRANGEMENTS[:1])],
+    indirect=["method"],
+)
 @pytest.mark.parametrize("direction", ["both", "a2v", "v2a", "none"])
-def test_only_declared_parameters_get_gradients(encoder_of, method, direction, arrangement):
-    if arrangement != "default" and not has_places(method):
-        pytest.skip("only adapters at sublayers can be arranged")
+def test_only_declared_parameters_get_gradients(encoder_of, direction, arrangement):
     encoder = move(encoder_of(direction=direction, arrangement=arrangement)).train()
     declared = {f"adapters.{name}" for name, _ in encoder.adapters.named_parameters()}
     tuned = {id(p) for p in encoder.adapters.tuned(encoder.backbone)}
