@@ -188,6 +188,7 @@ METHODS: dict[str, Expectation] = {
     "compacter": Expectation(_compacter, options={"reduction": 4}),
     "dg_sct": Expectation(_dg_sct, options={"temporal_width": 8}),
     "full_finetuning": Expectation(_everything),
+    "ia3": Expectation(each_block(lambda b: 2 * b.width + b.hidden)),
     "lavish": Expectation(each_block(_lavish)),
     # The tests move B so that updates lie along (1, ..., 1): at full size, cosines of queries would be mere rounding.
     "lora": Expectation(each_block(lambda b: 4 * 8 * b.width), options={"alpha": 2.0}),
