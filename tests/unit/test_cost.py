@@ -138,3 +138,22 @@ def test_the_pretraining_classifier_is_counted_on_request(tmp_path):
     assert found["total_params"] - without["total_params"] == found["classifier_params"]
     assert found["backbone_macs"] - without["backbone_macs"] == 2 * 192 * 1000
     assert found["total_macs"] == without["total_macs"]  # nothing runs it
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "macs"),
+    [
+        # a token: two maps of h = C / 4 behind each of two sublayers
+        ("sequential", {"reduction": 4}, TOKENS * 2 * 2 * WIDTH * (WIDTH // 4)),
+        ("parallel", {"reduction": 4}, TOKENS * 2 * WIDTH * (WIDTH // 4)),
+        # a token: two factors of rank 3 for each of q and v
+        ("lora", {"rank": 3}, TOKENS * 2 * 2 * 3 * WIDTH),
+        # what 3 further tokens cost the block itself: its maps, and attention over (N + 3)^2 instead of N^2 pairs
+        ("prompt_tuning", {"length": 3}, 3 * 12 * WIDTH**2 + 2 * ((TOKENS + 3) ** 2 - TOKENS**2) * WIDTH),
+        ("bitfit", {}, 0),
+        ("ssf", {}, 0),
+    ],
+)
+def test_single_stream_methods_by_hand(tmp_path, method, options, macs):
+    found = counted(tmp_path, adapter={"method": method, "options": options})
+    assert found["adapter_macs_without_norms"] == PICTURES * BLOCKS * macs
