@@ -66,7 +66,7 @@ class TemporalGates(nn.Module):
         q = Lin_{->d} r;  f' = post-norm layer of q reading [K' ; q], times 1 + gamma h'
                                                       K', h' of the other stream, where it may be read
 
-    `features` makes those f', of width d, the pooled features (as on AVE). 'maps' leaves q out: pooled features, tokens
+    'features' makes those f', of width d, the pooled features (as on AVE). 'maps' leaves q out: pooled features, tokens
     and stages are multiplied by 1 + gamma h' (as on AVSBench, where the published code scales decoder maps).
     """
 

@@ -1,4 +1,4 @@
-"""AVMoE: published sizes, the mixture in its literal form, and what its options mean."""
+"""AVMoE: sizes on the published encoders, the mixture in its literal form, and what its options mean."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mixture(
     return Mixture(width, TokenConvolution(width, other_width, tokens, other_tokens), experts, 0.0)
 
 
-def published(width: int, tokens: int, other_width: int, other_tokens: int, reduction: int, groups: int) -> int:
+def closed_formula(width: int, tokens: int, other_width: int, other_tokens: int, reduction: int, groups: int) -> int:
     """The closed formula of one mixture of two experts with batch norms and both layer norms."""
     hidden = width // reduction
     bottleneck = 2 * width * width // (reduction * groups) + 2 * hidden + 2 * width + 4 * width
@@ -40,7 +40,7 @@ def published(width: int, tokens: int, other_width: int, other_tokens: int, redu
     return token_map + router + (bottleneck + 32 * width + 2) + (bottleneck + 1)
 
 
-def test_mixtures_have_the_published_sizes():
+def test_mixtures_have_the_sizes_of_the_published_layers():
     total = 0
     with undrawn_weights():
         for stage in (0, 2):  # every second stage has none
@@ -49,13 +49,13 @@ def test_mixtures_have_the_published_sizes():
             audio = (other_width, other_tokens, width, tokens)
             for sizes in (visual, audio):
                 found = parameters(mixture(*sizes))
-                assert found == published(*sizes, reduction=8, groups=2)
+                assert found == closed_formula(*sizes, reduction=8, groups=2)
                 total += 2 * pairs * found
     assert round(total / 1e6, 1) == 90.5
 
 
 @pytest.mark.parametrize(("kind", "size"), [("heads", 4 * 16 * 16 + 4 * 16), ("latent", 32 * 16 + 1)])
-def test_self_attention_has_the_published_size(kind, size):
+def test_self_attention_has_the_size_of_the_published_layers(kind, size):
     attention = MultiHeadAttention(16, 4, 0.2) if kind == "heads" else LatentAttention(16, 32)
     assert parameters(mixture(16, 5, 16, 5, attention)) - parameters(mixture(16, 5, 16, 5)) == size
 

@@ -1,4 +1,4 @@
-"""DG-SCT and what it shares with AVMoE: published sizes, and the equations in their literal form."""
+"""DG-SCT and what it shares with AVMoE: sizes on the published encoders, and the equations in their literal form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lavish.cost import undrawn_weights
 from lavish.encoder import StreamFeatures, TwoStreamEncoder
 from lavish.errors import LavishError
 
-# Widths and numbers of tokens of Swin-V2-L at 192 pixels and of HTS-AT, stage by stage, with the blocks in pairs.
+# Widths and numbers of tokens of Swin-V2-L at 192 pixels and of HTS-AT, stage by stage, and how many blocks are paired;
+# the adapters' sizes follow from the published code's layers by hand.
 STAGES = [(192, 2304, 96, 4096, 2), (384, 576, 192, 1024, 2), (768, 144, 384, 256, 6), (1536, 36, 768, 64, 2)]
 VISUAL = [9_618_484, 1_289_380, 2_798_932, 10_982_056]
 AUDIO = [9_501_980, 825_140, 957_284, 3_649_028]
@@ -37,8 +38,8 @@ def adapter_size(width: int, tokens: int, other_width: int, other_tokens: int) -
         return parameters(guide, GatedBottleneck(width, **BOTTLENECK))
 
 
-def test_adapters_have_the_published_sizes():
-    # Those count a scalar that the published code declares and never uses; it is not built here.
+def test_adapters_have_the_sizes_of_the_published_layers():
+    # The integers count a scalar that the published code declares and never uses; it is not built here.
     visual = [adapter_size(c, n, other_c, other_n) for c, n, other_c, other_n, _ in STAGES]
     audio = [adapter_size(c, n, other_c, other_n) for other_c, other_n, c, n, _ in STAGES]
     assert [size + 1 for size in visual] == VISUAL
@@ -48,7 +49,7 @@ def test_adapters_have_the_published_sizes():
     assert everything + 2 * 2 * sum(pairs) == 188_538_864  # two positions, two streams, one unused scalar each
 
 
-def test_temporal_part_has_the_published_size():
+def test_temporal_part_has_the_size_of_the_published_layers():
     with undrawn_weights():
         gates = TemporalGates(
             {"visual": 1536, "audio": 768}, frozenset({"visual", "audio"}), "features", width=256, gamma=0.1
