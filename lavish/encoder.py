@@ -7,7 +7,7 @@ Both streams, video frames and spectrograms seen as pictures, pass through one s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -194,24 +194,33 @@ class TwoStreamEncoder(nn.Module):
         edits = self.adapters.edits(block) if self.adapters is not None else frozenset()
         if not edits:
             return _each(whole, inputs) if together else {stream: whole(x) for stream, x in inputs.items()}
-        parts = {stream: layers(x) for stream, x in inputs.items()}
-        operations = {stream: next(part) for stream, part in parts.items()}
+        joined = _alike(inputs)
+        parts = [layers(x) for x in ([torch.cat(list(inputs.values()))] if joined else inputs.values())]
+        operations = [next(part) for part in parts]
         while True:
-            outputs = self._apply_layer(operations, edits, walk)
-            ended: Streams = {}
-            for stream, part in parts.items():
+            outputs = self._outputs(operations, list(inputs), edits, walk)
+            ended = []
+            for index, part in enumerate(parts):
                 try:
-                    operations[stream] = part.send(outputs[stream])
+                    operations[index] = part.send(outputs[index])
                 except StopIteration as end:
-                    ended[stream] = end.value
+                    ended.append(end.value)
             if ended:
-                return ended
+                return dict(zip(inputs, ended[0].chunk(2) if joined else ended, strict=True))
 
-    def _apply_layer(self, operations: dict[Stream, Operation], edits: frozenset[str], walk: Walk) -> Streams:
-        first = next(iter(operations.values()))
-        if self.adapters is not None and first.name in edits:
-            return self.adapters.operate(operations, walk)
-        return _each(first.layer, {stream: operation.tokens for stream, operation in operations.items()})
+    def _outputs(
+        self, operations: list[Operation], streams: list[Stream], edits: frozenset[str], walk: Walk
+    ) -> list[Tensor]:
+        """Apply one frozen layer, or have the method do it: in each stream, or in both as one batch."""
+        first = operations[0]
+        if self.adapters is None or first.name not in edits:
+            return [operation.layer(operation.tokens) for operation in operations]
+        if len(operations) == len(streams):
+            found = self.adapters.operate(dict(zip(streams, operations, strict=True)), walk)
+            return [found[stream] for stream in streams]
+        halves = zip(streams, first.tokens.chunk(2), strict=True)
+        found = self.adapters.operate({stream: replace(first, tokens=x) for stream, x in halves}, walk)
+        return [torch.cat([found[stream] for stream in streams])]
 
 
 def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
@@ -232,7 +241,12 @@ def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
 
 def _each(function: Callable[[Tensor], Tensor], tokens: Streams) -> Streams:
     """Apply a frozen map to each stream, as one batch where both have the same number of tokens."""
-    values = list(tokens.values())
-    if len(values) == 2 and values[0].shape == values[1].shape:
-        return dict(zip(tokens, function(torch.cat(values)).chunk(2), strict=True))
+    if _alike(tokens):
+        return dict(zip(tokens, function(torch.cat(list(tokens.values()))).chunk(2), strict=True))
     return {stream: function(x) for stream, x in tokens.items()}
+
+
+def _alike(tokens: Streams) -> bool:
+    """Return whether there are two streams that can go through the backbone as one batch."""
+    shapes = [x.shape for x in tokens.values()]
+    return len(shapes) == 2 and shapes[0] == shapes[1]
