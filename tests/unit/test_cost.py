@@ -120,6 +120,21 @@ def assert_counted_exactly(**changes: object) -> None:
     }
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("changes", [{}, {"backbone": {"model": "swinv2", "spec": SMALL_SWIN}}])
+def test_what_attends_over_steps_is_counted_from_three_at_most(changes, steps):
+    if changes:
+        changes = {"backbone": {**changes["backbone"], "weights": {"source": "random"}}}
+    values = run_values(**changes, adapter={"method": "stg_cma", "options": {"reduction": 4}})
+    values["data"]["steps"] = steps
+    config = parse(RunConfig, values, "test")
+    statistics = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
+    with cost.undrawn_weights():
+        model = build_model(config, classes=["one", "two"], vocabulary=5, statistics=statistics, weights=None)
+    clip = cost.example_clips(model, config.data)
+    assert cost._count_clip(model, clip, steps)[""] == cost._count_inputs(model, clip(steps))[""]
+
+
 def test_a_model_that_is_only_counted_draws_no_weights():
     with cost.undrawn_weights():
         torch.manual_seed(0)
