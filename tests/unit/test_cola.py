@@ -22,7 +22,14 @@ STREAMS = ("visual", "audio")
 
 
 def placement(blocks: int, readers: tuple[str, ...] = STREAMS) -> Placement:
-    return Placement(STREAMS, frozenset(readers), tuple(range(blocks)), dict.fromkeys(STREAMS, (5,) * blocks), 1)
+    return Placement(
+        streams=STREAMS,
+        readers=frozenset(readers),
+        blocks=tuple(range(blocks)),
+        tokens=dict.fromkeys(STREAMS, (5,) * blocks),
+        grids=dict.fromkeys(STREAMS, ((2, 2),) * blocks),
+        steps=1,
+    )
 
 
 def moved(method: nn.Module) -> nn.Module:

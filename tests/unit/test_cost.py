@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -94,27 +95,31 @@ SMALL_OPTIONS = {"segmentation": {"channels": 8, "levels": 2}}
 )
 def test_two_steps_tell_what_any_number_costs(task, changes):
     changes = {"task": {"name": task, "options": SMALL_OPTIONS.get(task, {})}, **changes}
-    if "backbone" in changes:
-        changes["backbone"] = {**changes["backbone"], "weights": {"source": "random"}}
-    assert_counted_exactly(**changes)
+    assert_counted_exactly(7, **changes)
 
 
 @pytest.mark.parametrize(
     "method", [name for name in available("adapters") if class_attribute("adapters", name, "temporal")]
 )
-def test_three_steps_tell_what_any_number_costs_where_steps_are_mixed(method):
-    assert_counted_exactly(adapter={"method": method, "options": METHODS[method].options})
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("changes", [{}, {"backbone": {"model": "swinv2", "spec": {**SMALL_SWIN, "embed_dim": 16}}}])
+def test_three_steps_tell_what_any_number_costs_where_steps_are_mixed(method, steps, changes):
+    assert_counted_exactly(steps, adapter={"method": method, "options": METHODS[method].options}, **changes)
 
 
-def assert_counted_exactly(**changes: object) -> None:
+def assert_counted_exactly(steps: int, **changes: Any) -> None:
     """Check that few steps give the same count as all of them, operator by operator and module by module."""
-    config = parse(RunConfig, run_values(**changes), "test")
+    if "backbone" in changes:
+        changes["backbone"] = {**changes["backbone"], "weights": {"source": "random"}}
+    values = run_values(**changes)
+    values["data"] = {**values["data"], "steps": steps}
+    config = parse(RunConfig, values, "test")
     statistics = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
     with cost.undrawn_weights():
         model = build_model(config, classes=["one", "two"], vocabulary=5, statistics=statistics, weights=None)
     clip = cost.example_clips(model, config.data)
-    traced = cost._count_inputs(model, clip(7))
-    derived = cost._count_clip(model, clip, 7)
+    traced = cost._count_inputs(model, clip(steps))
+    derived = cost._count_clip(model, clip, steps)
     assert {name: operators for name, operators in derived.items() if operators} == {
         name: operators for name, operators in traced.items() if operators
     }

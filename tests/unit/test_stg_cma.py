@@ -16,16 +16,18 @@ from lavish.encoder import TwoStreamEncoder
 from lavish.errors import LavishError
 
 STEPS = 3
+STREAMS = ("visual", "audio")
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 SWIN = {"img_size": 32, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
 
 
 def placement(blocks: int, steps: int = STEPS) -> Placement:
     return Placement(
-        streams=("visual", "audio"),
-        readers=frozenset({"visual", "audio"}),
+        streams=STREAMS,
+        readers=frozenset(STREAMS),
         blocks=tuple(range(blocks)),
-        tokens={"visual": (5,) * blocks, "audio": (5,) * blocks},
+        tokens=dict.fromkeys(STREAMS, (5,) * blocks),
+        grids=dict.fromkeys(STREAMS, ((2, 2),) * blocks),
         steps=steps,
     )
 
@@ -87,7 +89,7 @@ def test_a_block_is_the_equations():
     torch.manual_seed(0)
     encoder = TwoStreamEncoder(build_backbone("vit", VIT, 16), method="stg_cma", options={"reduction": 4}, steps=STEPS)
     method, frozen = moved(encoder.adapters), encoder.backbone.model.blocks[0]
-    pictures = {stream: torch.randn(2 * STEPS, 3, 16, 16) for stream in ("visual", "audio")}
+    pictures = {stream: torch.randn(2 * STEPS, 3, 16, 16) for stream in STREAMS}
     found = encoder.eval()(pictures, STEPS)
 
     def bottleneck(kind: str, stream: str) -> tuple:
@@ -121,7 +123,7 @@ def test_a_block_is_the_equations():
 def test_at_first_only_what_leads_to_the_residual_stream_gets_a_gradient():
     torch.manual_seed(0)
     encoder = TwoStreamEncoder(build_backbone("vit", VIT, 16), method="stg_cma", options={"reduction": 4}, steps=STEPS)
-    features = encoder({stream: torch.randn(STEPS, 3, 16, 16) for stream in ("visual", "audio")}, STEPS)
+    features = encoder({stream: torch.randn(STEPS, 3, 16, 16) for stream in STREAMS}, STEPS)
     sum((f.tokens * torch.randn(f.tokens.shape)).sum() for f in features.values()).backward()
     learning = {name.split(".")[0] for name, p in encoder.adapters.named_parameters() if p.grad.any()}
     assert learning == {"up", "positions"}
@@ -133,7 +135,7 @@ def test_streams_meet_within_windows_after_attention_and_everywhere_after_the_fe
     backbone = build_backbone("swinv2", SWIN, 32)
     method = moved(StgCma(backbone, placement(4), reduction=4))
     walk = Walk(backbone, STEPS)
-    branches = {stream: torch.randn(STEPS, 64, 16) for stream in ("visual", "audio")}
+    branches = {stream: torch.randn(STEPS, 64, 16) for stream in STREAMS}
     changed = {**branches, "audio": branches["audio"].clone()}
     changed["audio"][:, 0] += 1.0  # the top left patch of 8 x 8, in windows of 4 x 4
     for position, reached in (("attention", 16), ("ffn", 64)):
@@ -166,7 +168,7 @@ def test_fewer_steps_than_it_was_built_for():
             build_backbone(name, spec, size), method="stg_cma", options={"reduction": 4}, steps=STEPS
         )
         moved(encoder.adapters)
-        pictures = {stream: torch.randn(2, 3, size, size) for stream in ("visual", "audio")}
+        pictures = {stream: torch.randn(2, 3, size, size) for stream in STREAMS}
         assert encoder.eval()(pictures, 2)["visual"].tokens.isfinite().all()
 
 
