@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     cost = command("cost", _cost, "count parameters and multiply-adds of a run")
     cost.add_argument("--out", type=Path, required=True, help="json file to write")
 
+    match = command("match", _match, "find the sizes at which methods train as many parameters as others", config=False)
+    match.add_argument("--requests", required=True, help="JSON text or file: for each name `config` and `target`")
+    match.add_argument("--out", type=Path, required=True, help="json file to write")
+
     table = command("table", _table, "write a table as markdown, CSV and LaTeX", config=False)
     table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
     table.add_argument("--out", type=Path, required=True, help="path to write, without suffix")
@@ -178,6 +182,15 @@ def _cost(options: argparse.Namespace) -> None:
     from lavish.steps import cost
 
     cost(read_config(options.config, RunConfig), options.out)
+
+
+def _match(options: argparse.Namespace) -> None:
+    import json
+
+    from lavish.size_search import read_requests, search
+
+    found = search(read_requests(read_values(options.requests, "--requests")))
+    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -18,9 +18,11 @@ import yaml
 from lavish.config import RunConfig, WorkflowConfig, merge, parse
 from lavish.errors import LavishError, nearest
 from lavish.identities import DataSet, Identities, MissingMaterial, Run, Weights, with_options
+from lavish.matching import sizes
 from lavish.options import class_attribute
 from lavish.table_config import TableConfig, needs_results, with_backbones
-from lavish.table_facts import describe_run, describe_runs
+from lavish.table_draft import Draft
+from lavish.table_facts import describe_matches, describe_run, describe_runs
 from lavish.table_rows import check_figures, check_measures, resolve_rows
 
 TABLES = Path("config/tables")
@@ -180,11 +182,13 @@ class _Resolver:
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{nearest(name, known)}")
         # In sorted order, so that which name a run shared by two tables gets does not depend on what is asked for.
-        for name, file in sorted(files.items()):
-            self._table(name, file)
+        drafts = [self._draft(name, file) for name, file in sorted(files.items())]
+        matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
+        for draft in drafts:
+            self._table(draft.with_sizes(matches))
         return self.experiments
 
-    def _table(self, name: str, file: Path) -> None:
+    def _draft(self, name: str, file: Path) -> Draft:
         table = parse(TableConfig, _read_yaml(file), str(file))
         config, where = self._configuration(table, file)
         try:
@@ -202,6 +206,10 @@ class _Resolver:
         check_measures(table, measures, file)
         variants = resolve_rows(table, file, config)
         check_figures(table, variants, file)
+        return Draft(name, file, table, config, where, variants)
+
+    def _table(self, draft: Draft) -> None:
+        name, file, table, config, variants = draft.name, draft.file, draft.table, draft.config, draft.variants
         self._name_figures(name, table, file)
         published = {
             id: self._published(id, f"{file}: {where}")
@@ -271,7 +279,8 @@ class _Resolver:
                 [*baseline, *(run.config for run in unique.values())],
                 self.identities.material,
                 [str(error) for of_task in missing.values() for error in of_task.values()],
-            ),
+            )
+            | describe_matches(draft.matched),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
