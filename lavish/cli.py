@@ -121,6 +121,16 @@ def _parser() -> argparse.ArgumentParser:
         "--socket", type=Path, required=True, help="file to listen at, in a folder that is made for it"
     )
 
+    methods = command("methods", _methods, "list every method with what it trains and costs", config=False)
+    methods.add_argument("method", nargs="*", metavar="METHOD", help="these alone (default: all)")
+    methods.add_argument(
+        "--backbone", metavar="NAME", help="a timm name, e.g. vit_base_patch16_224; its own picture size"
+    )
+    methods.add_argument("--task", default="event_localization", help="key of the configuration (default: %(default)s)")
+    methods.add_argument(
+        "--configfile", type=Path, action="append", default=[], help="laid over config/config.yaml, as for the workflow"
+    )
+
     material_commands.add_to(commands)
     return parser
 
@@ -191,6 +201,14 @@ def _match(options: argparse.Namespace) -> None:
 
     found = search(read_requests(read_values(options.requests, "--requests")))
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from lavish.experiments import task_defaults
+    from lavish.method_list import list_methods
+
+    start = task_defaults([Path("config/config.yaml"), *options.configfile], options.task)
+    print(list_methods(start, options.method, options.backbone))
 
 
 def _table(options: argparse.Namespace) -> None:

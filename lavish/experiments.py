@@ -20,7 +20,7 @@ from lavish.errors import LavishError, nearest
 from lavish.identities import DataSet, Identities, MissingMaterial, Run, Weights, with_options
 from lavish.matching import sizes
 from lavish.options import class_attribute
-from lavish.table_config import TableConfig, needs_results, with_backbones
+from lavish.table_config import TableConfig, drawn_sections, needs_results, with_backbones
 from lavish.table_draft import Draft
 from lavish.table_facts import describe_matches, describe_run, describe_runs
 from lavish.table_rows import check_figures, check_measures, resolve_rows
@@ -88,7 +88,15 @@ class Experiments:
             raise self.missing_figures[name]
         options = table.spec["figures"][name]
         task = options["task"] or table.spec["task"]
-        section = next(section for section in table.spec["sections"] if section["title"] == options["section"])
+        titles = [options["section"]] if isinstance(options["section"], str) else options["section"]
+        drawn = [
+            {
+                "title": section["title"],
+                "rows": [_of_task(row, task) for row in section["rows"] if task in row["runs"]],
+            }
+            for section in table.spec["sections"]
+            if section["title"] in titles
+        ]
         # A table must hold its baseline, in a section that is not drawn if need be.
         baseline = next(
             row
@@ -96,17 +104,16 @@ class Experiments:
             for row in section["rows"]
             if row["variant"] == table.spec["baseline"]
         )
-        drawn = [_of_task(row, task) for row in section["rows"] if task in row["runs"]]
         spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles")} | {
             "task": task,
             "columns": ["metric"],
             "figures": {name: options},
             "sections": [
-                {"title": section["title"], "rows": drawn},
+                *(section for section in drawn if section["rows"]),
                 {"title": "Baseline", "rows": [{**_of_task(baseline, task), "published": []}]},
             ],
         }
-        folders = {row["runs"][task]["folder"] for row in drawn}
+        folders = {row["runs"][task]["folder"] for section in drawn for row in section["rows"]}
         return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
 
     def run(self, name: str) -> Run:
@@ -296,7 +303,8 @@ class _Resolver:
         sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             task = options.task or table.task
-            for variant in [table.baseline, *(row.variant for row in sections[options.section].rows)]:
+            rows = [row for title in drawn_sections(options) for row in sections[title].rows]
+            for variant in [table.baseline, *(row.variant for row in rows)]:
                 if task in missing[variant]:
                     error = missing[variant][task]
                     error = MissingMaterial(f"figure '{figure}' cannot be made: {error}", error.short)

@@ -142,9 +142,14 @@ class MetricAgainstCostFigure(Config):
 
     kind: Literal["metric_against_cost"]
     title: str
-    section: str = Field(description="Title of the section whose rows are drawn.")
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn; of several, each gets a colour of its own."
+    )
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
-    cost: Literal["adapter_gmacs", "trainable_params"] = "adapter_gmacs"
+    cost: Literal["adapter_gmacs", "total_gmacs", "trainable_params"] = "adapter_gmacs"
+    front: bool = Field(
+        default=False, description="Mark the Pareto front: rows that no other one reaches or passes at no more cost."
+    )
 
 
 class BreakdownFigure(Config):
@@ -175,6 +180,11 @@ class ExamplesFigure(Config):
         if clips > EXAMPLE_CLIPS:
             raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
         return clips
+
+
+def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure) -> list[str]:
+    """Return the titles of the sections that a figure draws."""
+    return [figure.section] if isinstance(figure.section, str) else figure.section
 
 
 FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from lavish.config import RunConfig, WorkflowConfig, merge, parse
 from lavish.errors import LavishError, nearest
 from lavish.options import defines, size_option
-from lavish.table_config import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig
+from lavish.table_config import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig, drawn_sections
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def _check_matches(table: TableConfig, variants: Mapping[str, Variant], file: Pa
             raise LavishError(f"{where}: no row defines the variant '{row.match_parameters_of}'{hint}")
         target = variants[row.match_parameters_of]
         if target.matches is not None:
-            raise LavishError(f"{where}: '{row.match_parameters_of}' is matched itself: name the variant it is matched to")
+            raise LavishError(
+                f"{where}: '{row.match_parameters_of}' is matched itself: name the variant it is matched to"
+            )
         for task, config in variants[row.variant].configs.items():
             if task not in target.configs:
                 raise LavishError(f"{where}: '{row.match_parameters_of}' is not run on task '{task}'")
@@ -121,20 +123,22 @@ def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Pat
     """Stop at a figure that could not be drawn."""
     sections = {section.title: section for section in table.sections}
     for figure, options in table.figures.items():
-        if options.section not in sections:
-            hint = nearest(options.section, sections)
-            raise LavishError(f"{file}: figure '{figure}': unknown section '{options.section}'{hint}")
+        for title in drawn_sections(options):
+            if title not in sections:
+                hint = nearest(title, sections)
+                raise LavishError(f"{file}: figure '{figure}': unknown section '{title}'{hint}")
         if options.task is not None and options.task not in table.tasks:
             hint = nearest(options.task, table.tasks)
             raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
         drawn = {
             row.variant: config
-            for row in sections[options.section].rows
+            for title in drawn_sections(options)
+            for row in sections[title].rows
             if (config := variants[row.variant].configs.get(options.task or table.task)) is not None
         }
         if not drawn:
             raise LavishError(
-                f"{file}: figure '{figure}': no row of section '{options.section}' is run on task "
+                f"{file}: figure '{figure}': no row of section '{drawn_sections(options)[0]}' is run on task "
                 f"'{options.task or table.task}'"
             )
         if isinstance(options, ExamplesFigure):
