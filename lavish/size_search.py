@@ -67,7 +67,7 @@ def nearest_size(count: Callable[[int], int | None], target: int) -> tuple[int, 
         return sorted((size, value) for size, value in counts.items() if value is not None)
 
     size = 1
-    while size <= _LARGEST and not _passed([value - target for _, value in known()]):
+    while size <= _LARGEST and not (_passed([value - target for _, value in known()]) or _ended(counts)):
         counts[size] = count(size)
         size *= 2
     for _ in range(_MOST - len(counts)):
@@ -76,6 +76,12 @@ def nearest_size(count: Callable[[int], int | None], target: int) -> tuple[int, 
             break
         counts[middle] = count(middle)
     return min(known(), key=lambda found: (abs(found[1] - target), found[0]), default=None)
+
+
+def _ended(counts: Mapping[int, int | None]) -> bool:
+    """Tell whether three doublings on end were refused after one that was not."""
+    last = list(counts.values())[-3:]
+    return len(last) == 3 and last == [None] * 3 and any(value is not None for value in counts.values())
 
 
 def _passed(misses: list[int]) -> bool:
@@ -92,9 +98,9 @@ def _next(counts: Mapping[int, int | None], known: list[tuple[int, int]], target
         for (low, below), (high, above) in itertools.pairwise(known)
         if min(below, above) <= target <= max(below, above)
     ]
-    refused = [size for size in counts if known and size > known[-1][0]]
-    if not intervals and refused:
-        intervals = [(known[-1][0], min(refused))]
+    if not intervals and known and max(counts) > known[-1][0]:
+        # Beyond the largest accepted power of two all were refused: others may be accepted.
+        intervals = [(known[-1][0], 3 * known[-1][0])]
     untried = [
         (abs(2 * size - low - high), size)
         for low, high in intervals
