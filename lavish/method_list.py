@@ -13,7 +13,7 @@ from lavish.errors import LavishError, nearest
 from lavish.identities import with_options
 from lavish.methods import methods
 from lavish.options import class_attribute, has_places, size_option, summary
-from lavish.table_columns import significant
+from lavish.table_columns import NOTHING, significant
 from lavish.undrawn import undrawn_model
 
 _HEADINGS = ["Method", "Trainable", "Adapter GMACs", "Total GMACs", "Size", "Crosses", "What it is"]
@@ -44,10 +44,11 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
     for name in names or known:
         print(f"counting {name}", file=sys.stderr)
         config = with_options(bare.model_copy(update={"adapter": AdapterConfig(method=name)}))
+        what = summary("adapters", name)
         try:
             counts = _counts(config)
         except LavishError as error:
-            counts = [str(error), "", ""]
+            counts, what = [NOTHING] * 3, f"Not at its defaults: {error}"
         size = size_option(name)
         crosses = class_attribute("adapters", name, "crosses", has_places(name))
         lines.append(
@@ -56,7 +57,7 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
                 *counts,
                 f"{size} {config.adapter.options[size]}" if size else "",
                 "yes" if crosses else "",
-                summary("adapters", name),
+                what,
             ]
         )
     body = tabulate(
