@@ -372,9 +372,9 @@ def _measured_note(comparison: Comparison, keys: Keys) -> str:
     }
     where = (", ".join(devices) or "no device") + (f" ({', '.join(sorted(machines))})" if machines else "")
     return (
-        f"Step time and memory were measured during the table's own trainings on {where}, beside other jobs of the "
-        "workflow: differences of a few per cent mean nothing. Step time is the median over steps, then over seeds; "
-        "memory is the most that any seed used, on a CPU of the whole process with its libraries and data."
+        f"Step time and memory were measured during the table's own trainings on {where}, beside whatever else ran "
+        "there, other jobs of the workflow included: they compare rows roughly. Step time is the median over "
+        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its libraries and data."
     )
 
 

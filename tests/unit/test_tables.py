@@ -197,7 +197,7 @@ def test_measured_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     # The median and the largest of the three seeds.
     assert markdown_rows(text)["LAVISH"] == ["41.0", "3.00"]
-    assert "measured during the table's own trainings on cpu, beside other jobs" in text
+    assert "measured during the table's own trainings on cpu, beside whatever else ran" in text
     line = csv_lines(tmp_path, "table")[0]
     assert (line["step_milliseconds_median"], line["peak_memory_gibibytes"]) == ("41.0", "3.0")
 
