@@ -374,7 +374,8 @@ def _measured_note(comparison: Comparison, keys: Keys) -> str:
     return (
         f"Step time and memory were measured during the table's own trainings on {where}, beside whatever else ran "
         "there, other jobs of the workflow included: they compare rows roughly. Step time is the median over "
-        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its libraries and data."
+        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its "
+        "libraries and data."
     )
 
 
