@@ -176,7 +176,15 @@ def _legend(figure: Figure, points: list[_Point], *, front: bool) -> None:
     ]
     marks += [Line2D([], [], color="#5a5a5a", linewidth=1.2, label="Pareto front (filled)")] if front else []
     if marks:
-        figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9, frameon=False)
+        figure.legend(
+            handles=marks,
+            loc="outside upper right",
+            ncols=len(marks),
+            fontsize=9,
+            frameon=False,
+            columnspacing=1.2,
+            handletextpad=0.3,
+        )
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
