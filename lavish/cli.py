@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     cost = command("cost", _cost, "count parameters and multiply-adds of a run")
     cost.add_argument("--out", type=Path, required=True, help="json file to write")
 
+    match = command("match", _match, "find the sizes at which methods train as many parameters as others", config=False)
+    match.add_argument("--requests", required=True, help="JSON text or file: for each name `config` and `target`")
+    match.add_argument("--out", type=Path, required=True, help="json file to write")
+
     table = command("table", _table, "write a table as markdown, CSV and LaTeX", config=False)
     table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
     table.add_argument("--out", type=Path, required=True, help="path to write, without suffix")
@@ -115,6 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     standby.add_argument(
         "--socket", type=Path, required=True, help="file to listen at, in a folder that is made for it"
+    )
+
+    methods = command("methods", _methods, "list every method with what it trains and costs", config=False)
+    methods.add_argument("method", nargs="*", metavar="METHOD", help="these alone (default: all)")
+    methods.add_argument(
+        "--backbone", metavar="NAME", help="a timm name, e.g. vit_base_patch16_224; its own picture size"
+    )
+    methods.add_argument("--task", default="event_localization", help="key of the configuration (default: %(default)s)")
+    methods.add_argument(
+        "--configfile", type=Path, action="append", default=[], help="laid over config/config.yaml, as for the workflow"
     )
 
     material_commands.add_to(commands)
@@ -178,6 +192,23 @@ def _cost(options: argparse.Namespace) -> None:
     from lavish.steps import cost
 
     cost(read_config(options.config, RunConfig), options.out)
+
+
+def _match(options: argparse.Namespace) -> None:
+    import json
+
+    from lavish.size_search import read_requests, search
+
+    found = search(read_requests(read_values(options.requests, "--requests")))
+    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from lavish.experiments import task_defaults
+    from lavish.method_list import list_methods
+
+    start = task_defaults([Path("config/config.yaml"), *options.configfile], options.task)
+    print(list_methods(start, options.method, options.backbone))
 
 
 def _table(options: argparse.Namespace) -> None:

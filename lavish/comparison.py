@@ -47,7 +47,7 @@ class RunSpec(Config):
     select_on: str = "val"
     departures: list[str] = []
     """What of published practice that changes numbers the run replicates, beside its selection."""
-    settings: dict[str, str | int | None] = {}
+    settings: dict[str, str | int | float | None] = {}
     """What columns print of the run's configuration."""
 
 

@@ -397,6 +397,11 @@ class WorkflowConfig(Config):
         default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
     )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+    all_tasks: bool = Field(
+        default=False,
+        description="Run the rows of tables on all tasks that the columns name, those that rows leave out with `tasks` "
+        "included.",
+    )
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,11 @@ import yaml
 from lavish.config import RunConfig, WorkflowConfig, merge, parse
 from lavish.errors import LavishError, nearest
 from lavish.identities import DataSet, Identities, MissingMaterial, Run, Weights, with_options
+from lavish.matching import sizes
 from lavish.options import class_attribute
-from lavish.table_config import TableConfig, needs_results, with_backbones
-from lavish.table_facts import describe_run, describe_runs
+from lavish.table_config import TableConfig, drawn_sections, needs_results, with_backbones
+from lavish.table_draft import Draft
+from lavish.table_facts import describe_matches, describe_run, describe_runs
 from lavish.table_rows import check_figures, check_measures, resolve_rows
 
 TABLES = Path("config/tables")
@@ -86,7 +88,15 @@ class Experiments:
             raise self.missing_figures[name]
         options = table.spec["figures"][name]
         task = options["task"] or table.spec["task"]
-        section = next(section for section in table.spec["sections"] if section["title"] == options["section"])
+        titles = [options["section"]] if isinstance(options["section"], str) else options["section"]
+        drawn = [
+            {
+                "title": section["title"],
+                "rows": [_of_task(row, task) for row in section["rows"] if task in row["runs"]],
+            }
+            for section in table.spec["sections"]
+            if section["title"] in titles
+        ]
         # A table must hold its baseline, in a section that is not drawn if need be.
         baseline = next(
             row
@@ -94,17 +104,16 @@ class Experiments:
             for row in section["rows"]
             if row["variant"] == table.spec["baseline"]
         )
-        drawn = [_of_task(row, task) for row in section["rows"] if task in row["runs"]]
         spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles")} | {
             "task": task,
             "columns": ["metric"],
             "figures": {name: options},
             "sections": [
-                {"title": section["title"], "rows": drawn},
+                *(section for section in drawn if section["rows"]),
                 {"title": "Baseline", "rows": [{**_of_task(baseline, task), "published": []}]},
             ],
         }
-        folders = {row["runs"][task]["folder"] for row in drawn}
+        folders = {row["runs"][task]["folder"] for section in drawn for row in section["rows"]}
         return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
 
     def run(self, name: str) -> Run:
@@ -180,11 +189,13 @@ class _Resolver:
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{nearest(name, known)}")
         # In sorted order, so that which name a run shared by two tables gets does not depend on what is asked for.
-        for name, file in sorted(files.items()):
-            self._table(name, file)
+        drafts = [self._draft(name, file) for name, file in sorted(files.items())]
+        matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
+        for draft in drafts:
+            self._table(draft.with_sizes(matches))
         return self.experiments
 
-    def _table(self, name: str, file: Path) -> None:
+    def _draft(self, name: str, file: Path) -> Draft:
         table = parse(TableConfig, _read_yaml(file), str(file))
         config, where = self._configuration(table, file)
         try:
@@ -202,6 +213,10 @@ class _Resolver:
         check_measures(table, measures, file)
         variants = resolve_rows(table, file, config)
         check_figures(table, variants, file)
+        return Draft(name, file, table, config, where, variants)
+
+    def _table(self, draft: Draft) -> None:
+        name, file, table, config, variants = draft.name, draft.file, draft.table, draft.config, draft.variants
         self._name_figures(name, table, file)
         published = {
             id: self._published(id, f"{file}: {where}")
@@ -271,7 +286,8 @@ class _Resolver:
                 [*baseline, *(run.config for run in unique.values())],
                 self.identities.material,
                 [str(error) for of_task in missing.values() for error in of_task.values()],
-            ),
+            )
+            | describe_matches(draft.matched),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
@@ -287,7 +303,8 @@ class _Resolver:
         sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             task = options.task or table.task
-            for variant in [table.baseline, *(row.variant for row in sections[options.section].rows)]:
+            rows = [row for title in drawn_sections(options) for row in sections[title].rows]
+            for variant in [table.baseline, *(row.variant for row in rows)]:
                 if task in missing[variant]:
                     error = missing[variant][task]
                     error = MissingMaterial(f"figure '{figure}' cannot be made: {error}", error.short)

@@ -15,6 +15,7 @@ from lavish.errors import LavishError
 from lavish.tasks.base import Encoded, Shape, Task, build_task
 
 if TYPE_CHECKING:
+    from lavish.backbones.base import Backbone
     from lavish.config import RunConfig
     from lavish.data.batches import Batch
 
@@ -112,6 +113,19 @@ def streams_of(modalities: str) -> tuple[Stream, ...]:
     return STREAMS if modalities == "audio_visual" else ("visual",) if modalities == "visual" else ("audio",)
 
 
+def frozen_backbone(config: RunConfig, weights: Path | None) -> Backbone:
+    """Build the backbone of a resolved configuration; without a file of weights they are random."""
+    return build_backbone(
+        config.backbone.model,
+        config.backbone.spec,
+        config.data.frame_size,
+        weights=weights,
+        stochastic_depth=config.backbone.stochastic_depth,
+        tune_norms=config.backbone.tune_norms,
+        positions=config.backbone.positions,
+    )
+
+
 def build_model(
     config: RunConfig,
     *,
@@ -121,6 +135,7 @@ def build_model(
     weights: Path | None,
     sounding_frames: int | None = None,
     audio_feature_dim: int = 0,
+    backbone: Backbone | None = None,
 ) -> AudioVisualModel:
     """Build the model of a resolved configuration from torch's current random state.
 
@@ -132,18 +147,11 @@ def build_model(
         weights: the frozen backbone's safetensors file; None leaves it random (cost counting).
         sounding_frames: columns of a log-mel window that hold sound; None when all do.
         audio_feature_dim: width of the separate audio encoder's features, 0 without one.
+        backbone: the frozen backbone, where it has been built already.
     """
     streams = streams_of(config.modalities)
     sound = config.data.spectrogram
-    backbone = build_backbone(
-        config.backbone.model,
-        config.backbone.spec,
-        config.data.frame_size,
-        weights=weights,
-        stochastic_depth=config.backbone.stochastic_depth,
-        tune_norms=config.backbone.tune_norms,
-        positions=config.backbone.positions,
-    )
+    backbone = backbone or frozen_backbone(config, weights)
     side = config.data.frame_size
     sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
     for stream in streams:

@@ -91,6 +91,17 @@ def class_attribute(kind: str, method: str, name: str, default: Any = None) -> A
     return default
 
 
+def size_option(method: str) -> str | None:
+    """Return the option that sets how many parameters a method trains; None for a method without one."""
+    return None if method == "none" else class_attribute("adapters", method, "size")
+
+
+def summary(kind: str, method: str) -> str:
+    """Return the first line of the docstring of the method's class."""
+    documented = ast.get_docstring(method_class(kind, method_path(kind, method))) or ""
+    return documented.partition("\n")[0]
+
+
 def defines(kind: str, method: str, name: str) -> bool:
     """Tell whether the method's class defines a function of this name itself."""
     members = method_class(kind, method_path(kind, method)).body

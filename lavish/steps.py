@@ -190,26 +190,13 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
 
 def cost(config: RunConfig, out: Path) -> None:
     """Count parameters and multiply-adds of one clip; needs neither data nor weights."""
-    from lavish.audio_encoders import build
     from lavish.backbones.build import classifier_sizes
-    from lavish.cost import count, count_backbone, example_clips, undrawn_weights
-    from lavish.model import build_model
+    from lavish.cost import count, count_backbone, example_clips
+    from lavish.undrawn import undrawn_model
 
     data = config.data
-    neutral = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
-    classes = [str(index) for index in range(data.num_classes)]
-    with undrawn_weights():
-        encoder = build(config.audio_encoder.kind, config.audio_encoder.spec) if config.audio_encoder else None
-        feature_dim = encoder.feature_dim if encoder else 0
-        model = build_model(
-            config,
-            classes=classes,
-            vocabulary=data.vocabulary,
-            statistics=neutral,
-            weights=None,
-            audio_feature_dim=feature_dim,
-        )
-
+    model, encoder = undrawn_model(config)
+    feature_dim = encoder.feature_dim if encoder else 0
     extra = None if encoder is None else (encoder, encoder.example_inputs(data.steps, data.step_seconds))
     counts = count(model, example_clips(model, data, feature_dim), data.steps, extra)
     heads = classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)

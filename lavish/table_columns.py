@@ -291,7 +291,7 @@ def _cost_column(heading: str, field: str, unit: float, note: str) -> Column:
     )
 
 
-def _setting_column(heading: str, field: str) -> Column:
+def _setting_column(heading: str, field: str, note: Callable[[Comparison, Keys], str] = lambda *_: "") -> Column:
     def value(row: Row, key: ColumnKey) -> Value:
         result = row.of(key.task)
         return None if result is None or result.spec is None else result.spec.settings.get(field)
@@ -305,7 +305,37 @@ def _setting_column(heading: str, field: str) -> Column:
         headings=lambda comparison, key: (heading + _of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: value(row, key)},
-        note=lambda *_: "",
+        note=note,
+    )
+
+
+def _rate_note(comparison: Comparison, keys: Keys) -> str:
+    """Say what the rate of heads is, and which rows leave the rate of the baseline."""
+    texts = []
+    for key in keys:
+        rows = [
+            (row.spec.label, found.spec.settings)
+            for row in comparison.rows
+            if (found := row.of(key.task)) and found.spec
+        ]
+        base = comparison.baseline.of(key.task)
+        common = base.spec.settings if base and base.spec else {}
+        heads = {settings.get("learning_rate_head"): label for label, settings in rows}
+        text = f"the head's is {common.get('learning_rate_head')}"
+        others = [f"'{label}' ({rate})" for rate, label in heads.items() if rate != common.get("learning_rate_head")]
+        text += f", except in {', '.join(others)}" if others else " in every row"
+        own = dict.fromkeys(
+            f"'{label}'"
+            for label, settings in rows
+            if settings.get("learning_rate") not in (None, common.get("learning_rate"))
+        )
+        if own:
+            text += f"; trained with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
+        texts.append(text + _of_task(comparison, key))
+    return (
+        "Learning rate: the highest of the schedule, for what is trained below the head (– where nothing is); "
+        + "; ".join(texts)
+        + "."
     )
 
 
@@ -333,7 +363,20 @@ def _measured_column(heading: str, field: str, measure: Callable[[tuple[Training
 def _measured_note(comparison: Comparison, keys: Keys) -> str:
     runs = [result.run for key in keys for result in comparison.results(key.task)]
     devices = sorted({record.device for run in runs if isinstance(run, RunResult) for record in run.records})
-    return f"Step time and memory were measured while training on {', '.join(devices) or 'no device'}."
+    machines = {
+        str(machine["processor"])
+        for run in runs
+        if isinstance(run, RunResult)
+        for record in run.records
+        if record.device == "cpu" and (machine := record.values.get("machine") or {}).get("processor")
+    }
+    where = (", ".join(devices) or "no device") + (f" ({', '.join(sorted(machines))})" if machines else "")
+    return (
+        f"Step time and memory were measured during the table's own trainings on {where}, beside whatever else ran "
+        "there, other jobs of the workflow included: they compare rows roughly. Step time is the median over "
+        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its "
+        "libraries and data."
+    )
 
 
 def _run(result: Result | None) -> RunResult | Missing | None:
@@ -409,6 +452,8 @@ COLUMNS: dict[str, Column] = {
     "latents": _setting_column("Latent tokens", "latents"),
     "direction": _setting_column("Direction", "direction"),
     "position": _setting_column("Position", "position"),
+    "size": _setting_column("Size", "size"),
+    "learning_rate": _setting_column("Learning rate", "learning_rate", _rate_note),
     "metric": Column(
         lambda key: Reads(measures=frozenset({key.measure})),
         _metric_headings,
@@ -456,7 +501,7 @@ COLUMNS: dict[str, Column] = {
     ),
 }
 
-TEXT = ("backbone", "direction", "position", "published")
+TEXT = ("backbone", "direction", "position", "size", "published")
 """Columns of words, aligned to the left."""
 
 ALWAYS = ("metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published")

@@ -20,8 +20,8 @@ MEASURED_COLUMNS = ("metric", "mean", "difference")
 TIMED_COLUMNS = ("step_time", "peak_memory")
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
-    "backbone", "latents", "direction", "position", "adapter_gmacs_without_norms", "total_gmacs_without_norms",
-    "classifier_params", "backbone_gmacs",
+    "backbone", "latents", "direction", "position", "size", "learning_rate",
+    "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
 )  # fmt: skip
 COLUMN_NAMES = (*MEASURED_COLUMNS, *TIMED_COLUMNS, *OTHER_COLUMNS)
 
@@ -98,6 +98,11 @@ class RowConfig(Config):
         default=None,
         description="The task of this row instead of the table's, in a table that counts and trains nothing.",
     )
+    match_parameters_of: str | None = Field(
+        default=None,
+        description="A variant of this table: the row's method gets the size (its class names the option: a rank, a "
+        "reduction) at which the trainable parameters come nearest to that variant's.",
+    )
     each_backbone: bool = Field(
         default=False,
         description="One row for each of the configuration's `backbones`: variant and label get the backbone's added, "
@@ -106,8 +111,11 @@ class RowConfig(Config):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RowConfig:
-        if self.set is None and (self.tasks or self.task or self.set_by_task):
-            raise ValueError("`tasks`, `task` and `set_by_task` belong to the row that defines the variant with `set`")
+        if self.set is None and (self.tasks or self.task or self.set_by_task or self.match_parameters_of):
+            raise ValueError(
+                "`tasks`, `task`, `set_by_task` and `match_parameters_of` belong to the row that defines the variant "
+                "with `set`"
+            )
         if self.tasks and self.task:
             raise ValueError("give one of `tasks` (of the table's columns) and `task` (instead of the table's)")
         if self.each_backbone and self.published:
@@ -134,9 +142,14 @@ class MetricAgainstCostFigure(Config):
 
     kind: Literal["metric_against_cost"]
     title: str
-    section: str = Field(description="Title of the section whose rows are drawn.")
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn; of several, each gets a colour of its own."
+    )
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
-    cost: Literal["adapter_gmacs", "trainable_params"] = "adapter_gmacs"
+    cost: Literal["adapter_gmacs", "total_gmacs", "trainable_params"] = "adapter_gmacs"
+    front: bool = Field(
+        default=False, description="Mark the Pareto front: rows that no other one reaches or passes at no more cost."
+    )
 
 
 class BreakdownFigure(Config):
@@ -167,6 +180,11 @@ class ExamplesFigure(Config):
         if clips > EXAMPLE_CLIPS:
             raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
         return clips
+
+
+def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure) -> list[str]:
+    """Return the titles of the sections that a figure draws."""
+    return [figure.section] if isinstance(figure.section, str) else figure.section
 
 
 FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]
@@ -270,6 +288,8 @@ def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> T
                         "label": f"{label}, {backbone.label}",
                         "set": merge(source.set or {}, backbone.set),
                         "set_by_task": merge(source.set_by_task, backbone.set_by_task),
+                        "match_parameters_of": source.match_parameters_of
+                        and f"{source.match_parameters_of}_{backbone.name}",
                         "published": [],
                         "each_backbone": False,
                     }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lavish.config import BackboneConfig, DataConfig, RunConfig
 from lavish.identities import Run
+from lavish.matching import Match
+from lavish.options import size_option
 from lavish.published_practice import departures
+
+FAR = 0.25
+"""A matched row that misses its target by a larger share is named in the caption."""
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -37,15 +43,52 @@ def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequenc
     return facts
 
 
-def _settings(config: RunConfig) -> dict[str, str | int | None]:
+@dataclass(frozen=True)
+class Matched:
+    """A row on one task, whose size was chosen for the number of parameters that another variant trains."""
+
+    label: str
+    target: str
+    size: str
+    match: Match
+
+
+def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
+    """Say how near the rows come to what they were matched to; those that stay far from it one by one."""
+    texts = []
+    for target in dict.fromkeys(row.target for row in rows):
+        mine = [row for row in rows if row.target == target]
+        far = [row for row in mine if abs(row.match.off) > FAR]
+        near = [abs(row.match.off) for row in mine if row not in far]
+        text = (
+            f"the sizes of rows at the budget of '{target}' are those whose trainable parameters come nearest to its "
+            f"{' or '.join(dict.fromkeys(f'{row.match.target:,}' for row in mine))}"
+        )
+        if near:
+            text += f"; they miss it by at most {100 * max(near):.1f} % of its parameters below the head"
+        for row in far:
+            text += (
+                f"; '{row.label}' stays far from it: {row.size} comes to {row.match.trainable:,} "
+                f"({100 * row.match.off:+.0f} %) and no other size nearer".replace("-", "−")
+            )
+        texts.append(text)
+    return {"matched_sizes": "; ".join(texts)} if texts else {}
+
+
+def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
     """What a table can print of a run's configuration; None for what does not apply to it."""
     adapted = config.adapter.method != "none"
     crosses = adapted and config.modalities == "audio_visual" and config.fusion.direction != "none"
+    size = size_option(config.adapter.method)
+    trained = adapted or config.backbone.tune_norms
     return {
         "backbone": config.backbone.model,
         "latents": config.adapter.options.get("latents") if crosses else None,
         "direction": config.fusion.direction if crosses else "none",
         "position": config.fusion.position if adapted else "none",
+        "size": f"{size} {config.adapter.options[size]}" if size else None,
+        "learning_rate": config.training.lr_adapter if trained else None,
+        "learning_rate_head": config.training.lr_head,
     }
 
 

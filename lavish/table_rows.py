@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lavish.config import RunConfig, WorkflowConfig, merge, parse
 from lavish.errors import LavishError, nearest
-from lavish.options import defines
-from lavish.table_config import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig
+from lavish.options import defines, size_option
+from lavish.table_config import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig, drawn_sections
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Variant:
     task: str
     """The task of columns that name none."""
     configs: dict[str, RunConfig]
+    matches: str | None = None
+    """The variant whose number of trainable parameters its size is chosen for; it is not in `configs` yet."""
 
 
 def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict[str, Variant]:
@@ -43,7 +45,8 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
         for task in row.set_by_task:
             if task not in config.tasks:
                 raise LavishError(f"{where}: key 'set_by_task': unknown task '{task}'{nearest(task, config.tasks)}")
-        tasks = [row.task] if row.task else [task for task in table.tasks if not row.tasks or task in row.tasks]
+        chosen = table.tasks if config.all_tasks or not row.tasks else row.tasks
+        tasks = [row.task] if row.task else [task for task in table.tasks if task in chosen]
         variants[row.variant] = Variant(
             row.label or row.variant,
             row.task or table.task,
@@ -57,7 +60,9 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
                 )
                 for task in tasks
             },
+            row.match_parameters_of,
         )
+    _check_matches(table, variants, file)
     if table.baseline not in variants:
         raise LavishError(
             f"{file}: key 'baseline': no row defines '{table.baseline}'{nearest(table.baseline, variants)}"
@@ -66,6 +71,34 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
     if absent:
         raise LavishError(f"{file}: key 'baseline': row '{table.baseline}' is not run on task '{absent[0]}'")
     return variants
+
+
+def _check_matches(table: TableConfig, variants: Mapping[str, Variant], file: Path) -> None:
+    """Stop at a row whose size cannot be chosen for another's number of trainable parameters."""
+    for row in table.rows:
+        if row.set is None or row.match_parameters_of is None:
+            continue
+        where = f"{file}: row '{row.variant}': key 'match_parameters_of'"
+        if row.match_parameters_of not in variants:
+            hint = nearest(row.match_parameters_of, variants)
+            raise LavishError(f"{where}: no row defines the variant '{row.match_parameters_of}'{hint}")
+        target = variants[row.match_parameters_of]
+        if target.matches is not None:
+            raise LavishError(
+                f"{where}: '{row.match_parameters_of}' is matched itself: name the variant it is matched to"
+            )
+        for task, config in variants[row.variant].configs.items():
+            if task not in target.configs:
+                raise LavishError(f"{where}: '{row.match_parameters_of}' is not run on task '{task}'")
+            option = size_option(config.adapter.method)
+            if option is None:
+                raise LavishError(
+                    f"{where}: method '{config.adapter.method}' has no size to choose: leave the key out, or choose a "
+                    "method whose class names the option that is its `size` (see `lavish methods`)"
+                )
+            for said in (row.set, row.set_by_task.get(task, {})):
+                if option in said.get("adapter", {}).get("options", {}):
+                    raise LavishError(f"{where}: option '{option}' is what is searched for: leave it out of the row")
 
 
 def check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], file: Path) -> None:
@@ -90,20 +123,22 @@ def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Pat
     """Stop at a figure that could not be drawn."""
     sections = {section.title: section for section in table.sections}
     for figure, options in table.figures.items():
-        if options.section not in sections:
-            hint = nearest(options.section, sections)
-            raise LavishError(f"{file}: figure '{figure}': unknown section '{options.section}'{hint}")
+        for title in drawn_sections(options):
+            if title not in sections:
+                hint = nearest(title, sections)
+                raise LavishError(f"{file}: figure '{figure}': unknown section '{title}'{hint}")
         if options.task is not None and options.task not in table.tasks:
             hint = nearest(options.task, table.tasks)
             raise LavishError(f"{file}: figure '{figure}': no column is of task '{options.task}'{hint}")
         drawn = {
             row.variant: config
-            for row in sections[options.section].rows
+            for title in drawn_sections(options)
+            for row in sections[title].rows
             if (config := variants[row.variant].configs.get(options.task or table.task)) is not None
         }
         if not drawn:
             raise LavishError(
-                f"{file}: figure '{figure}': no row of section '{options.section}' is run on task "
+                f"{file}: figure '{figure}': no row of section '{drawn_sections(options)[0]}' is run on task "
                 f"'{options.task or table.task}'"
             )
         if isinstance(options, ExamplesFigure):

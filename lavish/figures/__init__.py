@@ -15,7 +15,7 @@ from lavish.comparison import TableSpec, parse_spec
 from lavish.errors import LavishError, nearest
 from lavish.figures import breakdown, examples, metric_against_cost
 from lavish.figures.style import STYLE, NoResult
-from lavish.table_config import BreakdownFigure, FigureConfig, MetricAgainstCostFigure
+from lavish.table_config import BreakdownFigure, FigureConfig, MetricAgainstCostFigure, drawn_sections
 
 _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
 
@@ -30,18 +30,20 @@ def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
         raise LavishError(f"table '{table.name}': key 'figures': no figure '{name}'{nearest(name, table.figures)}")
     options = table.figures[name]
     titles = [section.title for section in table.sections]
-    if options.section not in titles:
-        raise LavishError(
-            f"table '{table.name}': key 'figures.{name}.section': no section '{options.section}'"
-            f"{nearest(options.section, titles)}"
-        )
+    for title in drawn_sections(options):
+        if title not in titles:
+            raise LavishError(
+                f"table '{table.name}': key 'figures.{name}.section': no section '{title}'{nearest(title, titles)}"
+            )
     if out.suffix not in _METADATA:
         raise LavishError(f"{out}: figures are written as {' or '.join(_METADATA)}, not '{out.suffix}'")
     task = options.task or table.task
-    # Only the section and the task that are drawn are read.
-    section = table.sections[titles.index(options.section)]
-    rows = [row.model_copy(update={"runs": {task: row.runs[task]}}) for row in section.rows if task in row.runs]
-    drawn = table.model_copy(update={"task": task, "sections": [section.model_copy(update={"rows": rows})]})
+    # Only the sections and the task that are drawn are read.
+    sections = []
+    for section in (table.sections[titles.index(title)] for title in drawn_sections(options)):
+        rows = [row.model_copy(update={"runs": {task: row.runs[task]}}) for row in section.rows if task in row.runs]
+        sections += [section.model_copy(update={"rows": rows})] if rows else []
+    drawn = table.model_copy(update={"task": task, "sections": sections})
     with matplotlib.rc_context(STYLE):
         try:
             canvas = _draw(drawn, task, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from lavish.comparison import LEVEL_TEXT, Comparison
@@ -28,14 +29,18 @@ class NoResult(Exception):
         super().__init__("; ".join(left_out))
 
 
-def notes(comparison: Comparison, left_out: list[str]) -> str:
-    """Say what the intervals mean, which rows are marked, and which are not drawn."""
+def notes(comparison: Comparison, left_out: list[str], more: Sequence[str] = (), width: int = 110) -> str:
+    """Say what the intervals mean, what `more` says, which rows are marked, and which are not drawn.
+
+    Lines have at most `width` characters.
+    """
     seeds = len(comparison.spec.seeds)
     lines = [
         f"Mean over {seeds} seeds with {LEVEL_TEXT} interval over test clips and seeds."
         if seeds > 1
         else f"One seed with {LEVEL_TEXT} interval over test clips."
     ]
+    lines += more
     lines += ["† selected on the test split."] if any(row.selected_on_test for row in comparison.rows) else []
     lines += [f"Not drawn: {', '.join(left_out)}."] if left_out else []
-    return textwrap.fill(" ".join(lines), 110)
+    return textwrap.fill(" ".join(lines), width)

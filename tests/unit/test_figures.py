@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from PIL import Image
 
 from lavish.errors import LavishError
 from lavish.figures import metric_against_cost, write_figure
+
+TASK = "event_localization"
 
 
 @pytest.fixture
@@ -130,3 +133,64 @@ def test_no_result_at_all_is_an_error(table_spec: dict[str, Any], tmp_path: Path
     table_spec["sections"] = table_spec["sections"][:1]
     with pytest.raises(LavishError, match=r"no row has a result: LAVISH .not run: seed0/record.json is missing"):
         write_figure(table_spec, "cost", tmp_path / "a.svg")
+
+
+def on_front(figure: Figure) -> set[float]:
+    """Return the means of the points that are drawn filled."""
+    points = [line for line in figure.axes[0].lines if line.get_marker() in "Do"]
+    return {float(point.get_ydata()[0]) for point in points if point.get_markerfacecolor() != "white"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cost", ["trainable_params", "adapter_gmacs", "total_gmacs"])
+def test_the_pareto_front_is_marked(
+    make_run: Any, table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure], cost: str
+) -> None:
+    numbers = {"cheap": (1, 0.5), "worse": (2, 0.4), "better": (3, 0.7), "dear": (4, 0.7), "best": (5, 0.8)}
+    rows = []
+    for name, (spent, mean) in numbers.items():
+        folder = make_run(name, np.resize([mean - 0.01, mean + 0.01], (3, 80)), macs=10**6 * spent)
+        counted = json.loads((folder / "cost.json").read_text())
+        (folder / "cost.json").write_text(json.dumps(counted | {"trainable_params": 10**5 * spent}))
+        rows.append({"variant": name, "label": name, "task": TASK, "runs": {TASK: {"folder": str(folder)}}})
+    table_spec["sections"] = [{"title": "Fusion", "rows": rows}]
+    table_spec |= {"baseline": "cheap"}
+    table_spec["figures"]["cost"] |= {"front": True, "cost": cost}
+    write_figure(table_spec, "cost", tmp_path / "a.svg")
+    assert sorted(round(mean, 3) for mean in on_front(drawn[0])) == [50.0, 70.0, 80.0]
+    assert "Pareto front: no other row" in drawn[0].get_supxlabel()
+    front = next(line for line in drawn[0].axes[0].lines if line.get_drawstyle() == "steps-post")
+    assert [round(float(mean), 3) for mean in front.get_ydata()] == [50.0, 70.0, 80.0]  # type: ignore[union-attr]
+    points = [line for line in drawn[0].axes[0].lines if line.get_marker() in "Do"]
+    # 'dear' reaches no more than 'better' does, at a higher cost.
+    hollow = [float(point.get_ydata()[0]) for point in points if point.get_markerfacecolor() == "white"]  # type: ignore[index]
+    assert sorted(round(mean, 3) for mean in hollow) == [40.0, 70.0]
+
+
+def test_several_sections_have_a_colour_each_and_draw_a_repeated_row_once(
+    table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    table_spec["figures"]["cost"]["section"] = ["Fusion", "Selection & more"]
+    write_figure(table_spec, "cost", tmp_path / "a.svg")
+    assert sorted(labels(drawn[0])) == [
+        "LAVISH (baseline)", "LAVISH, 50% | test †", "frozen backbone", "no cross-modal attention",
+    ]  # fmt: skip
+    points = {line.get_color() for line in drawn[0].axes[0].lines if line.get_marker() in "Do"}
+    assert len(points) == 2
+    [legend] = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Fusion", "Selection & more"]
+
+
+def test_several_rows_without_cost_stand_above_zero(
+    make_run: Any, table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    folder = make_run("also_free", np.resize([0.4, 0.6], (3, 80)), macs=0)
+    row = {"variant": "also_free", "label": "also free", "task": TASK, "runs": {TASK: {"folder": str(folder)}}}
+    table_spec["sections"][0]["rows"].append(row)
+    write_figure(table_spec, "cost", tmp_path / "a.svg")
+    axes = drawn[0].axes[0]
+    drawn[0].canvas.draw()
+    ticks = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    places = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() in "Do")  # type: ignore[index]
+    assert len(places) == 4
+    assert (places[0] * places[1]) ** 0.5 == pytest.approx(ticks["0"])
+    assert not [line for line in axes.lines if line.get_linestyle() == "--"]

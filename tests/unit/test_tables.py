@@ -197,7 +197,7 @@ def test_measured_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     # The median and the largest of the three seeds.
     assert markdown_rows(text)["LAVISH"] == ["41.0", "3.00"]
-    assert "measured while training on cpu" in text
+    assert "measured during the table's own trainings on cpu, beside whatever else ran" in text
     line = csv_lines(tmp_path, "table")[0]
     assert (line["step_milliseconds_median"], line["peak_memory_gibibytes"]) == ("41.0", "3.0")
 
@@ -350,3 +350,27 @@ def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str,
     assert "‡" not in (tmp_path / "table.tex").read_text()
     lines = csv_lines(tmp_path, "table")
     assert [line["published_practice"] for line in lines].count("the gate is normalised away") == 1
+
+
+def test_sizes_and_learning_rates_are_printed_and_departures_are_named(
+    table_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    table_spec["columns"] = ["size", "learning_rate"]
+    settings = {"size": "reduction 8", "learning_rate": 0.008, "learning_rate_head": 0.003}
+    rows = table_spec["sections"][0]["rows"]
+    rows[0]["runs"][TASK]["settings"] = settings
+    rows[1]["runs"][TASK]["settings"] = {**settings, "size": "rank 12", "learning_rate": 0.0005}
+    rows[2]["runs"][TASK]["settings"] = {**settings, "size": None, "learning_rate": None}
+    del table_spec["sections"][1]
+    table_spec["figures"] = {}
+    write_table(table_spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    printed = markdown_rows(text)
+    assert printed["LAVISH"] == ["reduction 8", "0.008"]
+    assert printed["no cross-modal attention"] == ["rank 12", "0.0005"]
+    assert printed["frozen backbone"] == ["–", "–"]
+    assert "the head's is 0.003 in every row" in text
+    assert "trained with another rate than the baseline's 0.008: 'no cross-modal attention'" in text
+    rows[2]["runs"][TASK]["settings"]["learning_rate_head"] = 0.01
+    write_table(table_spec, tmp_path / "table")
+    assert "the head's is 0.003, except in 'frozen backbone' (0.01)" in (tmp_path / "table.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -215,3 +216,25 @@ def test_the_papers_configuration_lists_its_jobs_where_the_data_are(tmp_path: Pa
         assert jobs["train"] == jobs["evaluate"] == 3 * jobs["cost"] > 30
         assert jobs["compose"] == jobs["pretrain"] == 0
         assert jobs["table"] == 1
+
+
+def test_a_matched_row_is_planned_with_the_size_that_was_found(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("avish", match_parameters_of="lavish")
+    outputs = [workflow.call("results/table_small.md", "--dry-run", "--printshellcmds") for _ in range(2)]
+    assert [output.returncode for output in outputs] == [0, 0], outputs[0].stdout
+    assert [output.stdout.count("Searching for the sizes of lavish") for output in outputs] == [1, 0]
+    found = json.loads((tmp_path / "results/matched_sizes.json").read_text())
+    [size] = {match["size"] for match in found.values()}
+    command = next(line for line in outputs[1].stdout.splitlines() if "lavish train" in line and "-avish-" in line)
+    assert f'"reduction":{size}' in command
+    assert size != 8
+
+
+def test_a_row_that_cannot_be_matched_stops_the_call_with_one_message(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("avish", match_parameters_of="lavsh")
+    result = workflow.call("--dry-run")
+    assert result.returncode != 0
+    assert "row 'avish': key 'match_parameters_of': no row defines the variant 'lavsh'" in result.stdout
+    assert "Traceback" not in result.stdout
