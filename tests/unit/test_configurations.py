@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lavish.config import RunConfig
 from lavish.experiments import Experiments, load, task_defaults
+from lavish.options import available
 
 CONFIG = Path("config/config.yaml")
 TASKS = ("event_localization", "segmentation_s4", "segmentation_ms3", "question_answering", "action_recognition")
@@ -155,3 +157,19 @@ def test_every_table_of_the_default_can_be_resolved() -> None:
     assert not loaded.missing
     for name, figure in ((name, loaded.figure(name)) for name in loaded.figures):
         assert figure.runs, name
+
+
+def test_every_method_has_a_row_in_the_comparison() -> None:
+    compared = {run.config.adapter.method for run in load([CONFIG]).table("peft").runs}
+    assert compared == {"none", *available("adapters")}
+
+
+def test_rows_at_the_budget_are_near_it_or_named() -> None:
+    table = load([CONFIG]).table("peft")
+    said = table.spec["facts"]["matched_sizes"]
+    found = {match["target"]: match for match in json.loads(Path("results/matched_sizes.json").read_text()).values()}
+    assert 87_337 in found
+    assert "come nearest to its 87,337" in said
+    matched = [run for run in table.runs if run.name.split("-")[1].endswith("_matched")]
+    assert len(matched) >= 8
+    assert {run.config.task.name for run in matched} == {"event_localization"}
