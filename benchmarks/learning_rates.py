@@ -71,7 +71,7 @@ def _train(config: RunConfig, seed: int, run: Run, folder: Path) -> float:
     try:
         train(RunInputs(config, seed, Path(f"results/data/prepared/{run.data.name}"), weights), out)
     except LavishError:
-        return float("nan")
+        return float("-inf")
     return 100 * json.loads((out / "record.json").read_text())["best_value"]
 
 

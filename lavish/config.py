@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lavish.errors import LavishError, nearest
-from lavish.options import check_options, has_places, option_model
+from lavish.options import check_options, crosses_streams, has_places, option_model
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -341,8 +341,13 @@ class RunConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _only_adapters_at_sublayers_are_placed(self) -> RunConfig:
+    def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
         method = self.adapter.method
+        if self.fusion.direction in ("a2v", "v2a") and method != "none" and not crosses_streams(method):
+            raise ValueError(
+                f"fusion.direction is '{self.fusion.direction}', but adapter '{method}' never reads the other stream: "
+                "leave it out"
+            )
         for key in ("position", "arrangement"):
             said = getattr(self.fusion, key)
             if said != "default" and method != "none" and not has_places(method):

@@ -6,7 +6,7 @@ and batch norms in its counts (5 an element for a layer norm, 2 for a batch norm
 and additions; `*_without_norms` leaves the norms out as well, which is how the paper's 11 and 217 GFLOPs are made.
 
 What a method adds is the difference to the bare backbone on both streams, wherever it arises: in modules of its own, or
-in frozen layers that get further tokens to process.
+in frozen layers that get further tokens to process, whichever of the features the task reads.
 
 fvcore traces a real forward pass. The encoder treats every picture alike, so its count is a constant (what runs once a
 batch) plus a multiple of the number of pictures: it is traced with one and with two steps, and the line through both is
@@ -196,7 +196,9 @@ class _NoHead(nn.Module):
     """Stands in for the task, at no cost."""
 
     def forward(self, encoded: Encoded, _: dict[str, Tensor]) -> list[Tensor]:
-        return encoded.features
+        # All of it, because what reaches no output is not traced.
+        streams = encoded.streams.values()
+        return [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
 
     def example_inputs(self) -> dict[str, Tensor]:
         return {}

@@ -28,7 +28,10 @@ FOUND = Path("results/matched_sizes.json")
 
 _PACKAGE = Path(__file__).parent
 # What decides how many parameters a method trains, and how its size is searched for.
-_CODE = ("adapters/*.py", "backbones/*.py", "encoder.py", "methods.py", "model.py", "size_search.py")
+_CODE = (
+    "adapters/*.py", "audio_encoders/*.py", "backbones/*.py", "heads/*.py", "tasks/*.py", "encoder.py", "methods.py",
+    "model.py", "size_search.py", "undrawn.py",
+)  # fmt: skip
 # What decides nothing of it.
 _IRRELEVANT: dict[str, Any] = {
     "training": True,

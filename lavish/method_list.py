@@ -12,7 +12,7 @@ from lavish.cost import count, example_clips
 from lavish.errors import LavishError, nearest
 from lavish.identities import with_options
 from lavish.methods import methods
-from lavish.options import class_attribute, has_places, size_option, summary
+from lavish.options import crosses_streams, size_option, summary
 from lavish.table_columns import NOTHING, significant
 from lavish.undrawn import undrawn_model
 
@@ -50,13 +50,12 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
         except LavishError as error:
             counts, what = [NOTHING] * 3, f"Not at its defaults: {error}"
         size = size_option(name)
-        crosses = class_attribute("adapters", name, "crosses", has_places(name))
         lines.append(
             [
                 name,
                 *counts,
                 f"{size} {config.adapter.options[size]}" if size else "",
-                "yes" if crosses else "",
+                "yes" if crosses_streams(name) else "",
                 what,
             ]
         )

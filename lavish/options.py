@@ -108,6 +108,11 @@ def defines(kind: str, method: str, name: str) -> bool:
     return any(isinstance(member, ast.FunctionDef) and member.name == name for member in members)
 
 
+def crosses_streams(method: str) -> bool:
+    """Tell whether an adapter reads the other stream, where the direction of fusion lets it."""
+    return class_attribute("adapters", method, "crosses", has_places(method))
+
+
 def _constructor(kind: str, path: Path) -> ast.FunctionDef:
     for member in method_class(kind, path).body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":

@@ -320,9 +320,10 @@ def _rate_note(comparison: Comparison, keys: Keys) -> str:
         ]
         base = comparison.baseline.of(key.task)
         common = base.spec.settings if base and base.spec else {}
-        heads = {settings.get("learning_rate_head"): label for label, settings in rows}
-        text = f"the head's is {common.get('learning_rate_head')}"
-        others = [f"'{label}' ({rate})" for rate, label in heads.items() if rate != common.get("learning_rate_head")]
+        usual = common.get("learning_rate_head")
+        text = f"the head's is {usual}"
+        heads = dict.fromkeys((label, settings.get("learning_rate_head")) for label, settings in rows)
+        others = [f"'{label}' ({rate})" for label, rate in heads if rate != usual]
         text += f", except in {', '.join(others)}" if others else " in every row"
         own = dict.fromkeys(
             f"'{label}'"
@@ -432,8 +433,9 @@ def _reason(result: object) -> str:
 _METRICS = {"miou": "mIoU", "fscore": "F-score"}
 _PARAMETERS = "Trainable and total parameters in millions (M); total includes the frozen backbone and encoders."
 _MULTIPLY_ADDS = (
-    "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): the adapters alone, "
-    "and everything that runs for a clip; normalisation layers are counted as fvcore does."
+    "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): what adapters add to "
+    "the bare backbone on both streams, and everything that runs for a clip; normalisation layers are counted as "
+    "fvcore does, activations, additions, gates and scales of single channels not at all."
 )
 _WITHOUT_NORMS = (
     "'Without norms' counts the multiply-adds of matrix products and convolutions alone, which is how the paper's 11 "

@@ -9,7 +9,7 @@ from typing import Any
 from lavish.config import BackboneConfig, DataConfig, RunConfig
 from lavish.identities import Run
 from lavish.matching import Match
-from lavish.options import size_option
+from lavish.options import crosses_streams, has_places, size_option
 from lavish.published_practice import departures
 
 FAR = 0.25
@@ -77,15 +77,18 @@ def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
 
 def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
     """What a table can print of a run's configuration; None for what does not apply to it."""
-    adapted = config.adapter.method != "none"
-    crosses = adapted and config.modalities == "audio_visual" and config.fusion.direction != "none"
-    size = size_option(config.adapter.method)
+    method = config.adapter.method
+    adapted = method != "none"
+    placed = adapted and has_places(method)
+    crosses = adapted and config.modalities == "audio_visual" and crosses_streams(method)
+    crosses = crosses and config.fusion.direction != "none"
+    size = size_option(method)
     trained = adapted or config.backbone.tune_norms
     return {
         "backbone": config.backbone.model,
         "latents": config.adapter.options.get("latents") if crosses else None,
         "direction": config.fusion.direction if crosses else "none",
-        "position": config.fusion.position if adapted else "none",
+        "position": config.fusion.position if placed else None if adapted else "none",
         "size": f"{size} {config.adapter.options[size]}" if size else None,
         "learning_rate": config.training.lr_adapter if trained else None,
         "learning_rate_head": config.training.lr_head,

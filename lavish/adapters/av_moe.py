@@ -58,7 +58,8 @@ class AudioVisualExperts(Method):
             heads with dropout 0.2 in place of x; 'latent' is the cross-modal expert's attention with y1 = x.
         balance: weight of the sum over all mixtures of KL(uniform || mean of pi over a batch) (0, 0, 0, 0.01).
         router_noise: deviation of the noise on the router's logits in training (0, 0, 0.01, 0.01).
-        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``.
+        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It has to suit the
+            task: a head that reads no pooled features, as that of masks, leaves 'features' untrained.
         temporal_width: their width d (256), a multiple of 4.
         gamma: their weight (0.1).
     """
@@ -94,6 +95,8 @@ class AudioVisualExperts(Method):
                 f"adapter.options: cross_experts={cross_experts}, unimodal_experts={unimodal_experts} and skip={skip}: "
                 "give at least one expert, and a skip of 1 (no stage left out) or more"
             )
+        if balance < 0 or router_noise < 0:
+            raise LavishError(f"adapter.options: balance={balance}, router_noise={router_noise}: give 0 or more")
         self.balance = balance
         for block, position, stream in product(placement.blocks, get_args(Position), placement.streams):
             stage = 1 + next(index for index, end in enumerate(backbone.stage_ends) if block <= end)

@@ -58,7 +58,8 @@ class DualGuidedPrompts(Method):
         batch_norm: inside the bottleneck, over batch and tokens (yes, no, no, no).
         norm_before, norm_after: layer norms around it (both; both; after; after).
         gate: which streams have the output gate g ('both', 'visual', 'visual', 'visual').
-        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``.
+        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It has to suit the
+            task: a head that reads no pooled features, as that of masks, leaves 'features' untrained.
         temporal_width: their width d (256), a multiple of 4.
         gamma: their weight (0.1, none, 0.05, 0.1).
     """

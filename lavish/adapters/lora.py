@@ -51,6 +51,8 @@ class LoRA(Method):
         self._streams, self._blocks = placement.streams, placement.blocks
         if rank < 1:
             raise LavishError(f"adapter.options.rank: {rank} is no rank; choose 1 or more")
+        if alpha <= 0:
+            raise LavishError(f"adapter.options.alpha: {alpha} leaves no update; choose more than 0")
         self._parts: dict[LayerName, list[str]] = {}
         for part in _chosen(layers):
             self._parts.setdefault(_PARTS[part][0], []).append(part)

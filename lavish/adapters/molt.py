@@ -49,21 +49,23 @@ class _Distil(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Weighs the layers' tokens (B, K, M, d) by importance, and adds what they hold to the features."""
+    """Weighs the layers' tokens (B, K, M, d) by importance, and adds what they hold to the features.
+
+    What each token of the picture gets of them is asked for by what the last block was mapped to, (B, N, d).
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.score = nn.Linear(hidden, 1, bias=False)  # a constant would be the same for all layers
-        self.query = nn.Linear(width, hidden)
         self.up = nn.Linear(hidden, width)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, layers: Tensor, features: StreamFeatures) -> StreamFeatures:
+    def forward(self, layers: Tensor, last: Tensor, features: StreamFeatures) -> StreamFeatures:
         importance = self.score(layers.mean(dim=2)).softmax(dim=1)
         fused = (importance.unsqueeze(3) * layers).sum(dim=1)
         keys = fused.unsqueeze(1)
-        read = functional.scaled_dot_product_attention(self.query(features.tokens.detach()).unsqueeze(1), keys, keys)
+        read = functional.scaled_dot_product_attention(last.unsqueeze(1), keys, keys)
         tokens = features.tokens + self.up(read.squeeze(1))
         pooled = features.pooled + self.up(fused.mean(dim=1))
         return dataclasses.replace(features, pooled=pooled, tokens=tokens, stages=(*features.stages[:-1], tokens))
@@ -82,7 +84,7 @@ class Molt(Method):
         u_l = R(m_l, k_l),   v_l = R(R(n_l, k'_l), k_l)                 m_l, n_l: M latent tokens, from N(0, 1)
         t_l = a u_l + b v_l,   (a, b) = softmax( router([mean u_l ; mean v_l]) )
         t   = sum_l softmax_l( s . mean t_l ) t_l
-        pooled feature += U mean t,   each token z += U softmax( (Q z) t^T / sqrt(d) ) t                U starts at zero
+        pooled feature += U mean t,   each token += U softmax( k_L t^T / sqrt(d) ) t      L: last block; U = 0 at first
         loss += weight x mean squared cosine between different tokens of a layer t_l, averaged over layers and streams
 
     No gradient enters the encoder: what is read of it is detached. Only the tokens of the last stage change, and what
@@ -112,7 +114,11 @@ class Molt(Method):
         super().__init__()
         if latents < 1:
             raise LavishError(f"adapter.options.latents: {latents} should be at least 1")
+        if orthogonality < 0:
+            raise LavishError(f"adapter.options.orthogonality: {orthogonality} must not be negative")
         self.blocks = late_blocks(layers, backbone, placement)
+        if self.blocks[-1] != backbone.num_blocks - 1:
+            raise LavishError("fusion.layers: adapter 'molt' adds to what the last block returns: choose it as well")
         self.orthogonality = orthogonality if latents > 1 else 0.0
         hidden = hidden_width(backbone.feature_dim, reduction)
         self.down = nn.ModuleDict()
@@ -132,6 +138,7 @@ class Molt(Method):
             for own, stream in enumerate(tokens):
                 layer = self.distil[f"{block}_{stream}"](keys[own], keys[-1 - own])
                 walk.notes.setdefault(stream, []).append(layer)
+            walk.notes["last"] = dict(zip(tokens, keys, strict=True))
         return tokens
 
     def finish(self, features: dict[Stream, StreamFeatures], walk: Walk) -> dict[Stream, StreamFeatures]:
@@ -139,7 +146,8 @@ class Molt(Method):
         if self.training and self.orthogonality:
             every = torch.stack(list(layers.values()))
             walk.penalties.append(self.orthogonality * _overlap(every))
-        return {stream: self.fusion[stream](layers[stream], given) for stream, given in features.items()}
+        last = walk.notes["last"]
+        return {stream: self.fusion[stream](layers[stream], last[stream], given) for stream, given in features.items()}
 
 
 def _overlap(tokens: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lavish.adapters._hidden import hidden_width
 from lavish.adapters.base import Adapter, Place
+from lavish.errors import LavishError
 
 
 class ParallelAdapter(Adapter):
@@ -21,7 +22,7 @@ class ParallelAdapter(Adapter):
     `dropout: 0.1` and a hidden width of 64, which is `reduction: 12` at a width of 768. Their paper normalises what
     the adapter reads (`norm_before: true`); their code for images does not.
 
-    Our reading: x is the residual stream, before the norm of a pre-norm block, as in AdaptFormer's code. He et al.
+    Our choice: x is the residual stream, before the norm of a pre-norm block, as in AdaptFormer's code. He et al.
     adapt post-norm transformers, where both are the same.
 
     Options:
@@ -45,6 +46,8 @@ class ParallelAdapter(Adapter):
         norm_before: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise LavishError(f"adapter.options.dropout: {dropout} is no chance; choose 0 or more, and less than 1")
         hidden = hidden_width(place.width, reduction)
         self.norm_before = nn.LayerNorm(place.width) if norm_before else nn.Identity()
         self.down = nn.Linear(place.width, hidden)

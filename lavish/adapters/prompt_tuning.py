@@ -10,6 +10,7 @@ from torch import nn
 
 from lavish.adapters.base import Method, Placement, Streams, Walk
 from lavish.backbones.base import Backbone
+from lavish.errors import LavishError
 
 
 class PromptTuning(Method):
@@ -38,6 +39,8 @@ class PromptTuning(Method):
         self, backbone: Backbone, placement: Placement, *, length: int = 5, depth: Literal["deep", "shallow"] = "deep"
     ) -> None:
         super().__init__()
+        if length < 1:
+            raise LavishError(f"adapter.options.length: {length} prompts train nothing; choose 1 or more")
         self._length = length
         blocks = placement.blocks
         self._enter, self._leave = (blocks, blocks) if depth == "deep" else (blocks[:1], blocks[-1:])

@@ -54,6 +54,8 @@ class StgCma(Method):
         self, backbone: Backbone, placement: Placement, *, reduction: int | str = 16, drop_path: float = 0.2
     ) -> None:
         super().__init__()
+        if not 0 <= drop_path < 1:
+            raise LavishError(f"adapter.options.drop_path: {drop_path} is no chance; choose 0 or more, and less than 1")
         self.down = nn.ModuleDict()
         self.up = nn.ModuleDict()
         self.gates = nn.ParameterDict()

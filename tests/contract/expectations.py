@@ -177,8 +177,8 @@ def _molt(blocks: list[Sizes], _: int) -> int:
     d = width // 4
     # A norm, the map to d, two sets of latent tokens, the router; in the last two blocks.
     layers = sum(2 * b.width + b.width * d + d + 2 * latents * d + 2 * d * 2 + 2 for b in blocks[-2:])
-    # The importance of a layer, the tokens' queries, the way back.
-    return 2 * (layers + d + width * d + d + d * width + width)
+    # The importance of a layer, the way back.
+    return 2 * (layers + d + d * width + width)
 
 
 METHODS: dict[str, Expectation] = {
@@ -186,7 +186,7 @@ METHODS: dict[str, Expectation] = {
     "bitfit": Expectation(_biases),
     "cola": Expectation(each_block(_cola), options={"rank": 4, "alpha": 2.0, "reduction": 4}),
     "compacter": Expectation(_compacter, options={"reduction": 4}),
-    "dg_sct": Expectation(_dg_sct, options={"temporal_width": 8}),
+    "dg_sct": Expectation(_dg_sct, frozen_at_start=False, options={"temporal_width": 8}),  # its pooling
     "full_finetuning": Expectation(_everything),
     "ia3": Expectation(each_block(lambda b: 2 * b.width + b.hidden)),
     "lavish": Expectation(each_block(_lavish)),

@@ -58,7 +58,7 @@ def test_it_is_the_equations():
             importance = torch.stack([fusion.score.weight[0] @ t.mean(0) for t in layers]).softmax(dim=0)
             fused = sum(weight * t for weight, t in zip(importance, layers, strict=True))
             pooled = plain[stream].pooled[row] + fusion.up(fused.mean(dim=0))
-            tokens = plain[stream].tokens[row] + fusion.up(read(fusion.query(plain[stream].tokens[row]), fused))
+            tokens = plain[stream].tokens[row] + fusion.up(read(keys[stream], fused))
             torch.testing.assert_close(found[stream].pooled[row], pooled, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found[stream].tokens[row], tokens, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found[stream].stages[-1][row], tokens, atol=1e-5, rtol=1e-4)
@@ -121,6 +121,12 @@ def test_orthogonality_falls_when_it_is_all_that_is_trained():
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_last_block_has_to_be_read():
+    backbone = build_backbone("vit", VIT, 16)
+    with pytest.raises(LavishError, match=r"fusion\.layers"):
+        TwoStreamEncoder(backbone, method="molt", layers="first 2")
 
 
 @pytest.mark.parametrize("options", [{"latents": 0}, {"layers": 4}, {"reduction": 32}])
