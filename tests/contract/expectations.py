@@ -182,11 +182,12 @@ def _molt(blocks: list[Sizes], _: int) -> int:
 
 
 METHODS: dict[str, Expectation] = {
-    "av_moe": Expectation(_av_moe, options={"skip": 1, "balance": 0.01, "temporal_width": 8}),
+    # Both give the head features over time in place of the backbone's.
+    "av_moe": Expectation(_av_moe, frozen_at_start=False, options={"skip": 1, "balance": 0.01, "temporal_width": 8}),
     "bitfit": Expectation(_biases),
     "cola": Expectation(each_block(_cola), options={"rank": 4, "alpha": 2.0, "reduction": 4}),
     "compacter": Expectation(_compacter, options={"reduction": 4}),
-    "dg_sct": Expectation(_dg_sct, frozen_at_start=False, options={"temporal_width": 8}),  # its pooling
+    "dg_sct": Expectation(_dg_sct, frozen_at_start=False, options={"temporal_width": 8}),
     "full_finetuning": Expectation(_everything),
     "ia3": Expectation(each_block(lambda b: 2 * b.width + b.hidden)),
     "lavish": Expectation(each_block(_lavish)),
