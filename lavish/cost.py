@@ -89,8 +89,10 @@ def count(
     counted = _count_clip(model, clip, steps)
     parameters = parameter_count(model)
     unused = model.task.unused_parameters()
-    adapters = Counter(counted[_ENCODER])
-    adapters.subtract(_count_bare_encoder(model, clip, steps))
+    adapters: Counter[str] = Counter()
+    if model.encoder.adapters is not None:
+        adapters.update(counted[_ENCODER])
+        adapters.subtract(_count_bare_encoder(model, clip, steps))
     total = counted[""]
     result: dict[str, Any] = {
         "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad) + unused,

@@ -66,6 +66,7 @@ def method_path(kind: str, method: str) -> Path:
     return _PACKAGE / kind / f"{method}.py"
 
 
+@functools.cache
 def method_class(kind: str, path: Path) -> ast.ClassDef:
     """Return the syntax tree of the one class in `path` that derives from a base of the kind (`Adapter`, `Task`)."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

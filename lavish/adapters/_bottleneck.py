@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavish.adapters._hidden import hidden_width
 from lavish.errors import LavishError
 
 
@@ -54,9 +55,7 @@ class GatedBottleneck(nn.Module):
         gated: bool,
     ) -> None:
         super().__init__()
-        if reduction < 1 or width < reduction:
-            raise LavishError(f"adapter.options.reduction: {reduction} does not fit a width of {width}")
-        hidden = width // reduction
+        hidden = hidden_width(width, reduction)
         self.gate = nn.Parameter(torch.zeros(())) if gated else None
         self.norm_before = nn.LayerNorm(width) if norm_before else nn.Identity()
         self.down = GroupedLinear(width, hidden, groups)

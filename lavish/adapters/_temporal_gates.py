@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lavish.adapters._attention import MultiHeadAttention
-from lavish.adapters.base import Stream, Streams
+from lavish.adapters.base import Placement, Stream, Streams
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
+    from lavish.backbones.base import Backbone
     from lavish.encoder import StreamFeatures
 
 _HEADS = 4
@@ -80,6 +81,8 @@ class TemporalGates(nn.Module):
         gamma: float,
     ) -> None:
         super().__init__()
+        self.feature_dim = width if kind == "features" else None
+        """Width of the pooled features that come out; None: that of those which go in."""
         if width < _HEADS or width % _HEADS:
             raise LavishError(f"adapter.options.temporal_width: {width} is no multiple of {_HEADS}")
         self.gamma = gamma
@@ -119,6 +122,16 @@ class TemporalGates(nn.Module):
             elif stream in scales:
                 finished[stream] = _scaled(whole, scales[stream].flatten(0, 1))
         return finished
+
+
+def build_gates(
+    kind: Literal["features", "maps", "none"], backbone: Backbone, placement: Placement, *, width: int, gamma: float
+) -> TemporalGates | None:
+    """Build the gates behind a backbone that both streams share, where there are any."""
+    if kind == "none":
+        return None
+    widths = dict.fromkeys(placement.streams, backbone.feature_dim)
+    return TemporalGates(widths, placement.readers, kind, width=width, gamma=gamma)
 
 
 def _scaled(features: StreamFeatures, scale: Tensor) -> StreamFeatures:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lavish.adapters._attention import LatentAttention, MultiHeadAttention
 from lavish.adapters._bottleneck import GatedBottleneck
-from lavish.adapters._temporal_gates import OTHER, TemporalGates
+from lavish.adapters._temporal_gates import OTHER, build_gates
 from lavish.adapters._token_map import TokenConvolution
 from lavish.adapters.base import Method, Placement, Position, Stream, Streams, Walk
 from lavish.errors import LavishError
@@ -128,13 +128,7 @@ class AudioVisualExperts(Method):
                 tokens = placement.tokens
                 mapped = TokenConvolution(width, width, tokens[stream][block], tokens[OTHER[stream]][block])
             self.add_module(f"{block}_{position}_{stream}", Mixture(width, mapped, experts, router_noise))
-        self._feature_dim = temporal_width if temporal_gates == "features" else backbone.feature_dim
-        self.temporal_gates: TemporalGates | None = None
-        if temporal_gates != "none":
-            widths = dict.fromkeys(placement.streams, backbone.feature_dim)
-            self.temporal_gates = TemporalGates(
-                widths, placement.readers, temporal_gates, width=temporal_width, gamma=gamma
-            )
+        self.temporal_gates = build_gates(temporal_gates, backbone, placement, width=temporal_width, gamma=gamma)
 
     def beside(self, block: int, position: Position, tokens: Streams, branches: Streams, walk: Walk) -> Streams:
         updates: Streams = {}
@@ -150,7 +144,8 @@ class AudioVisualExperts(Method):
         return features if self.temporal_gates is None else self.temporal_gates(features, walk.steps)
 
     def feature_dim(self, backbone: Backbone) -> int:
-        return self._feature_dim
+        gates = self.temporal_gates
+        return backbone.feature_dim if gates is None or gates.feature_dim is None else gates.feature_dim
 
 
 class Expert(nn.Module):

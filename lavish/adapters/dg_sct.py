@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lavish.adapters._attention import LatentAttention
 from lavish.adapters._bottleneck import GatedBottleneck
-from lavish.adapters._temporal_gates import OTHER, TemporalGates
+from lavish.adapters._temporal_gates import OTHER, build_gates
 from lavish.adapters._token_map import TokenConvolution, TokenResizing
 from lavish.adapters.base import Method, Placement, Position, Stream, Streams, Walk
 
@@ -111,16 +111,7 @@ class DualGuidedPrompts(Method):
                 gated=gate == "both" or stream == "visual",
             )
             self.add_module(place, bottleneck)
-        self._feature_dim = temporal_width if temporal_gates == "features" else backbone.feature_dim
-        self.temporal_gates: TemporalGates | None = None
-        if temporal_gates != "none":
-            self.temporal_gates = TemporalGates(
-                dict.fromkeys(placement.streams, backbone.feature_dim),
-                placement.readers,
-                temporal_gates,
-                width=temporal_width,
-                gamma=gamma,
-            )
+        self.temporal_gates = build_gates(temporal_gates, backbone, placement, width=temporal_width, gamma=gamma)
 
     def beside(self, block: int, position: Position, tokens: Streams, branches: Streams, walk: Walk) -> Streams:
         updates: Streams = {}
@@ -142,7 +133,8 @@ class DualGuidedPrompts(Method):
         return pooled if self.temporal_gates is None else self.temporal_gates(pooled, walk.steps)
 
     def feature_dim(self, backbone: Backbone) -> int:
-        return self._feature_dim
+        gates = self.temporal_gates
+        return backbone.feature_dim if gates is None or gates.feature_dim is None else gates.feature_dim
 
 
 class Guide(nn.Module):
