@@ -47,8 +47,8 @@ format: $(READY)  ## format all code
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile workflow
 
-schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/config.py
-	$(BIN)/python -m lavish.schemas
+schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/config/schema.py
+	$(BIN)/python -m lavish.planning.json_schemas
 
 lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --quiet \

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-import lavish.experiments
-from lavish.config import RunConfig
-from lavish.identities import Run
+import lavish.planning.experiments
+from lavish.config.schema import RunConfig
+from lavish.planning.identities import Run
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--configfile", type=Path, action="append", default=[], help="laid over config/config.yaml")
     options = parser.parse_args()
 
-    experiments = lavish.experiments.load([Path("config/config.yaml"), *options.configfile], {})
+    experiments = lavish.planning.experiments.load([Path("config/config.yaml"), *options.configfile], {})
     runs = [run for run in experiments.table(options.table).runs if run.name.startswith(f"{options.task}-")]
     runs = [run for run in runs if not options.rows or _variant(run) in options.rows]
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
@@ -63,7 +63,7 @@ def _with_rate(config: RunConfig, rate: float) -> RunConfig:
 def _train(config: RunConfig, seed: int, run: Run, folder: Path) -> float:
     """Return the best value on the selection split, in percent; a training that diverges is worth nothing."""
     from lavish.errors import LavishError
-    from lavish.steps import RunInputs, train
+    from lavish.training.jobs import RunInputs, train
 
     kind = "pretrained" if run.backbone.pretrained else "pinned"
     weights = Path(f"results/weights/{kind}/{run.backbone.name}.safetensors")

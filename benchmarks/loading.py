@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lavish.data.batches import SplitReader
+from lavish.data.store.batches import SplitReader
 
 
 def main() -> None:

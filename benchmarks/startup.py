@@ -12,17 +12,19 @@ import time
 from pathlib import Path
 from statistics import median
 
-from lavish import standby
+from lavish.runtime import fork_client as standby
 
 STEP = """
 import lavish.cli, torch
 from lavish.backbones.build import build_backbone
 optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
 """
-WITHOUT = "from lavish.startup import without_compiler; without_compiler()\n"
+WITHOUT = "from lavish.runtime.fast_start import without_compiler; without_compiler()\n"
 
 # Parsed by the process of the step, which then has everything that training imports.
-FORKED = "import sys; from lavish.standby import hand_over; sys.exit(hand_over(['lavish', 'train', '--help']))"
+FORKED = (
+    "import sys; from lavish.runtime.fork_client import hand_over; sys.exit(hand_over(['lavish', 'train', '--help']))"
+)
 
 
 def seconds(code: str, parent: int | None = None, repeats: int = 5) -> str:

@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
-from lavish.backbones.build import build_backbone
-from lavish.encoder import TwoStreamEncoder
+from lavish.learner.encoder import TwoStreamEncoder
+from lavish.models.backbones.build import build_backbone
 
 DEFAULT = {
     "img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4, "class_token": False,

@@ -2,14 +2,14 @@
 
 import sys
 
-from lavish.standby import hand_over
+from lavish.runtime.fork_client import hand_over
 
 
 def main() -> int:
     """Run one command, in this process or by the standby that the environment names, and return its exit status."""
     status = hand_over(sys.argv)
     if status is None:
-        from lavish.cli import main as run_here
+        from lavish.cli.main import main as run_here
 
         status = run_here()
     return status

@@ -10,7 +10,7 @@ class LavishError(Exception):
     """Bad input from outside: the message names the file or key, what is wrong with it and the remedy."""
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest candidate, or the list of all when none is close."""
     names = sorted(candidates)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)

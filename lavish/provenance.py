@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 import sys
@@ -14,12 +13,6 @@ _PACKAGES = (
     "lavish", "torch", "torchaudio", "torchvision", "timm", "safetensors", "numpy", "av", "pillow", "fvcore", "scipy",
     "pandas", "pyarrow", "snakemake",
 )  # fmt: skip
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -61,3 +54,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
+
+
+RECIPE_VERSION = 2
+"""Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.provenance import sha256_of
+from lavish.io.checksums import sha256_of
 
 
 def write_store(
     path: Path,
     *,
     clips: int = 12,
-    steps: int = 2,
+    segments: int = 2,
     size: int = 16,
     seed: int = 0,
     masks: np.ndarray | None = None,
@@ -29,14 +29,14 @@ def write_store(
     """
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
-    labels = rng.integers(0, 3, (clips, steps))
+    labels = rng.integers(0, 3, (clips, segments))
     level = labels[..., None, None] - 1.0
     arrays = {
-        "frames.npy": (100 + 50 * level[..., None] + rng.integers(0, 40, (clips, steps, size, size, 3))).astype(
+        "frames.npy": (100 + 50 * level[..., None] + rng.integers(0, 40, (clips, segments, size, size, 3))).astype(
             np.uint8
         ),
-        "log_mels.npy": (3 * level + rng.normal(size=(clips, steps, size, size))).astype(np.float16),
-        "waveforms.npy": rng.integers(-100, 100, (clips, steps * 1600)).astype(np.int16),
+        "log_mels.npy": (3 * level + rng.normal(size=(clips, segments, size, size))).astype(np.float16),
+        "waveforms.npy": rng.integers(-100, 100, (clips, segments * 1600)).astype(np.int16),
     }
     if masks is not None:
         arrays["masks.npy"] = masks
@@ -56,8 +56,8 @@ def write_store(
         "format": "ave",
         "classes": ["dark", "middle"],
         "vocabulary": vocabulary,
-        "steps": steps,
-        "analysis_frames": size,
+        "segments": segments,
+        "valid_frames": size,
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
         "sizes": {name: (path / name).stat().st_size for name in names},
         "checksums": {name: sha256_of(path / name) for name in names},
@@ -73,7 +73,7 @@ def run_values(**changes: object) -> dict[str, object]:
             "name": "tiny",
             "root": "nowhere",
             "num_classes": 2,
-            "steps": 2,
+            "segments": 2,
             "frame_size": 16,
             "spectrogram": {"mel_bins": 16, "frames": 16},
         },

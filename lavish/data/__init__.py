@@ -1,1 +1,1 @@
-"""Data sets: official layouts, media decoding, spectrograms, the prepared store and the composer."""
+"""Data sets: official layouts, decoding, the prepared store, and the composer."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lavish.data.clip_jobs import Clip, Outcome, run_all
-from lavish.data.official import OFFICIAL, Official, TextFile
-from lavish.data.readers import ClipSource, missing_media, read_lines, reader
-from lavish.errors import LavishError, nearest
+from lavish.data.formats.official import OFFICIAL, Official, TextFile
+from lavish.data.formats.registry import ClipSource, missing_media, read_lines, reader
+from lavish.data.store.clip_jobs import Clip, Outcome, run_all
+from lavish.errors import LavishError, did_you_mean
 
 _EXAMPLES = 5
 # Only whether they can be decoded is asked: small pictures are enough.
@@ -52,8 +52,8 @@ def check_data_set(
     *,
     sample: int | None,
     jobs: int,
-    steps: int | None = None,
-    step_seconds: float | None = None,
+    segments: int | None = None,
+    segment_seconds: float | None = None,
 ) -> Findings:
     """Look at everything that a preparation would read.
 
@@ -65,18 +65,18 @@ def check_data_set(
         root: its folder.
         sample: how many media to decode, evenly spread over those listed; None for all.
         jobs: worker processes.
-        steps, step_seconds: segments of a clip and the length of one; by default the official data set's.
+        segments, segment_seconds: segments of a clip and the length of one; by default the official data set's.
 
     Raises:
         LavishError: for an unknown format, or a number out of range. All that is wrong with the folder is found, not
             raised.
     """
     if format_name not in OFFICIAL:
-        raise LavishError(f"--task: unknown data set '{format_name}'{nearest(format_name, OFFICIAL)}")
+        raise LavishError(f"--task: unknown data set '{format_name}'{did_you_mean(format_name, OFFICIAL)}")
     if jobs < 1 or (sample is not None and sample < 0):
         raise LavishError("--jobs must be at least 1, and --sample at least 0")
     official = OFFICIAL[format_name]
-    steps, step_seconds = steps or official.steps, step_seconds or official.step_seconds
+    segments, segment_seconds = segments or official.segments, segment_seconds or official.segment_seconds
     found = Findings()
     if not root.is_dir():
         found.problems.append(f"there is no folder {root}")
@@ -84,12 +84,12 @@ def check_data_set(
     if not _texts_are_there(official, root, found):
         return found
     _check_words(format_name, official, root, found)
-    media = _check_clips(format_name, official, root, steps, step_seconds, found)
+    media = _check_clips(format_name, official, root, segments, segment_seconds, found)
     present = [source for source in media if not missing_media(source)]
     chosen = present if sample is None else _spread(present, sample)
     if chosen:
         which = "all" if len(chosen) == len(present) else f"a sample of the {len(present)}"
-        _check_decoding(chosen, which, steps, step_seconds, jobs, found)
+        _check_decoding(chosen, which, segments, segment_seconds, jobs, found)
     elif media:
         found.add("decoding", "nothing decoded")
     return found
@@ -183,14 +183,14 @@ def _check_words(format_name: str, official: Official, root: Path, found: Findin
 
 
 def _check_clips(
-    format_name: str, official: Official, root: Path, steps: int, step_seconds: float, found: Findings
+    format_name: str, official: Official, root: Path, segments: int, segment_seconds: float, found: Findings
 ) -> list[ClipSource]:
     """Read all lists with their targets; return every medium once, by name."""
     layout = reader(format_name)
     media: dict[tuple[Path, Path], ClipSource] = {}
     for split, name in official.splits.items():
         try:
-            layout.targets(root, split, steps=steps, step_seconds=step_seconds)
+            layout.targets(root, split, segments=segments, segment_seconds=segment_seconds)
             sources = layout.clips(root, split)
         except LavishError as error:
             # The same for all splits, such as a media folder that is not there, is said once.
@@ -216,15 +216,15 @@ def _check_clips(
 
 def _check_pictures(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
     lacking = [
-        f"{source.pictures.name}: step {number}"
+        f"{source.pictures.name}: segment {number}"
         for source in sources
         for number, frame in enumerate(source.frames, start=1)
         if frame is None and source.pictures.exists()
     ]
     if lacking:
         found.problems.append(
-            f"{name}: {len(lacking)} steps have no picture: {_examples(lacking)}; such steps do not count, and `lavish "
-            "prepare` leaves out clips with fewer pictures than half of the steps"
+            f"{name}: {len(lacking)} segments have no picture: {_examples(lacking)}; such segments do not count, and `lavish "
+            "prepare` leaves out clips with fewer pictures than half of the segments"
         )
 
 
@@ -236,25 +236,25 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
     found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} there")
     if missing:
         found.problems.append(
-            f"{name}: {len(missing)} of {len(masks)} masks are missing: {_examples(missing)}; such steps do not count, "
+            f"{name}: {len(missing)} of {len(masks)} masks are missing: {_examples(missing)}; such segments do not count, "
             "and `lavish prepare` leaves out clips that have no mask at all"
         )
 
 
 def _check_decoding(
-    chosen: Sequence[ClipSource], which: str, steps: int, step_seconds: float, jobs: int, found: Findings
+    chosen: Sequence[ClipSource], which: str, segments: int, segment_seconds: float, jobs: int, found: Findings
 ) -> None:
     clips: list[Clip] = list(enumerate(chosen))
     outcomes: dict[int, Outcome] = {}
-    work = partial(_decode_chunk, steps, step_seconds)
+    work = partial(_decode_chunk, segments, segment_seconds)
     with tqdm(total=len(clips), desc="decoding", unit="clip", disable=None) as bar:
-        for chunk in run_all(work, clips, jobs, ["lavish.data.media"]):
+        for chunk in run_all(work, clips, jobs, ["lavish.data.decoding.media"]):
             outcomes |= {outcome.index: outcome for outcome in chunk}
             bar.update(len(chunk))
-    by_status: dict[str, list[str]] = {"ok": [], "repaired": [], "left_out": []}
+    by_status: dict[str, list[str]] = {"ok": [], "repaired": [], "excluded": []}
     for index, source in clips:
         by_status[outcomes[index].status].append(f"{source.pictures.name}: {outcomes[index].reason}")
-    bad, odd = by_status["left_out"], by_status["repaired"]
+    bad, odd = by_status["excluded"], by_status["repaired"]
     found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which} that are there)")
     if bad:
         found.problems.append(f"{len(bad)} of {len(chosen)} media cannot be decoded: {_examples(bad)}; restore them")
@@ -262,24 +262,24 @@ def _check_decoding(
         found.remarks.append(f"{len(odd)} of {len(chosen)} media are kept with repairs: {_examples(odd)}")
 
 
-def _decode_chunk(steps: int, step_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
+def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
     """Decode clips and keep nothing of them; runs in a worker process."""
-    from lavish.data.masks import decode_masks
-    from lavish.data.media import MediaError, decode_clip
+    from lavish.data.decoding.masks import decode_masks
+    from lavish.data.decoding.media import MediaError, decode_clip
 
     outcomes = []
     for index, source in clips:
         try:
             *_, notes = decode_clip(
                 source,
-                steps=steps,
-                duration=steps * step_seconds,
+                segments=segments,
+                duration=segments * segment_seconds,
                 frame_size=_FRAME_SIZE,
                 sample_rate=_SAMPLE_RATE,
             )
             notes += decode_masks(source.masks, _FRAME_SIZE)[1] if source.masks else []
         except MediaError as error:
-            outcomes.append(Outcome(index, "left_out", str(error)))
+            outcomes.append(Outcome(index, "excluded", str(error)))
         else:
             outcomes.append(Outcome(index, "repaired" if notes else "ok", "; ".join(notes)))
     return outcomes

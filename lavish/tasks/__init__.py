@@ -1,1 +1,1 @@
-"""Tasks: what a batch is, the head, the loss and the metric; nothing else."""
+"""Tasks, one file each: head, loss, scores."""

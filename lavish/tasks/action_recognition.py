@@ -17,15 +17,15 @@ _TOP = 5
 
 
 class ActionRecognition(Task):
-    """Features of the steps pooled over time, then a classifier; top-1 and top-5 accuracy of clips.
+    """Features of the segments pooled over time, then a classifier; top-1 and top-5 accuracy of clips.
 
     With fewer than five classes `top_5_accuracy` is over all of them, and so 1, as it is with five.
 
     Options:
-        pooling: over the steps of a clip. 'mean' and 'max' see the set of steps; 'attention' is a softmax of one
-            learned query with the steps, to which learned embeddings of their positions are added first: their order
+        pooling: over the segments of a clip. 'mean' and 'max' see the set of segments; 'attention' is a softmax of one
+            learned query with the segments, to which learned embeddings of their positions are added first: their order
             can matter.
-        grid: cells a side that the visual stream's last map is averaged in, each a part of the step's feature. A
+        grid: cells a side that the visual stream's last map is averaged in, each a part of the segment's feature. A
             movement shows only where places are told apart: the feature of the whole picture, which 1 stands for, is an
             average over all of them. It has no effect without the visual stream.
         hidden: width of a hidden layer (GELU) between pooling and classifier; 0 for none.
@@ -64,7 +64,7 @@ class ActionRecognition(Task):
         width = sum(widths)
         if pooling == "attention":
             self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(width, 1), std=0.02))
-            self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.steps, width), std=0.02))
+            self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape.segments, width), std=0.02))
         self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
         self.logits = nn.Linear(hidden or width, len(shape.classes))
 
@@ -94,13 +94,13 @@ class ActionRecognition(Task):
             "predictions": first[:, 0],
         }
 
-    def _pooled(self, steps: Tensor) -> Tensor:
-        """Pool (clips, steps, width) over the steps."""
+    def _pooled(self, segments: Tensor) -> Tensor:
+        """Pool (clips, segments, width) over the segments."""
         if self.pooling == "mean":
-            return steps.mean(dim=1)
+            return segments.mean(dim=1)
         if self.pooling == "max":
-            return steps.amax(dim=1)
-        placed = steps + self.positions[: steps.shape[1]]  # what a step costs is counted with fewer of them
+            return segments.amax(dim=1)
+        placed = segments + self.positions[: segments.shape[1]]  # what a segment costs is counted with fewer of them
         weights = (placed @ self.query / math.sqrt(len(self.query))).softmax(dim=1)
         return (weights.transpose(1, 2) @ placed).squeeze(1)
 

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from lavish.adapters.base import Stream
-from lavish.encoder import StreamFeatures
-from lavish.options import method_class, method_path
+from lavish.config.options import method_class, method_path
+from lavish.models.interfaces import Stream, StreamFeatures
 
 Inputs = dict[str, Tensor]
 """The arrays of a batch's targets by name, with one entry per unit along the first axis."""
@@ -31,7 +30,7 @@ class Shape:
     classes: list[str]
     vocabulary: int
     """Words that questions are made of, padding not counted; 0 where nothing is asked."""
-    steps: int
+    segments: int
     frame_size: int
     """Height and width of frames and masks, pixels."""
     streams: tuple[Stream, ...]
@@ -41,11 +40,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder makes of a batch, for the head; B is clips x steps."""
+    """What the encoder makes of a batch, for the head; B is clips x segments."""
 
     streams: dict[Stream, StreamFeatures]
     features: list[Tensor]
-    """Pooled features (clips, steps, D), in the order of :attr:`Shape.widths`; the last may be a separate encoder's."""
+    """Pooled features (clips, segments, D), in the order of :attr:`Shape.widths`; the last may be a separate encoder's."""
     rows: Tensor | None = None
     """(units,) the clip of each unit, where several units (questions) share one; None: the units are the clips."""
     negatives: Tensor | None = None
@@ -57,8 +56,8 @@ class Encoded:
         return self.features[0].shape[0]
 
     @property
-    def steps(self) -> int:
-        """Steps of a clip."""
+    def segments(self) -> int:
+        """Segments of a clip."""
         return self.features[0].shape[1]
 
 
@@ -112,7 +111,7 @@ class Task(nn.Module, ABC):
         return 0
 
     def pictures(self, output: Any, targets: Inputs) -> dict[str, Tensor] | None:
-        """Return what can be looked at: 'predicted' in [0, 1] and 'truth' uint8, both (clips, steps, H, W); or None."""
+        """Return what can be looked at: 'predicted' in [0, 1] and 'truth' uint8, both (clips, segments, H, W); or None."""
         return None
 
 

@@ -16,7 +16,7 @@ from lavish.tasks.base import Encoded, Inputs, Shape, Task
 
 
 class EventLocalization(Task):
-    """Two linear layers on the concatenated features of a step, nothing between them; segment accuracy.
+    """Two linear layers on the concatenated features of a segment, nothing between them; segment accuracy.
 
     Options:
         hidden: width of the first layer.
@@ -38,7 +38,7 @@ class EventLocalization(Task):
         self.loss_name = loss
 
     def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
-        """Return logits (clips, steps, classes + 1)."""
+        """Return logits (clips, segments, classes + 1)."""
         return self.logits(self.hidden(torch.cat(encoded.features, dim=-1)))
 
     def loss(self, output: Tensor, targets: Inputs) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lavish.data.music_avqa import WORD_SLOTS
+from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.errors import LavishError
-from lavish.heads.st_avqa import StAvqa
+from lavish.models.heads.st_avqa import StAvqa
 from lavish.tasks.base import Encoded, Inputs, Shape, Task
 
 
@@ -25,18 +25,18 @@ class Answers(NamedTuple):
     logits: Tensor
     """(units, answers)."""
     matches: Tensor | None
-    """(2, clips, steps, 2) logits of 'another clip' and 'same clip', first for frames of other clips; in training."""
+    """(2, clips, segments, 2) logits of 'another clip' and 'same clip', first for frames of other clips; in training."""
 
 
 class QuestionAnswering(Task):
     """ST-AVQA on both streams, or on the one that there is; accuracy over questions, over groups of them and types.
 
     The features of a separate audio encoder join those of the audio stream, or stand in their place. With one stream
-    removed its branch is absent (:class:`lavish.heads.st_avqa.StAvqa`) and the loss is the cross-entropy alone.
+    removed its branch is absent (:class:`lavish.models.heads.st_avqa.StAvqa`) and the loss is the cross-entropy alone.
 
     Options:
         width: of all layers.
-        heads: of the attention over steps.
+        heads: of the attention over segments.
         dropout: in that attention.
         standardise: bring features to mean 0 and deviation 1 over a batch first, for small backbones (published: no).
         match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
@@ -94,7 +94,7 @@ class QuestionAnswering(Task):
 
     def forward(self, encoded: Encoded, inputs: Inputs) -> Answers:
         """Return the answers to `questions`, (units, slots) indices of words."""
-        moments = (encoded.clips, encoded.steps)
+        moments = (encoded.clips, encoded.segments)
         heard = [feature for index, feature in enumerate(encoded.features) if index != self.visual_feature]
         audio = torch.cat(heard, dim=-1) if heard else None
         patches = negatives = None

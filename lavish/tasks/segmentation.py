@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavish.data.store import NOT_ANNOTATED
+from lavish.data.formats.registry import NOT_ANNOTATED
 from lavish.errors import LavishError
-from lavish.heads.mask_decoder import MaskDecoder
-from lavish.heads.tpavi import AudioVisualInteraction
 from lavish.metrics import masks as metrics
+from lavish.models.heads.mask_decoder import MaskDecoder
+from lavish.models.heads.tpavi import AudioVisualInteraction
 from lavish.tasks.base import Encoded, Inputs, Shape, Task
 
 
@@ -128,14 +128,14 @@ class Segmentation(Task):
 
     def score(self, output: Segmented, targets: Inputs) -> dict[str, np.ndarray]:
         masks = targets["masks"]
-        chosen, (clips, steps) = _annotated(masks), masks.shape[:2]
-        probabilities = output.logits.float().sigmoid().unflatten(0, (clips, steps))[chosen]
+        chosen, (clips, segments) = _annotated(masks), masks.shape[:2]
+        probabilities = output.logits.float().sigmoid().unflatten(0, (clips, segments))[chosen]
         truth = masks[chosen]
         frames = chosen.cpu().numpy()
         clip = frames.nonzero()[0]
         counts = metrics.count_pixels(probabilities, truth)
         iou_curves = metrics.group_means(metrics.iou_curves(counts), clip, clips)
-        f_curves = np.full((clips, steps, metrics.NUM_THRESHOLDS), np.nan, np.float32)
+        f_curves = np.full((clips, segments, metrics.NUM_THRESHOLDS), np.nan, np.float32)
         f_curves[frames] = metrics.f_curves(counts)
         return {
             "score": metrics.group_means(metrics.mask_iou(probabilities, truth), clip, clips),

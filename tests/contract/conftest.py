@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lavish.backbones.base import Backbone
-from lavish.backbones.build import build_backbone
-from lavish.encoder import TwoStreamEncoder
-from lavish.methods import methods
+from lavish.learner.encoder import TwoStreamEncoder
+from lavish.methods.registry import methods
+from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.build import build_backbone
 from tests.contract.expectations import METHODS
 
 BACKBONES = {
@@ -56,6 +56,6 @@ def encoder_of(backbone_name, method) -> Callable[..., TwoStreamEncoder]:
         backbone = build(backbone_name)
         torch.manual_seed(seed)
         options = METHODS[method].options
-        return TwoStreamEncoder(backbone, method=method, options=options, **{"steps": 2, **arguments})
+        return TwoStreamEncoder(backbone, method=method, options=options, **{"segments": 2, **arguments})
 
     return build_encoder

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lavish.backbones.base import Backbone
-from lavish.backbones.swin import SwinV2Backbone
+from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.swin import SwinV2Backbone
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Expectation:
     """What a method promises."""
 
     parameters: Callable[[list[Sizes], int], int]
-    """The closed formula: trainable parameters for both streams, from the sizes of all blocks and a clip's steps."""
+    """The closed formula: trainable parameters for both streams, from the sizes of all blocks and a clip's segments."""
     frozen_at_start: bool = True
-    """Whether nothing changes before the first training step."""
+    """Whether nothing changes before the first training segment."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that fit the tests' small backbones, where the defaults do not."""
 
@@ -146,7 +146,7 @@ def _av_moe(blocks: list[Sizes], _: int) -> int:
     return 4 * sum(mixture(b.width, b.tokens) for b in blocks) + _temporal_gates(blocks[-1].width, d=8)
 
 
-def _stg_cma(blocks: list[Sizes], steps: int) -> int:
+def _stg_cma(blocks: list[Sizes], segments: int) -> int:
     count = 0
     for index, block in enumerate(blocks):
         c, h = block.width, block.width // 4
@@ -156,9 +156,9 @@ def _stg_cma(blocks: list[Sizes], steps: int) -> int:
         if not blocks[0].windows:
             count += 2 * bottleneck
         elif in_stage % 2 == 0:
-            count += 2 * bottleneck + 2 * (2 * steps - 1) * block.heads  # a table of biases by distance
-    # Embeddings of the steps, and the last norm.
-    return count if blocks[0].windows else count + 2 * steps * blocks[0].width + 2 * blocks[-1].width
+            count += 2 * bottleneck + 2 * (2 * segments - 1) * block.heads  # a table of biases by distance
+    # Embeddings of the segments, and the last norm.
+    return count if blocks[0].windows else count + 2 * segments * blocks[0].width + 2 * blocks[-1].width
 
 
 def _cola(block: Sizes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lavish.backbones.base import Backbone, Layers
+from lavish.models.backbones.base import Backbone, Layers
 
 
 def run(layers: Layers, names: list[str] | None = None) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_attention_over_a_sequence(backbone: Backbone):
     sequence = torch.randn(5, 4, backbone.widths[0])
     out = backbone.attention_over(0, sequence)
     assert out.shape == sequence.shape
-    torch.testing.assert_close(out.flip(1), backbone.attention_over(0, sequence.flip(1)))  # no place, no order
+    torch.testing.assert_close(out.flip(1), backbone.attention_over(0, sequence.flip(1)))  # no site, no order
     bias = torch.zeros(backbone.num_heads(0), 4, 4)
     torch.testing.assert_close(backbone.attention_over(0, sequence, bias), out)
     bias[:, :, 1:] = -1e4  # everybody looks at the first alone

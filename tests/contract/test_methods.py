@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lavish.adapters import base
-from lavish.encoder import TwoStreamEncoder
-from lavish.methods import adapter_class, methods
-from lavish.options import has_places, option_model
+from lavish.config.options import has_places, option_model
+from lavish.learner.encoder import TwoStreamEncoder
+from lavish.methods import base
+from lavish.methods.registry import adapter_class, methods
 from tests.contract.expectations import METHODS, sizes
 
-STEPS = 2
+SEGMENTS = 2
 ARRANGEMENTS = ("default", "parallel", "sequential")
 
 
 def pictures() -> dict[str, Tensor]:
-    """Two clips of two steps in both streams."""
+    """Two clips of two segments in both streams."""
     generator = torch.Generator().manual_seed(1)
-    return {stream: torch.randn(2 * STEPS, 3, 32, 32, generator=generator) for stream in ("visual", "audio")}
+    return {stream: torch.randn(2 * SEGMENTS, 3, 32, 32, generator=generator) for stream in ("visual", "audio")}
 
 
 def trained(encoder: TwoStreamEncoder) -> dict[str, nn.Parameter]:
@@ -44,17 +44,17 @@ def move(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
 @torch.no_grad()
 def outputs(encoder: TwoStreamEncoder, **changed: Tensor) -> dict[str, Tensor]:
     """Return all that a head can read of each stream."""
-    features = encoder.eval()({**pictures(), **changed}, STEPS)
+    features = encoder.eval()({**pictures(), **changed}, SEGMENTS)
     return {stream: torch.cat([f.pooled.flatten(), f.tokens.flatten()]) for stream, f in features.items()}
 
 
 @torch.no_grad()
 def test_at_the_start_the_backbone_is_as_it_was_where_the_method_promises_it(backbone, encoder_of, method):
-    frozen = TwoStreamEncoder(backbone, method="none")(pictures(), STEPS)
+    frozen = TwoStreamEncoder(backbone, method="none")(pictures(), SEGMENTS)
     adapted = encoder_of().eval()
     unchanged = all(
         found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
-        for stream, features in adapted(pictures(), STEPS).items()
+        for stream, features in adapted(pictures(), SEGMENTS).items()
         for found, expected in ((features.tokens, frozen[stream].tokens), (features.pooled, frozen[stream].pooled))
     )
     assert unchanged == METHODS[method].frozen_at_start
@@ -64,7 +64,7 @@ def test_at_the_start_the_backbone_is_as_it_was_where_the_method_promises_it(bac
 
 def test_trainable_parameters_are_the_closed_formulas(backbone, encoder_of, method):
     measured = sum(p.numel() for p in trained(encoder_of()).values())
-    assert measured == METHODS[method].parameters(sizes(backbone), STEPS)
+    assert measured == METHODS[method].parameters(sizes(backbone), SEGMENTS)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_trainable_parameters_are_the_closed_formulas(backbone, encoder_of, meth
 def test_only_declared_parameters_get_gradients(encoder_of, direction, arrangement):
     encoder = move(encoder_of(direction=direction, arrangement=arrangement)).train()
     declared = {f"adapters.{name}" for name, _ in encoder.adapters.named_parameters()}
-    tuned = {id(p) for p in encoder.adapters.tuned(encoder.backbone)}
+    tuned = {id(p) for p in encoder.adapters.tuned_parameters(encoder.backbone)}
     declared |= {name for name, p in encoder.named_parameters() if id(p) in tuned}
     assert declared == trained(encoder).keys()
-    features = encoder(pictures(), STEPS)
+    features = encoder(pictures(), SEGMENTS)
     generator = torch.Generator().manual_seed(3)
     # What the simplest head reads: a parameter that only other features depend on would be dead weight there.
     loss = sum((f.pooled * torch.randn(f.pooled.shape, generator=generator)).sum() for f in features.values())
-    (loss if encoder.penalty is None else loss + encoder.penalty).backward()
+    (loss if encoder.auxiliary_loss is None else loss + encoder.auxiliary_loss).backward()
     for name, parameter in encoder.named_parameters():
         assert (parameter.grad is not None) == (name in declared), name
 
@@ -95,28 +95,28 @@ def test_only_declared_parameters_get_gradients(encoder_of, direction, arrangeme
 def test_direction_says_what_crosses(encoder_of, method, direction, changes):
     encoder = move(encoder_of(direction=direction))
     first = outputs(encoder)
-    if not adapter_class(method).crosses:
+    if not adapter_class(method).cross_modal:
         changes = set()
     for changed, other in (("visual", "audio"), ("audio", "visual")):
-        second = outputs(encoder, **{changed: torch.zeros(2 * STEPS, 3, 32, 32)})[other]
+        second = outputs(encoder, **{changed: torch.zeros(2 * SEGMENTS, 3, 32, 32)})[other]
         assert (not torch.allclose(second, first[other], atol=1e-6)) == (other in changes)
 
 
 def test_clips_do_not_see_each_other(encoder_of, method):
     encoder = move(encoder_of()).eval()
-    both = encoder(pictures(), STEPS)
-    alone = encoder({stream: x[STEPS:] for stream, x in pictures().items()}, STEPS)
+    both = encoder(pictures(), SEGMENTS)
+    alone = encoder({stream: x[SEGMENTS:] for stream, x in pictures().items()}, SEGMENTS)
     for stream in alone:
-        torch.testing.assert_close(alone[stream].tokens, both[stream].tokens[STEPS:], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(alone[stream].pooled, both[stream].pooled[STEPS:], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[stream].tokens, both[stream].tokens[SEGMENTS:], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[stream].pooled, both[stream].pooled[SEGMENTS:], atol=1e-5, rtol=1e-4)
 
 
 def test_steps_mix_only_where_the_method_says_so(encoder_of, method):
     encoder = move(encoder_of()).eval()
     whole, changed = pictures(), pictures()
     for stream in changed.values():
-        stream[1] = 0  # the second step of the first clip
-    first, second = encoder(whole, STEPS), encoder(changed, STEPS)
+        stream[1] = 0  # the second segment of the first clip
+    first, second = encoder(whole, SEGMENTS), encoder(changed, SEGMENTS)
     mixed = any(
         not torch.allclose(getattr(first[s], part)[0], getattr(second[s], part)[0], atol=1e-6)
         for s in first
@@ -131,7 +131,7 @@ def test_training_leaves_the_frozen_backbone_as_it_was(encoder_of, method):
     frozen |= {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers()}
     optimizer = torch.optim.Adam(trained(encoder).values(), lr=0.1)
     for _ in range(2):
-        sum(features.pooled.square().sum() for features in encoder(pictures(), STEPS).values()).backward()
+        sum(features.pooled.square().sum() for features in encoder(pictures(), SEGMENTS).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
     after = encoder.backbone.state_dict()
@@ -141,7 +141,7 @@ def test_training_leaves_the_frozen_backbone_as_it_was(encoder_of, method):
 
 def test_a_single_stream_is_the_other_removed(encoder_of, method):
     encoder = move(encoder_of(streams=("visual",))).eval()
-    assert set(encoder({"visual": pictures()["visual"]}, STEPS)) == {"visual"}
+    assert set(encoder({"visual": pictures()["visual"]}, SEGMENTS)) == {"visual"}
     assert not any("audio" in name for name in trained(encoder))
 
 
@@ -164,8 +164,8 @@ def test_half_precision_stays_close(encoder_of, method):
 
 
 def test_the_option_that_sets_the_size_exists(method):
-    size = adapter_class(method).size
-    assert size is None or size in option_model("adapters", method).model_fields
+    option = adapter_class(method).budget_option
+    assert option is None or option in option_model("methods", method).model_fields
 
 
 FILES = sorted(Path(base.__file__).parent.glob("*.py"))

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lavish.config import CompositionConfig, DataConfig
-from lavish.data import ave, composer
-from lavish.data.composer import compose
-from lavish.data.fingerprint import fingerprint
-from lavish.data.video_writing import write_video
+from lavish.config.schema import CompositionConfig, DataConfig
+from lavish.data.formats import ave
+from lavish.data.synthetic import composer
+from lavish.data.synthetic.composer import compose
+from lavish.data.synthetic.video_writing import write_video
 from lavish.errors import LavishError
+from lavish.io.fingerprint import fingerprint
 from tests.media_files import tone
-from tests.unit.test_assets import write_class
+from tests.unit.data.test_assets import write_class
 
 
 def configuration(**changes) -> CompositionConfig:
@@ -30,8 +31,10 @@ def configuration(**changes) -> CompositionConfig:
         "sample_rate": 8000,
         **changes,
     }
-    step_seconds = values.pop("step_seconds", 0.5)
-    return CompositionConfig(format=values.pop("format", "ave"), steps=3, step_seconds=step_seconds, compose=values)
+    segment_seconds = values.pop("segment_seconds", 0.5)
+    return CompositionConfig(
+        format=values.pop("format", "ave"), segments=3, segment_seconds=segment_seconds, compose=values
+    )
 
 
 def decode(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
@@ -80,7 +83,7 @@ def test_the_official_reader_reads_it(composed):
     by_clip = {scene["clip"]: scene for scene in scenes_of(composed)}
     for split, count in (("train", 17), ("val", 4), ("test", 5)):
         clips = ave.clips(composed, split)
-        labels = ave.targets(composed, split, steps=3, step_seconds=0.5).arrays["labels"]
+        labels = ave.targets(composed, split, segments=3, segment_seconds=0.5).arrays["labels"]
         assert labels.shape == (count, 3)
         for clip, row in zip(clips, labels, strict=True):
             scene = by_clip[clip.clip]
@@ -134,7 +137,9 @@ def test_unfinished_work_of_another_composition_is_not_taken_up(composed, tmp_pa
 
 
 def test_labels_can_be_seen_and_heard(tmp_path):
-    config = configuration(silent_object=0, unseen_sound=0, clips={"train": 16, "val": 1, "test": 1}, step_seconds=1.0)
+    config = configuration(
+        silent_object=0, unseen_sound=0, clips={"train": 16, "val": 1, "test": 1}, segment_seconds=1.0
+    )
     compose(config, tmp_path / "set", 1)
     partly_heard = partly_seen = 0
     for scene in scenes_of(tmp_path / "set"):
@@ -151,10 +156,10 @@ def test_labels_can_be_seen_and_heard(tmp_path):
             partly_heard += 1
             assert min(levels[list(heard)]) > 2 * max(levels[list(silent)])
         means = pictures.reshape(3, 4, *pictures.shape[1:]).astype(float).mean(axis=1)
-        for step in seen:
+        for segment in seen:
             for other in {0, 1, 2} - seen:
                 partly_seen += 1
-                assert np.abs(means[step] - means[other]).mean() > 2
+                assert np.abs(means[segment] - means[other]).mean() > 2
     assert partly_heard > 2 and partly_seen > 2
 
 
@@ -235,11 +240,11 @@ def test_what_else_lies_there_is_not_overwritten(tmp_path):
 
 
 def test_composed_clips_are_prepared_without_loss(composed, tmp_path):
-    from lavish.data.preparation import prepare
-    from lavish.data.store import SplitStore
+    from lavish.data.store.preparation import prepare
+    from lavish.data.store.store import SplitStore
 
     data = DataConfig(
-        name="composed", steps=3, step_seconds=0.5, num_classes=8, frame_size=32, compose=configuration().compose,
+        name="composed", segments=3, segment_seconds=0.5, num_classes=8, frame_size=32, compose=configuration().compose,
         spectrogram={"sample_rate": 8000, "window_seconds": 0.5, "window_margin": 0.0, "mel_bins": 32, "frames": 24},
     )  # fmt: skip
     prepare(data, composed, "val", tmp_path / "val", 1)
@@ -262,13 +267,13 @@ def test_real_assets_are_composed(shared, tmp_path):
 
 
 def test_composed_masks_are_prepared_without_loss(tmp_path):
-    from lavish.data import readers
-    from lavish.data.preparation import prepare
+    from lavish.data.formats import registry as readers
+    from lavish.data.store.preparation import prepare
 
     config = configuration(format="avsbench_s4")
     compose(config, tmp_path / "set", 1)
     data = DataConfig(
-        name="composed", format="avsbench_s4", steps=3, step_seconds=0.5, num_classes=1, frame_size=32,
+        name="composed", format="avsbench_s4", segments=3, segment_seconds=0.5, num_classes=1, frame_size=32,
         compose=config.compose,
         spectrogram={"sample_rate": 8000, "window_seconds": 0.5, "window_margin": 0.0, "mel_bins": 32, "frames": 24},
     )  # fmt: skip
@@ -277,14 +282,16 @@ def test_composed_masks_are_prepared_without_loss(tmp_path):
         assert (tmp_path / split / "report.csv").read_text().count(",ok,") == count
         frames, masks = (np.load(tmp_path / split / f"{name}.npy") for name in ("frames", "masks"))
         for position, clip in enumerate(readers.reader("avsbench_s4").clips(tmp_path / "set", split)):
-            for step in range(3):
-                with Image.open(clip.pictures / f"{clip.clip}_{step + 1}.png") as picture:
-                    assert (np.asarray(picture) == frames[position, step]).all()
-                if split == "train" and step:
-                    assert (masks[position, step] == 255).all()
+            for segment in range(3):
+                with Image.open(clip.pictures / f"{clip.clip}_{segment + 1}.png") as picture:
+                    assert (np.asarray(picture) == frames[position, segment]).all()
+                if split == "train" and segment:
+                    assert (masks[position, segment] == 255).all()
                     continue
-                with Image.open(clip.masks[step]) as mask:
-                    assert (np.asarray(mask) // 255 == masks[position, step]).all() and masks[position, step].any()
+                with Image.open(clip.masks[segment]) as mask:
+                    assert (np.asarray(mask) // 255 == masks[position, segment]).all() and masks[
+                        position, segment
+                    ].any()
 
 
 @pytest.mark.parametrize("layout", ["avsbench_s4", "avsbench_ms3", "music_avqa"])

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from lavish.config import DataConfig
-from lavish.data import preparation
-from lavish.data.clip_jobs import ClipValues, Outcome, decode_all
-from lavish.data.journal import Journal
-from lavish.data.media import decode_clip
-from lavish.data.preparation import prepare
-from lavish.data.readers import ClipSource
-from lavish.data.spectrogram import log_mels
-from lavish.data.store import SplitStore
+from lavish.config.schema import DataConfig
+from lavish.data.decoding.media import decode_clip
+from lavish.data.decoding.spectrogram import log_mels
+from lavish.data.formats.registry import ClipSource
+from lavish.data.store import preparation
+from lavish.data.store.clip_jobs import ClipValues, Outcome, decode_all
+from lavish.data.store.journal import Journal
+from lavish.data.store.preparation import prepare
+from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
 from tests.media_files import grey_levels, tone, write_media
 
@@ -36,7 +36,7 @@ VIDEOS = ["-0", *(f"v{index:02d}" for index in range(1, CLIPS))]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An AVE folder without a fault: two classes, three steps of a second."""
+    """An AVE folder without a fault: two classes, three segments of a second."""
     root = tmp_path_factory.mktemp("whole")
     (root / "AVE").mkdir()
     rows = []
@@ -67,7 +67,7 @@ def root(whole: Path, tmp_path: Path) -> Path:
 
 
 def config(**changes: object) -> DataConfig:
-    values = {"name": "tiny", "root": "official", "num_classes": 2, "steps": 3, "frame_size": 32}
+    values = {"name": "tiny", "root": "official", "num_classes": 2, "segments": 3, "frame_size": 32}
     return DataConfig.model_validate(values | changes)
 
 
@@ -107,9 +107,9 @@ def test_a_prepared_split_holds_what_decoding_gives(whole: Path, tmp_path: Path)
     for index in (0, 5, CLIPS - 1):
         path = whole / "AVE" / f"{VIDEOS[index]}.mp4"
         frames, waveform, _ = decode_clip(
-            ClipSource("", path, path), steps=3, duration=3.0, frame_size=32, sample_rate=16000
+            ClipSource("", path, path), segments=3, duration=3.0, frame_size=32, sample_rate=16000
         )
-        mels = log_mels(torch.from_numpy(waveform) / 32768, steps=3, **config().spectrogram.model_dump())
+        mels = log_mels(torch.from_numpy(waveform) / 32768, segments=3, **config().spectrogram.model_dump())
         np.testing.assert_array_equal(store.frames[index], frames)
         np.testing.assert_array_equal(store.waveforms[index], waveform)
         np.testing.assert_array_equal(store.log_mels[index], mels.numpy().astype(np.float16))
@@ -127,7 +127,7 @@ def test_padding_is_not_part_of_the_statistics(whole: Path, tmp_path: Path) -> N
     padded = config(spectrogram={"shift_ms": 10.0, "frames": 128})
     prepare(padded, whole, "val", tmp_path / "val", jobs=2)
     store = SplitStore(tmp_path / "val")
-    assert store.analysis_frames == 98
+    assert store.valid_frames == 98
     assert not store.log_mels[..., 98:].any()
     np.testing.assert_allclose(store.statistics["log_mels"]["mean"], store.log_mels[..., :98].astype(np.float64).mean())
 
@@ -164,12 +164,12 @@ def test_a_killed_preparation_leaves_no_process_and_goes_on(
     whole: Path, tmp_path: Path, reference: dict[str, bytes], decoded: list[str]
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from lavish.config import DataConfig;"
-        "from lavish.data.preparation import prepare;"
+        "import sys; from pathlib import Path; from lavish.config.schema import DataConfig;"
+        "from lavish.data.store.preparation import prepare;"
         "prepare(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'train', Path(sys.argv[3]), 1)"
     )
     arguments = [config().model_dump_json(), str(whole), str(tmp_path / "train")]
-    repository = Path(preparation.__file__).parents[2]
+    repository = Path(preparation.__file__).parents[3]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=repository, start_new_session=True)
     journal = tmp_path / "train.partial" / "journal.jsonl"
     deadline = time.monotonic() + 60
@@ -248,18 +248,18 @@ def test_unusable_clips_are_left_out_and_the_others_keep_their_order(root: Path,
     for row in (4, len(kept) - 1):
         path = media / f"{store.clips[row]}.mp4"
         frames, waveform, _ = decode_clip(
-            ClipSource("", path, path), steps=3, duration=3.0, frame_size=32, sample_rate=16000
+            ClipSource("", path, path), segments=3, duration=3.0, frame_size=32, sample_rate=16000
         )
         np.testing.assert_array_equal(store.frames[row], frames)
         np.testing.assert_array_equal(store.waveforms[row], waveform)
     found = report(store.path / "report.csv")
     assert list(found) == VIDEOS
-    assert found["v03"] == ("left_out", "missing AVE/v03.mp4")
-    assert found["v05"][0] == "left_out"
+    assert found["v03"] == ("excluded", "missing AVE/v03.mp4")
+    assert found["v05"][0] == "excluded"
     assert found["v05"][1].startswith("cannot open v05.mp4")
-    assert found["v07"] == ("left_out", "no sound stream in v07.mp4")
+    assert found["v07"] == ("excluded", "no sound stream in v07.mp4")
     assert found["v09"] == ("repaired", "silent")
-    assert found["v11"] == ("repaired", "video covers 2 of 3 steps")
+    assert found["v11"] == ("repaired", "video covers 2 of 3 segments")
     assert found["v12"] == ("ok", "")
 
 
@@ -274,7 +274,7 @@ def test_too_many_unusable_clips_fail_with_a_report_and_finished_ones_stay(
         prepare(config(), root, "train", out, jobs=2)
     assert not out.exists()
     found = report(tmp_path / "train.partial" / "report.csv")
-    assert [clip for clip, (status, _) in found.items() if status == "left_out"] == ["v03", "v05"]
+    assert [clip for clip, (status, _) in found.items() if status == "excluded"] == ["v03", "v05"]
     for name, content in saved.items():
         (root / "AVE" / name).write_bytes(content)
     decoded.clear()
@@ -326,7 +326,7 @@ def test_a_clip_that_ends_its_process_is_left_out_and_the_others_are_decoded(who
     paths = [whole / "AVE" / f"{video}.mp4" for video in VIDEOS]
     clips = [(n, (EndsItsProcess if n == 10 else ClipSource)(VIDEOS[n], path, path)) for n, path in enumerate(paths)]
     outcomes = {outcome.index: outcome.status for chunk in decode_all(values, clips, 2) for outcome in chunk}
-    assert outcomes == {n: "left_out" if n == 10 else "ok" for n in range(CLIPS)}
+    assert outcomes == {n: "excluded" if n == 10 else "ok" for n in range(CLIPS)}
 
 
 def test_values_that_do_not_fit_are_named(whole: Path, tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_values_that_do_not_fit_are_named(whole: Path, tmp_path: Path) -> None:
         prepare(config(), whole, "train", tmp_path / "train", jobs=0)
     with pytest.raises(LavishError, match=r"data\.num_classes is 5, but .* has 2 classes"):
         prepare(config(num_classes=5), whole, "train", tmp_path / "train", jobs=1)
-    with pytest.raises(LavishError, match=r"line 1: the event ends at 3 s.*data\.steps"):
-        prepare(config(steps=2), whole, "train", tmp_path / "train", jobs=1)
+    with pytest.raises(LavishError, match=r"line 1: the event ends at 3 s.*data\.segments"):
+        prepare(config(segments=2), whole, "train", tmp_path / "train", jobs=1)
     assert not any(tmp_path.iterdir())
 
 
@@ -344,5 +344,5 @@ def test_the_store_says_what_it_was_made_of(reference: dict[str, bytes]) -> None
     assert manifest["format"] == "ave"
     assert manifest["split"] == "train"
     assert manifest["clips"] == CLIPS
-    assert manifest["steps"] == 3
+    assert manifest["segments"] == 3
     assert set(manifest["checksums"]) == set(reference) - {"store.json"}

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavish.config import RunConfig, parse
-from lavish.encoder import TwoStreamEncoder
-from lavish.steps import RunInputs, evaluate, provide_weights, train
+from lavish.config.schema import RunConfig
+from lavish.config.validation import parse
+from lavish.learner.encoder import TwoStreamEncoder
+from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
 
 pytestmark = [
@@ -42,7 +43,7 @@ def test_training_on_the_gpu_reaches_what_the_cpu_reaches(tmp_path, precision):
 
 @pytest.mark.parametrize("latents", [2, 0])
 def test_the_encoder_agrees_with_the_cpu(latents):
-    from lavish.backbones.build import build_backbone
+    from lavish.models.backbones.build import build_backbone
 
     torch.manual_seed(0)
     spec = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

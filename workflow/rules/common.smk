@@ -43,7 +43,7 @@ config_files = [
     Path("config/config.yaml"),
     *(Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles),
 ]
-experiments = or_stop(lavish.experiments.load, config_files, workflow.config_settings.config)
+experiments = or_stop(lavish.planning.experiments.load, config_files, workflow.config_settings.config)
 
 # Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. Last on the path, because
 # the environment that `--sdm conda` activates for a job shall win.
@@ -84,7 +84,7 @@ def keep_standby():
     """
     global standby  # its standard input is open as long as this process lives
     if workflow.local_exec:
-        standby = lavish.standby.start()
+        standby = lavish.runtime.fork_client.start()
 
 
 def run_of(wildcards):

@@ -1,1 +1,0 @@
-"""Adapters: one file per method, all on (B, N, C) tokens."""

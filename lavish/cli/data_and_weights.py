@@ -1,0 +1,136 @@
+"""`lavish data` and `lavish weights`: what a person does before a workflow can start on real material."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lavish.cli.arguments import read_config
+from lavish.config.schema import AudioEncoderConfig, BackboneConfig
+from lavish.config.validation import parse
+from lavish.data.formats.official import OFFICIAL
+from lavish.errors import LavishError
+
+KINDS: dict[str, type[BackboneConfig] | type[AudioEncoderConfig]] = {
+    "backbone": BackboneConfig,
+    "audio_encoder": AudioEncoderConfig,
+}
+
+
+def add_to(commands: Any) -> None:
+    """Add both commands to the parser of `lavish`."""
+    _add_data(_group(commands, "data", "check a data set on disk, unpack an archive"))
+    _add_weights(_group(commands, "weights", "fetch weights, check a file of weights"))
+
+
+def _group(commands: Any, name: str, summary: str) -> Callable[..., argparse.ArgumentParser]:
+    parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(
+        name: str, function: Callable[[argparse.Namespace], int | None], summary: str, **options: Any
+    ) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False, **options)
+        sub.set_defaults(function=function)
+        return sub
+
+    return action
+
+
+def _add_data(action: Callable[..., argparse.ArgumentParser]) -> None:
+    check = action(
+        "check",
+        _check_data,
+        "say what of a data set is there, what is missing and where it comes from; status 1 when anything is wrong",
+    )
+    check.add_argument("--task", "--format", dest="format", choices=tuple(OFFICIAL), required=True, help="the data set")
+    check.add_argument("--root", type=Path, required=True, help="its folder, in the official layout")
+    how_many = check.add_mutually_exclusive_group()
+    how_many.add_argument("--sample", type=int, default=20, help="media to decode, spread over all (default: 20)")
+    how_many.add_argument("--all", action="store_true", help="decode all media")
+    check.add_argument("--segments", type=int, help="segments of a clip (default: the official number)")
+    check.add_argument("--segment-seconds", type=float, help="length of a segment (default: the official one)")
+    check.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all processors)")
+
+    unpack = action("unpack", _unpack, "unpack a zip or tar archive, safely and whole or not at all")
+    unpack.add_argument("archive", type=Path, metavar="ARCHIVE")
+    unpack.add_argument("--out", type=Path, required=True, help="folder to write")
+    unpack.add_argument(
+        "--max-gigabytes", type=float, default=500.0, help="refuse what unpacks to more than this (default: 500)"
+    )
+
+
+def _add_weights(action: Callable[..., argparse.ArgumentParser]) -> None:
+    fetch = action(
+        "fetch",
+        _fetch_weights,
+        "fetch weights from the model hub, or take them as a configuration says, and check their sha256",
+    )
+    what = fetch.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="timm name of a backbone with its weights tag, to be fetched from the hub")
+    what.add_argument("--config", help="configuration of a backbone or audio encoder: JSON text, or a file's path")
+    fetch.add_argument("--kind", choices=tuple(KINDS), default="backbone", help="what --config describes")
+    fetch.add_argument("--revision", help="with --model: commit of the hub repository (default: its newest)")
+    fetch.add_argument("--sha256", help="with --model: checksum that the file must have")
+    fetch.add_argument("--repository", help="with --model: hub repository (default: timm's own for the model)")
+    fetch.add_argument("--filename", help="with --model: file of the repository (default: model.safetensors)")
+    fetch.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+
+    check = action("check", _check_weights, "say what a file of weights holds, and whether it is the expected one")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--sha256", help="checksum that it must have")
+    check.add_argument("--model", help="timm name of the backbone that it must fit")
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from lavish.data.checking import check_data_set, report
+
+    found = check_data_set(
+        options.format,
+        options.root,
+        sample=None if options.all else options.sample,
+        jobs=options.jobs,
+        segments=options.segments,
+        segment_seconds=options.segment_seconds,
+    )
+    print(report(options.format, options.root, found))
+    return 1 if found.problems else 0
+
+
+def _unpack(options: argparse.Namespace) -> None:
+    from lavish.io.archives import unpack
+
+    done = unpack(options.archive, options.out, max_bytes=int(options.max_gigabytes * 1e9))
+    state = "already unpacked, nothing to do" if done.earlier else "unpacked"
+    print(f"{options.out}: {done.files} files, {done.size / 1e6:.1f} MB, {state}")
+
+
+def _fetch_weights(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import provide_weights
+
+    pins = {key: getattr(options, key) for key in ("revision", "sha256", "repository", "filename")}
+    pins = {key: value for key, value in pins.items() if value is not None}
+    if options.config is not None:
+        if pins:
+            raise LavishError(f"--{next(iter(pins))} goes with --model; with --config it is a key of `weights`")
+        provide_weights(read_config(options.config, KINDS[options.kind]), options.out)
+        return
+    values = {"model": options.model, "weights": {"source": "hub", **pins}}
+    provide_weights(parse(BackboneConfig, values, "--model"), options.out)
+
+
+def _check_weights(options: argparse.Namespace) -> None:
+    from lavish.io.checksums import check_sha256
+    from lavish.models.backbones.build import check_fit
+    from lavish.models.weights import inspect_weights
+
+    facts = inspect_weights(options.file)
+    check_sha256(options.file, options.sha256, "--sha256", measured=facts["sha256"])
+    if options.model is not None:
+        check_fit(options.file, options.model)
+        facts["fits"] = options.model
+    width = max(map(len, facts))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()))

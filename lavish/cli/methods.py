@@ -1,0 +1,101 @@
+"""What every method costs on one backbone, for a person to read: `lavish methods`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from lavish.config.options import budget_option, is_cross_modal, summary
+from lavish.config.schema import AdapterConfig, BackboneConfig, FusionConfig, RandomWeights, RunConfig
+from lavish.cost.counter import count, example_clips
+from lavish.errors import LavishError, did_you_mean
+from lavish.learner.uninitialised import uninitialised_model
+from lavish.methods.registry import methods
+from lavish.planning.identities import with_options
+from lavish.reporting.columns import NOTHING, significant
+
+_HEADINGS = ["Method", "Trainable", "Adapter GMACs", "Total GMACs", "Size", "Crosses", "What it is"]
+
+
+def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -> str:
+    """Return a table of methods at their defaults, counted without data or weights.
+
+    Args:
+        start: the run whose backbone, data and task they are counted on; its own method, places and layers are not.
+        names: the methods; all where none is named.
+        backbone: a timm name, in place of the run's backbone, with the pictures it was made for.
+
+    Raises:
+        LavishError: for a method or a backbone that there is not. A method that the backbone does not suit has a line
+            that says so.
+    """
+    known = methods()
+    for name in names:
+        if name not in known:
+            raise LavishError(f"unknown method '{name}'{did_you_mean(name, known)}")
+    # Single choices of the method that the configuration starts from are none of the others' business.
+    bare = start.model_copy(update={"adapter": AdapterConfig(method="none"), "fusion": FusionConfig()})
+    bare = bare.model_copy(update={"audio_encoder": None})
+    if backbone is not None:
+        bare = _on(bare, backbone)
+    lines = [["none", *_counts(bare), "", "", "The frozen backbone and a head"]]
+    for name in names or known:
+        print(f"counting {name}", file=sys.stderr)
+        config = with_options(bare.model_copy(update={"adapter": AdapterConfig(method=name)}))
+        what = summary("methods", name)
+        try:
+            counts = _counts(config)
+        except LavishError as error:
+            counts, what = [NOTHING] * 3, f"Not at its defaults: {error}"
+        size = budget_option(name)
+        lines.append(
+            [
+                name,
+                *counts,
+                f"{size} {config.adapter.options[size]}" if size else "",
+                "yes" if is_cross_modal(name) else "",
+                what,
+            ]
+        )
+    body = tabulate(
+        lines, headers=_HEADINGS, disable_numparse=True, colalign=("left", "right", "right", "right", *["left"] * 3)
+    )
+    return f"{_conditions(bare)}\n\n{body}"
+
+
+def _on(config: RunConfig, backbone: str) -> RunConfig:
+    """Return a run on a named backbone, both of its streams with pictures of the size that it was made for."""
+    import timm
+
+    try:
+        named = BackboneConfig(model=backbone, weights=RandomWeights())
+    except ValueError:
+        raise LavishError(
+            f"--backbone: '{backbone}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*"
+        ) from None
+    made_for = timm.get_pretrained_cfg(backbone.split(".")[0])
+    side = made_for.input_size[-1] if made_for else 224
+    sound = config.data.spectrogram.model_copy(update={"mel_bins": side, "frames": side})
+    data = config.data.model_copy(update={"frame_size": side, "spectrogram": sound})
+    return config.model_copy(update={"backbone": named, "data": data})
+
+
+def _counts(config: RunConfig) -> list[str]:
+    model, _ = uninitialised_model(config)
+    counts = count(model, example_clips(model, config.data), config.data.segments)
+    return [
+        f"{counts['trainable_params']:,}",
+        significant(counts["adapter_macs"] / 1e9),
+        significant(counts["total_macs"] / 1e9),
+    ]
+
+
+def _conditions(config: RunConfig) -> str:
+    data, sound = config.data, config.data.spectrogram
+    return (
+        f"Counted for {config.task.name} on {config.backbone.model}: trainable parameters (the head's are those of "
+        f"'none'), and multiply-adds of one clip of {data.segments} {'segment' if data.segments == 1 else 'segments'}, frames "
+        f"{data.frame_size} x {data.frame_size}, spectrograms {sound.mel_bins} x {sound.frames}."
+    )

@@ -1,0 +1,125 @@
+"""The options of adapters and tasks, read from the source of the class that takes them.
+
+An option of a method is a keyword-only argument of its class, with a type and a default, so a method stays one file.
+The signature is read from the syntax tree: importing the class would import torch, which takes longer than everything
+else a dry run of the workflow does.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from lavish.errors import did_you_mean
+
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = {"methods": "methods", "tasks": "tasks", "audio_encoders": "models/audio_encoders"}
+_BASES = {"methods": ("Adapter", "Method"), "tasks": ("Task",), "audio_encoders": ("AudioEncoder",)}
+_NO_KIND = ("base", "registry", "build")
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None), "Literal": Literal}
+
+
+def available(kind: str) -> list[str]:
+    """Names of all methods of a kind (`methods`, `tasks`): the modules of that package that define a method."""
+    return sorted(
+        path.stem
+        for path in (_PACKAGE / _FOLDERS[kind]).glob("*.py")
+        if path.stem not in _NO_KIND and path.stem[0] != "_"
+    )
+
+
+@functools.cache
+def option_model(kind: str, method: str) -> Any:
+    """Return a pydantic model of the options of ``lavish/<kind>/<method>.py``.
+
+    Raises ValueError when there is no such file or it holds no class with keyword-only arguments to read.
+    """
+    path = method_path(kind, method)
+    arguments = _constructor(kind, path).args
+    fields: dict[str, Any] = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.annotation is None or default is None:
+            raise ValueError(f"{path}: option '{argument.arg}' needs a type and a default")
+        # Only names from _TYPES exist here: this reads a type, it runs no code of the file.
+        annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, _TYPES)  # noqa: S307
+        fields[argument.arg] = (annotation, ast.literal_eval(default))
+    return create_model(f"{method}_options", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def check_options(kind: str, method: str, options: dict[str, Any]) -> None:
+    """Raise ValueError, naming the nearest valid option, when `options` do not fit the method."""
+    try:
+        option_model(kind, method).model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = option_model(kind, method).model_fields
+            raise ValueError(f"{kind[:-1]} '{method}' has no option '{name}'{did_you_mean(name, known)}") from None
+        raise ValueError(f"option '{name}' of {kind[:-1]} '{method}': {first['msg']}") from None
+
+
+def method_path(kind: str, method: str) -> Path:
+    """Return the source file of a method; ValueError with the nearest name when there is none."""
+    if method not in available(kind):
+        raise ValueError(f"unknown {kind[:-1]} '{method}'{did_you_mean(method, available(kind))}")
+    return _PACKAGE / _FOLDERS[kind] / f"{method}.py"
+
+
+@functools.cache
+def method_class(kind: str, path: Path) -> ast.ClassDef:
+    """Return the syntax tree of the one class in `path` that derives from a base of the kind (`Adapter`, `Task`)."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and _base(kind, node) is not None:
+            return node
+    raise ValueError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
+
+
+def _base(kind: str, node: ast.ClassDef) -> str | None:
+    return next((base.id for base in node.bases if isinstance(base, ast.Name) and base.id in _BASES[kind]), None)
+
+
+def has_places(method: str) -> bool:
+    """Tell whether an adapter sits at sublayers, so that `fusion.position` and `fusion.arrangement` can place it."""
+    return _base("methods", method_class("methods", method_path("methods", method))) == "Adapter"
+
+
+def class_attribute(kind: str, method: str, name: str, default: Any = None) -> Any:
+    """Return a class attribute that the method's class sets to a literal, or `default` where it sets none."""
+    for member in method_class(kind, method_path(kind, method)).body:
+        if isinstance(member, ast.Assign) and [ast.unparse(target) for target in member.targets] == [name]:
+            return ast.literal_eval(member.value)
+    return default
+
+
+def budget_option(method: str) -> str | None:
+    """Return the option that sets how many parameters a method trains; None for a method without one."""
+    return None if method == "none" else class_attribute("methods", method, "budget_option")
+
+
+def summary(kind: str, method: str) -> str:
+    """Return the first line of the docstring of the method's class."""
+    documented = ast.get_docstring(method_class(kind, method_path(kind, method))) or ""
+    return documented.partition("\n")[0]
+
+
+def defines(kind: str, method: str, name: str) -> bool:
+    """Tell whether the method's class defines a function of this name itself."""
+    members = method_class(kind, method_path(kind, method)).body
+    return any(isinstance(member, ast.FunctionDef) and member.name == name for member in members)
+
+
+def is_cross_modal(method: str) -> bool:
+    """Tell whether an adapter reads the other stream, where the direction of fusion lets it."""
+    return class_attribute("methods", method, "cross_modal", has_places(method))
+
+
+def _constructor(kind: str, path: Path) -> ast.FunctionDef:
+    for member in method_class(kind, path).body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return member
+    raise ValueError(f"the class of {path} has no constructor to read options from")

@@ -1,0 +1,392 @@
+"""The typed configuration: what a run, a data set and a table may say, and nothing else.
+
+Everything here is plain data and imports neither torch nor Snakemake, so the workflow can validate every row of every
+table while it is being parsed. Modules of the library receive the values they need, never these objects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lavish.config.options import check_options, has_places, is_cross_modal, option_model
+from lavish.errors import LavishError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitCounts(Config):
+    """How many of something each split gets."""
+
+    train: int = Field(gt=0)
+    val: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
+class ProceduralAssetsConfig(Config):
+    """Pictures and sounds drawn and synthesised from a seed."""
+
+    kind: Literal["procedural"] = "procedural"
+    instances: SplitCounts = Field(description="Different pictures and different sounds of each class, per split.")
+    seed: int = 0
+
+
+class FolderAssetsConfig(Config):
+    """Real pictures and sounds: ``root/<class>/images/*.png`` (with alpha) and ``root/<class>/sounds/*``."""
+
+    kind: Literal["folder"] = "folder"
+    root: Path
+    sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
+
+
+class ComposeConfig(Config):
+    """How clips are composed from assets (the scene model is documented in docs/task_cards/).
+
+    Each layout reads what it has a use for; another value than the default of a key that it does not read is an error.
+    """
+
+    assets: Annotated[ProceduralAssetsConfig | FolderAssetsConfig, Field(discriminator="kind")]
+    clips: SplitCounts
+    picture_size: int = Field(default=48, ge=16, description="Height and width of the composed video, pixels.")
+    frame_rate: int = Field(default=4, ge=1, description="Frames per second of the composed video.")
+    sample_rate: int = Field(default=16000, ge=8000, description="Samples per second of the composed sound.")
+    silent_object: float = Field(default=0.8, ge=0, le=1, description="Chance of an object that is seen but silent.")
+    unseen_sound: float = Field(default=0.7, ge=0, le=1, description="Chance of a sound whose object is not seen.")
+    objects: int = Field(default=3, ge=1, description="Objects seen in a clip (AVSBench).")
+    seed: int = 0
+
+
+class SpectrogramConfig(Config):
+    """Kaldi log-mel filter bank of one window per segment, as LAVISH computes it."""
+
+    sample_rate: int = 16000
+    mel_bins: int = Field(default=48, ge=8)
+    shift_ms: float = Field(default=20.0, gt=0, description="Hop between analysis frames, milliseconds.")
+    length_ms: float = Field(default=25.0, gt=0, description="Length of an analysis frame, milliseconds.")
+    frames: int = Field(default=48, ge=8, description="Analysis frames kept per window; shorter ones are zero-padded.")
+    window_seconds: float = Field(default=1.0, gt=0, description="Sound read for one segment.")
+    window_margin: float = Field(
+        default=0.1,
+        description="Windows start at linspace(0, duration - window - margin, segments), seconds; below zero, the last "
+        "one reaches past the end, into silence.",
+    )
+
+
+class CompositionConfig(Config):
+    """Everything the composer reads, and so everything the identity of composed data depends on."""
+
+    format: str
+    segments: int
+    segment_seconds: float
+    compose: ComposeConfig
+
+
+class DataConfig(Config):
+    """A data set in an official layout, on disk or composed, and how it is prepared."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="Used in paths and captions.")
+    format: Literal["ave", "avsbench_s4", "avsbench_ms3", "music_avqa", "actions"] = "ave"
+    root: Path | None = Field(default=None, description="Folder of the official layout; excludes `compose`.")
+    sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
+    compose: ComposeConfig | None = None
+    num_classes: int = Field(
+        ge=1, description="Classes of events (background not counted), actions or answers; preparation checks it."
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that questions are made of, padding not counted; preparation checks it."
+    )
+    segments: int = Field(default=10, ge=1, description="Segments per clip.")
+    segment_seconds: float = Field(default=1.0, gt=0)
+    frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")
+    spectrogram: SpectrogramConfig = SpectrogramConfig()
+    max_lost: float = Field(default=0.02, ge=0, le=1, description="Share of clips that may be left out before failing.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.root is None) == (self.compose is None):
+            raise ValueError("give exactly one of `root` (a data set on disk) and `compose` (a composed one)")
+        return self
+
+    def composition(self) -> CompositionConfig:
+        """Return what the composer reads; an error for a data set on disk."""
+        if self.compose is None:
+            raise LavishError(f"data set '{self.name}' lies at {self.root} and is not composed")
+        return CompositionConfig(
+            format=self.format, segments=self.segments, segment_seconds=self.segment_seconds, compose=self.compose
+        )
+
+
+class NormalisationConfig(Config):
+    """Statistics that frames and log-mels are normalised with when they are read."""
+
+    frames: Literal["imagenet", "train"] = "imagenet"
+    audio: Literal["train"] | tuple[float, float] = Field(
+        default="train", description="Training-split statistics, or a published (mean, std); (x - mean) / (2 std)."
+    )
+
+
+class PretrainConfig(Config):
+    """How the small frozen backbones of the embedded default are trained, on other classes than the task's."""
+
+    instances: int = Field(default=200, gt=0, description="Different pictures or sounds of each class.")
+    samples: int = Field(gt=0, description="Training scenes drawn.")
+    batch_size: int = Field(default=64, gt=0)
+    epochs: int = Field(gt=0)
+    lr: float = Field(default=2e-3, gt=0)
+    seed: int = 0
+
+
+class HubWeights(Config):
+    """Weights from the model hub, pinned by the timm name with its tag (in `model`), revision and sha256."""
+
+    source: Literal["hub"] = "hub"
+    repository: str | None = Field(default=None, description="Hub repository; by default timm's own for the model.")
+    filename: str = "model.safetensors"
+    revision: str = "main"
+    sha256: str | None = None
+
+
+class FileWeights(Config):
+    """A safetensors file on disk."""
+
+    source: Literal["file"] = "file"
+    path: Path
+    sha256: str | None = Field(default=None, description="Expected checksum; the workflow fills in the measured one.")
+
+
+class PretrainedWeights(Config):
+    """Weights trained inside the workflow."""
+
+    source: Literal["pretrain"] = "pretrain"
+    recipe: PretrainConfig
+
+
+class RandomWeights(Config):
+    """Untrained weights from a seed: to check that a configuration runs, never to report."""
+
+    source: Literal["random"] = "random"
+    seed: int = 0
+
+
+WeightsConfig = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
+
+
+class BackboneConfig(Config):
+    """The frozen image transformer that both streams share."""
+
+    model: str = Field(description="A timm name (vit_*, deit*, swinv2_*) with its weights tag, or 'vit' / 'swinv2'.")
+    spec: dict[str, Any] = Field(
+        default_factory=dict, description="Constructor arguments of an explicit small 'vit' or 'swinv2'."
+    )
+    weights: WeightsConfig
+    stochastic_depth: bool = Field(default=False, description="Leave the backbone's own stochastic depth on.")
+    tune_norms: bool = Field(default=False, description="Train the backbone's normalisation layers.")
+    positions: Literal["bicubic", "linear"] = Field(
+        default="bicubic",
+        description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published "
+        "code) stretched as a sequence, class token included.",
+    )
+    # Left out of identities while it is at its default, because it changes no number that is trained or evaluated.
+    classifier: Literal["dropped", "counted"] = Field(
+        default="dropped",
+        exclude_if=lambda value: value == "dropped",
+        description="Count the pretraining classifier, which nothing runs, among the total parameters, as the paper "
+        "does; it is never built for training.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _known_family(cls, model: str) -> str:
+        if model not in ("vit", "swinv2") and not model.startswith(("vit_", "deit", "swinv2_")):
+            raise ValueError(f"'{model}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*")
+        return model
+
+    @model_validator(mode="after")
+    def _spec_and_classifier_fit_the_model(self) -> BackboneConfig:
+        if self.spec and self.model not in ("vit", "swinv2"):
+            raise ValueError(f"`spec` only describes an explicit 'vit' or 'swinv2', not the timm model '{self.model}'")
+        if self.classifier == "counted" and self.model in ("vit", "swinv2"):
+            raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: leave `classifier` out")
+        return self
+
+
+class AudioEncoderConfig(Config):
+    """A separate frozen audio encoder whose pooled features join the head."""
+
+    kind: Literal["whisper", "transformer"]
+    weights: WeightsConfig
+    spec: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of the encoder: its sizes.")
+    use: Literal["none", "join", "replace"] = Field(
+        default="join",
+        description="Join both streams' features, or replace the audio stream's at the head; 'none' leaves it out, so "
+        "that the defaults can describe an encoder which only some rows use.",
+    )
+
+    @model_validator(mode="after")
+    def _spec_exists(self) -> AudioEncoderConfig:
+        check_options("audio_encoders", self.kind, self.spec)
+        return self
+
+
+class AdapterConfig(Config):
+    """Which adapter, with its own options (the keyword-only arguments of its class)."""
+
+    method: str = "lavish"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> AdapterConfig:
+        if self.method != "none":
+            check_options("methods", self.method, self.options)
+        elif self.options:
+            raise ValueError("adapter 'none' is the frozen backbone and has no options")
+        return self
+
+
+class FusionConfig(Config):
+    """Where adapters sit and what crosses between the streams."""
+
+    direction: Literal["both", "a2v", "v2a", "none"] = "both"
+    position: Literal["default", "both", "attention", "ffn"] = Field(
+        default="default", description="Sublayers that adapters sit at; by default the method's own."
+    )
+    arrangement: Literal["default", "parallel", "sequential"] = Field(
+        default="default", description="Adapters read a sublayer's input, or its output; by default the method's own."
+    )
+    layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = "all"
+
+
+class TaskConfig(Config):
+    """Which task, with its own options (the keyword-only arguments of its class)."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> TaskConfig:
+        check_options("tasks", self.name, self.options)
+        return self
+
+
+class ScheduleConfig(Config):
+    """Learning-rate schedule."""
+
+    kind: Literal["constant", "cosine", "step"] = "constant"
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of all steps with a linear warm-up.")
+    factor: float = Field(default=0.35, gt=0, description="Multiplier of `step`.")
+    every: int = Field(default=3, ge=1, description="Epochs between two multiplications of `step`.")
+
+
+class TrainingConfig(Config):
+    """Optimisation."""
+
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=2, ge=1, description="Units (clips or questions) per batch, or clips.")
+    batch_of: Literal["units", "clips"] = Field(
+        default="units",
+        description="Units drawn at random or, cheaper where many questions share a clip, clips with all of theirs.",
+    )
+    accumulate: int = Field(default=1, ge=1, description="Batches per optimizer step.")
+    lr_adapter: float = Field(default=5e-5, gt=0)
+    lr_head: float = Field(default=4e-6, gt=0)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: ScheduleConfig = ScheduleConfig()
+    patience: int = Field(default=5, ge=1, description="Epochs without improvement before stopping.")
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    deterministic: bool = True
+    cpu_threads: int = Field(default=1, ge=1, description="Threads on a CPU; part of the run, sums depend on them.")
+
+
+class RunConfig(Config):
+    """One resolved configuration: with a seed, everything a training depends on."""
+
+    task: TaskConfig
+    modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual"
+    data: DataConfig
+    normalisation: NormalisationConfig = NormalisationConfig()
+    backbone: BackboneConfig
+    audio_encoder: AudioEncoderConfig | None = None
+    adapter: AdapterConfig = AdapterConfig()
+    fusion: FusionConfig = FusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    select_on: Literal["val", "test"] = Field(
+        default="val", description="'test' replicates published practice and is marked in every table."
+    )
+
+    @model_validator(mode="after")
+    def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
+        method = self.adapter.method
+        if self.fusion.direction in ("a2v", "v2a") and method != "none" and not is_cross_modal(method):
+            raise ValueError(
+                f"fusion.direction is '{self.fusion.direction}', but adapter '{method}' never reads the other stream: "
+                "leave it out"
+            )
+        for key in ("position", "arrangement"):
+            said = getattr(self.fusion, key)
+            if said != "default" and method != "none" and not has_places(method):
+                raise ValueError(f"fusion.{key} is '{said}', but adapter '{method}' sits at no sublayer: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _audio_encoder_reads_what_is_prepared(self) -> RunConfig:
+        if self.audio_encoder is None or self.audio_encoder.kind != "transformer":
+            return self
+        expected = option_model("audio_encoders", "transformer")(**self.audio_encoder.spec)
+        for key, prepared in self.data.spectrogram:
+            if getattr(expected, key, prepared) != prepared:
+                raise ValueError(
+                    f"audio_encoder.spec.{key} is {getattr(expected, key)}, but data.spectrogram.{key} is {prepared}: "
+                    "the encoder reads the log-mels that are prepared, so give both the same"
+                )
+        return self
+
+
+class BackboneChoice(Config):
+    """A backbone that rows which say `each_backbone` are repeated on."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
+    label: str = Field(description="Added to the label of the row.")
+    set: dict[str, Any] = Field(description="What differs from the row; usually `backbone`, and sizes of `data`.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
+
+
+class TaskDefaults(BaseModel):
+    """What a task changes in the defaults (any key of a run), and what tables call it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    title: str | None = Field(default=None, description="Short name in the headings of tables over several tasks.")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is laid over the defaults."""
+        return dict(self.model_extra or {})
+
+
+class WorkflowConfig(Config):
+    """The whole of config/*.yaml: seeds, the defaults of a run, what each task changes, and the tables."""
+
+    seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
+    defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
+    tasks: dict[str, TaskDefaults] = Field(description="What each task changes in the defaults.")
+    backbones: list[BackboneChoice] = Field(
+        default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
+    )
+    tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+    all_tasks: bool = Field(
+        default=False,
+        description="Run the rows of tables on all tasks that the columns name, those that rows leave out with `tasks` "
+        "included.",
+    )

@@ -1,0 +1,52 @@
+"""Validation of configuration values, with errors that name the file, the key and the nearest valid one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lavish.config.schema import Config
+from lavish.errors import LavishError, did_you_mean
+
+T = TypeVar("T", bound="Config")
+
+
+def parse(model: type[T], values: Any, where: str) -> T:
+    """Validate `values`; a :class:`LavishError` names `where`, every wrong key and the nearest valid one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_explain(model, item)}" for item in error.errors()]
+        raise LavishError(f"{where}:\n" + "\n".join(lines)) from None
+
+
+def _explain(model: type[Config], error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    path = ".".join(location) or "(top level)"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{path}'{did_you_mean(location[-1], _fields_at(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"missing key '{path}'"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"key '{path}': {message}"
+
+
+def _fields_at(model: Any, location: tuple[Any, ...]) -> set[str]:
+    """Names of the fields of the model at `location`; alternatives of a union all count."""
+    found = {model} if isinstance(model, type) and issubclass(model, Config) else set()
+    for part in location:
+        step: set[type[Config]] = set()
+        for candidate in found:
+            field = candidate.model_fields.get(str(part))
+            if field is not None:
+                step |= set(_models_in(field.annotation))
+        # Pydantic inserts the chosen alternative's tag or name into the path: it names no field, so stay.
+        found = step or found
+    return {name for candidate in found for name in candidate.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

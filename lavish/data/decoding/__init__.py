@@ -1,0 +1,1 @@
+"""Decoding of video, images, audio and masks; log-mel spectrograms."""

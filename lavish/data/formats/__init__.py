@@ -1,0 +1,1 @@
+"""Official data set layouts, one reader each."""

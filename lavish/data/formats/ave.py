@@ -1,0 +1,142 @@
+"""The official layout of the AVE data set (Tian et al., ECCV 2018).
+
+Text files, in the root folder:
+    trainSet.txt, valSet.txt, testSet.txt   one clip a line: ``class&id&quality&start&end``, seconds, `end` excluded
+    Annotations.txt                         the same for all clips, after a header line
+    categories.txt                          optional: one class name a line, in the order of the class indices
+
+Media, either as published or already extracted:
+    AVE/<id>.mp4
+    video_frames/<id>/0001.jpg ... and raw_audio/<id>.wav
+
+A clip is a *line*, not a video: the published lists name 45 videos two or three times, for the same seconds but another
+class. Lines of one list that name the same video become the clips ``<id>``, ``<id>#2``, ...; all stay in, as published
+results count them. 18 of those videos are both in the training list and in the validation or test list, which is left
+as published, too.
+
+Without categories.txt the classes are the sorted names in Annotations.txt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lavish.data.formats.registry import ClipSource, Targets, read_lines, unique_names
+from lavish.errors import LavishError, did_you_mean
+
+_LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+_ROW = "class&id&quality&start&end"
+_REMEDY = "copy the text files of the AVE data set into the root folder"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line: an event of one class, `start` <= time < `end` seconds; start == end is a clip without an event."""
+
+    where: str
+    label: str
+    video: str
+    start: float
+    end: float
+
+
+def classes(root: Path) -> list[str]:
+    """Return the class names; the index after the last is background."""
+    listed = root / "categories.txt"
+    if listed.exists():
+        names = [line.strip() for line in read_lines(listed, _REMEDY) if line.strip()]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise LavishError(f"{listed}: class '{twice}' occurs twice: list each class once")
+    else:
+        listed = root / "Annotations.txt"
+        names = sorted({row.label for row in _rows(listed, header=True)})
+    if not names:
+        raise LavishError(f"{listed}: no class in it: {_REMEDY}")
+    return names
+
+
+def vocabulary(_root: Path) -> list[str]:
+    """Return no words: nothing is asked."""
+    return []
+
+
+def clips(root: Path, split: str) -> list[ClipSource]:
+    """Return the clips of a split in the order of its list."""
+    rows = _list(root, split)
+    videos, pictures, sounds = root / "AVE", root / "video_frames", root / "raw_audio"
+    if videos.is_dir():
+        paths = [(videos / f"{row.video}.mp4",) * 2 for row in rows]
+    elif pictures.is_dir() and sounds.is_dir():
+        paths = [(pictures / row.video, sounds / f"{row.video}.wav") for row in rows]
+    else:
+        raise LavishError(
+            f"{root}: no media folder: put the videos into 'AVE/<id>.mp4', or extracted pictures into "
+            "'video_frames/<id>/' together with the sound in 'raw_audio/<id>.wav'"
+        )
+    names = unique_names([row.video for row in rows])
+    return [ClipSource(name, picture, sound) for name, (picture, sound) in zip(names, paths, strict=True)]
+
+
+def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
+    """Return `labels`, (clips, segments) int64: the class of each segment, or the number of classes for background.
+
+    A segment carries the event that its centre lies in; for the data set's whole seconds, the event that covers it.
+    """
+    indices = {name: index for index, name in enumerate(classes(root))}
+    rows = _list(root, split)
+    centres = (np.arange(segments) + 0.5) * segment_seconds
+    labels = np.full((len(rows), segments), len(indices), dtype=np.int64)
+    for clip, row in enumerate(rows):
+        if row.label not in indices:
+            raise LavishError(f"{row.where}: unknown class '{row.label}'{did_you_mean(row.label, indices)}")
+        if row.end > segments * segment_seconds + 1e-6:
+            raise LavishError(
+                f"{row.where}: the event ends at {row.end:g} s, but clips are configured as {segments} segments of "
+                f"{segment_seconds:g} s: correct data.segments or data.segment_seconds"
+            )
+        labels[clip, (centres >= row.start) & (centres < row.end)] = indices[row.label]
+    return Targets({"labels": labels})
+
+
+def _list(root: Path, split: str) -> list[_Row]:
+    if split not in _LISTS:
+        raise LavishError(f"unknown split '{split}'{did_you_mean(split, _LISTS)}")
+    rows = _rows(root / _LISTS[split], header=False)
+    if not rows:
+        raise LavishError(f"{root / _LISTS[split]}: no clip in it: {_REMEDY}")
+    return rows
+
+
+def _rows(path: Path, *, header: bool) -> list[_Row]:
+    lines = read_lines(path, _REMEDY)
+    return [
+        _row(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not (header and number == 1)
+    ]
+
+
+def _row(line: str, where: str) -> _Row:
+    fields = [field.strip() for field in line.split("&")]
+    if len(fields) != 5:
+        raise LavishError(f"{where}: {len(fields)} fields instead of 5: write '{_ROW}'")
+    label, video, _, start, end = fields
+    # The id becomes part of a path: one that leaves the media folder is refused.
+    if not label or not video or video in (".", "..") or any(character in video for character in "/\\\0"):
+        raise LavishError(f"{where}: class '{label}' or id '{video}' is no plain name: write '{_ROW}'")
+    seconds = _seconds(start), _seconds(end)
+    if not 0 <= seconds[0] <= seconds[1] < math.inf:
+        raise LavishError(f"{where}: start '{start}' and end '{end}' are not 0 <= start <= end seconds: write '{_ROW}'")
+    return _Row(where, label, video, *seconds)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

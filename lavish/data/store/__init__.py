@@ -1,0 +1,1 @@
+"""The prepared store: writing it, reading it, batches."""

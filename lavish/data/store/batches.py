@@ -1,0 +1,131 @@
+"""From prepared splits to batches on the device: memory-mapped reads, nothing decoded, nothing copied twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lavish.data.store.store import SplitStore
+from lavish.errors import LavishError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Units of one batch and the clips they are about, each clip once; an absent stream is None."""
+
+    frames: Tensor | None
+    """(clips, segments, H, W, 3) uint8."""
+    log_mels: Tensor | None
+    """(clips, segments, mel bins, frames) float16."""
+    audio_features: Tensor | None
+    """(clips, segments, E) float32, of a separate audio encoder."""
+    targets: dict[str, Tensor]
+    """First axis: units."""
+    units: np.ndarray
+    """Positions of the units in the store."""
+    rows: Tensor | None = None
+    """(units,) the clip of each unit; None: the units are the clips."""
+    negatives: Tensor | None = None
+    """(clips, segments, H, W, 3) uint8, frames of other clips, where they were asked for."""
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+class SplitReader:
+    """Reads batches of one split; only the streams that are asked for are touched."""
+
+    def __init__(self, path: Path, streams: tuple[str, ...], audio_features: Path | None = None) -> None:
+        self.store = SplitStore(path)
+        self._streams = streams
+        self._audio_features = None if audio_features is None else np.load(audio_features, mmap_mode="r")
+        if self._audio_features is not None and len(self._audio_features) != len(self.store):
+            raise LavishError(
+                f"{audio_features} holds {len(self._audio_features)} clips, {path} holds {len(self.store)}: "
+                "delete the former, it belongs to another prepared store"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self.store.units)
+
+    @property
+    def audio_feature_dim(self) -> int:
+        """Width of the separate audio encoder's features, 0 without one."""
+        return 0 if self._audio_features is None else self._audio_features.shape[-1]
+
+    def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return all units in random order, in groups of `batch_size`."""
+        order = rng.permutation(len(self))
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def by_clip(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """Return all units in groups of those of `batch_size` clips, so that each clip is in one group only.
+
+        Clips come in the store's order or, where `rng` is given, in random order.
+        """
+        clips = len(self.store)
+        place = np.arange(clips) if rng is None else rng.permutation(clips)
+        order = np.argsort(place[self.store.units], kind="stable")
+        first = np.searchsorted(place[self.store.units][order], np.arange(0, clips, batch_size))
+        return [group for group in np.split(order, first[1:]) if len(group)]
+
+    def batches(
+        self, groups: Sequence[np.ndarray], device: torch.device, negatives: np.random.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Yield a batch for each group of units; on a GPU the next batch is read ahead.
+
+        `negatives` draws, for each segment of each clip, a frame of another clip of the split.
+        """
+        if device.type == "cpu":
+            # A memory-mapped read takes about a thousandth of a CPU segment: a thread would only compete with it.
+            yield from (self._read(group, device, negatives) for group in groups)
+            return
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            pending = ahead.submit(self._read, groups[0], device, negatives) if groups else None
+            for following in [*groups[1:], None]:
+                batch = pending.result() if pending else None
+                pending = ahead.submit(self._read, following, device, negatives) if following is not None else None
+                if batch is not None:
+                    yield batch
+
+    def _read(self, units: np.ndarray, device: torch.device, negatives: np.random.Generator | None) -> Batch:
+        store = self.store
+        clips, rows = np.unique(store.units[units], return_inverse=True)
+        shared = len(clips) < len(units)
+        if not shared:
+            clips = store.units[units]
+
+        def put(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+        targets = {name: put(values[units]) for name, values in store.targets.items()}
+        if store.masks is not None:
+            targets["masks"] = put(store.masks[store.units[units]])
+        return Batch(
+            frames=put(store.frames[clips]) if "visual" in self._streams else None,
+            log_mels=put(store.log_mels[clips]) if "audio" in self._streams else None,
+            audio_features=None if self._audio_features is None else put(self._audio_features[clips]),
+            targets=targets,
+            units=units,
+            rows=put(rows) if shared else None,
+            negatives=None
+            if negatives is None or "visual" not in self._streams
+            else put(self._frames_of_others(clips, negatives)),
+        )
+
+    def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw frames (clips, segments, H, W, 3), each uniformly from all segments of all other clips of the split."""
+        frames = self.store.frames
+        if len(frames) < 2:
+            raise LavishError(f"{self.store.path}: frames of other clips are wanted, but it holds one clip: add clips")
+        shape = (len(clips), frames.shape[1])
+        others = (clips[:, None] + rng.integers(1, len(frames), size=shape)) % len(frames)
+        return frames[others, rng.integers(frames.shape[1], size=shape)]

@@ -1,0 +1,142 @@
+"""The prepared store: one folder per split, read through memory maps.
+
+=================  =====================================================================================================
+frames.npy         uint8 (clips, segments, height, width, 3), RGB
+log_mels.npy       float16 (clips, segments, mel_bins, frames), not normalised; see :attr:`SplitStore.valid_frames`
+waveforms.npy      int16 (clips, samples), mono
+masks.npy          uint8 (clips, segments, height, width), of formats with masks: 1 the object, 0 not, 255 not annotated
+units.npy          int64 (units,), the clip of each unit; a unit is what is predicted: a clip, or a question about one
+targets.npz        the task's arrays, first axis units
+clips.csv          column ``clip``: the names, in order
+report.csv         clip, status (ok, repaired, excluded) and reason of every clip of the official list
+statistics.json    mean and standard deviation of frames (/ 255, per channel) and of log-mels over this split
+store.json         the manifest: what the above hold, the configuration, sizes and checksums
+=================  =====================================================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lavish.errors import LavishError
+from lavish.io.checksums import sha256_of
+
+MANIFEST = "store.json"
+ARRAYS = ("frames.npy", "log_mels.npy", "waveforms.npy")
+MASKS = "masks.npy"
+FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
+
+_REMEDY = "prepare the split again (lavish prepare)"
+
+
+class SplitStore:
+    """One split of a prepared data set.
+
+    Opening checks that every file is there with the size and shape the manifest tells; :meth:`verify` checks contents.
+    Pickling passes the path only, so workers of a data loader map the same files.
+
+    Attributes:
+        path: the folder.
+        manifest: the contents of store.json.
+        classes: class names; a label equal to their number is background.
+        vocabulary: words that questions are made of.
+        clips: clip names, in order.
+        statistics: {"frames": {"mean": [3], "std": [3]}, "log_mels": {"mean", "std"}} of this split.
+        frames: uint8 (clips, segments, height, width, 3), memory-mapped, read-only.
+        log_mels: float16 (clips, segments, mel_bins, frames), memory-mapped, read-only.
+        waveforms: int16 (clips, samples), memory-mapped, read-only.
+        masks: uint8 (clips, segments, height, width), memory-mapped, read-only; None for a format without masks.
+        units: (units,) int64, the position of each unit's clip.
+        targets: the task's arrays by name, first axis units.
+        valid_frames: columns of `log_mels` that hold sound; the later ones are padding and become 0 *after*
+            normalisation.
+
+    Raises:
+        LavishError: a file is missing or is not what the manifest tells.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = self._json(MANIFEST)
+        absent = {"classes", "vocabulary", "valid_frames", "arrays", "sizes", "checksums"} - self.manifest.keys()
+        if absent:
+            raise LavishError(f"{self.path / MANIFEST}: no key '{min(absent)}': {_REMEDY}")
+        for name in sorted({*FILES, *self.manifest["sizes"]}):
+            self._check_size(name)
+        self.classes: list[str] = self.manifest["classes"]
+        self.vocabulary: int = self.manifest["vocabulary"]
+        self.valid_frames: int = self.manifest["valid_frames"]
+        self.statistics: dict[str, Any] = self._json("statistics.json")
+        with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
+            try:
+                self.clips = [row["clip"] for row in csv.DictReader(file)]
+            except (csv.Error, KeyError) as error:
+                raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {_REMEDY}") from None
+        self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
+        self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
+        self.units: np.ndarray = self._load("units.npy")
+        self.targets: dict[str, np.ndarray] = self._arrays("targets.npz")
+        for name, array in self.targets.items():
+            if len(array) != len(self.units):
+                raise LavishError(
+                    f"{self.path}: targets.npz, '{name}' has {len(array)} entries, but there are {len(self.units)} "
+                    f"units: {_REMEDY}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __reduce__(self) -> tuple[type[SplitStore], tuple[Path]]:
+        return SplitStore, (self.path,)
+
+    def verify(self) -> None:
+        """Recompute all checksums; LavishError names the file whose contents changed."""
+        for name, expected in self.manifest["checksums"].items():
+            if sha256_of(self.path / name) != expected:
+                raise LavishError(f"{self.path / name}: the contents are not those that were prepared: {_REMEDY}")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LavishError(f"{path}: missing, so this is no prepared split: {_REMEDY}") from None
+        except ValueError as error:
+            raise LavishError(f"{path}: not JSON ({error}): {_REMEDY}") from None
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.path / name, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise LavishError(f"{self.path / name}: no arrays ({error}): {_REMEDY}") from None
+
+    def _check_size(self, name: str) -> None:
+        path, expected = self.path / name, self.manifest["sizes"].get(name)
+        if not path.exists():
+            raise LavishError(f"{path}: missing: {_REMEDY}")
+        if (size := path.stat().st_size) != expected:
+            raise LavishError(f"{path}: {size} bytes instead of {expected}: {_REMEDY}")
+
+    def _load(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
+        try:
+            return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
+        except ValueError as error:
+            raise LavishError(f"{self.path / name}: no array ({error}): {_REMEDY}") from None
+
+    def _map(self, name: str) -> np.ndarray:
+        array = self._load(name, "r")
+        shape, dtype = self.manifest["arrays"][name]["shape"], self.manifest["arrays"][name]["dtype"]
+        if list(array.shape) != shape or str(array.dtype) != dtype:
+            raise LavishError(
+                f"{self.path / name}: {array.dtype} {array.shape} instead of {dtype} {tuple(shape)}: {_REMEDY}"
+            )
+        if len(array) != len(self.clips):
+            raise LavishError(f"{self.path}: {name} has {len(array)} entries for {len(self.clips)} clips: {_REMEDY}")
+        return array

@@ -1,0 +1,1 @@
+"""The composer: synthetic data sets in official layouts."""

@@ -1,0 +1,1 @@
+"""Files: atomic writing, checksums, fingerprints of folders, archives."""

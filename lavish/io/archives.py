@@ -1,0 +1,250 @@
+"""Unpacking archives from outside: zip and tar, whole or not at all, and never outside the folder that was named.
+
+Archives are untrusted. Data sets consist of files and folders, so anything else in one (a symbolic or a hard link, a
+device, a pipe) is refused, and so is a name that is absolute, climbs with '..', or comes twice. Announced sizes are
+added up, and no more is written than was announced, so that a small file which unpacks to a full disk is stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from lavish.errors import LavishError
+from lavish.io.checksums import sha256_of
+
+MARK = ".unpacked.json"
+"""In an unpacked folder: the archive's sha256, and every file with its size. Hidden, so no part of a data set."""
+
+MAX_MEMBERS = 5_000_000
+_CHUNK = 1 << 20
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What lies in a folder after unpacking; `earlier` when it did so before."""
+
+    files: int
+    size: int
+    earlier: bool
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file of an archive, or a folder (`open` is None)."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]] | None
+
+
+def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
+    """Unpack a zip or tar archive (compressed or not) to the folder `out`.
+
+    The work goes on in ``<out>.partial``, which becomes `out` by one rename at the end; what an interrupted call left
+    is started anew. An `out` that holds this very archive, every file at its full length, is left as it is.
+
+    Args:
+        archive: the file; its name and its suffix mean nothing.
+        out: folder to write; it must be absent or empty, or hold what an earlier call unpacked from this archive.
+        max_bytes: the most that the files may take together.
+
+    Raises:
+        LavishError: the archive is damaged, holds anything but plain files and folders below `out`, or is too large, or
+            `out` holds something else. Nothing is left behind then.
+    """
+    if not archive.is_file():
+        raise LavishError(f"{archive}: there is no such file")
+    out = out.resolve()  # "." has no name to put ".partial" behind
+    checksum = sha256_of(archive)
+    if earlier := _earlier(out, archive, checksum):
+        return earlier
+    out.parent.mkdir(parents=True, exist_ok=True)
+    limit = min(max_bytes, shutil.disk_usage(out.parent).free)
+    with _partial_folder(out) as folder:
+        sizes = _write_members(archive, folder, limit)
+        mark = {"archive": archive.name, "sha256": checksum, "files": sizes}
+        (folder / MARK).write_text(json.dumps(mark, indent=0) + "\n", encoding="utf-8")
+        folder.rename(out)  # over an empty folder at most
+    return Unpacked(len(sizes), sum(sizes.values()), earlier=False)
+
+
+def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
+    """Return what an earlier call unpacked to `out`; None where there is nothing yet."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise LavishError(f"{out} is no folder: give another --out")
+    if not any(out.iterdir()):
+        return None
+    try:
+        mark = json.loads((out / MARK).read_text(encoding="utf-8"))
+        sizes: dict[str, int] = mark["files"]
+        same = mark["sha256"] == checksum
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LavishError(f"{out} holds other files, not an unpacked archive: give another --out") from None
+    if not same:
+        raise LavishError(
+            f"{out} holds another archive ({mark.get('archive')}), not {archive.name}: give another --out"
+        )
+    changed = [name for name, size in sizes.items() if _size(out / name) != size]
+    if changed:
+        raise LavishError(
+            f"{out}: {len(changed)} of the {len(sizes)} files of {archive.name} are gone or have another length "
+            f"('{changed[0]}'): remove the folder and unpack again, or give another --out"
+        )
+    return Unpacked(len(sizes), sum(sizes.values()), earlier=True)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return None
+
+
+@contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """Make an empty folder beside `out` that no other process writes to, and remove what is left of it at the end."""
+    folder = out.with_name(out.name + ".partial")
+    try:
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise LavishError(f"{folder}: {error.strerror}: remove it, or choose another --out") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LavishError(f"another process is unpacking to {out}: wait for it to end") from None
+        for left in folder.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder)
+    finally:
+        os.close(handle)
+
+
+def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
+    """Write all files of an archive to an empty folder; return their sizes by name."""
+    sizes: dict[str, int] = {}
+    total = 0
+    try:
+        with _open(archive) as members, tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None) as bar:
+            for number, member in enumerate(members):
+                path = _safe_path(archive, member.name)
+                total += member.size
+                if total > limit or number >= MAX_MEMBERS:
+                    raise LavishError(
+                        f"{archive}: unpacks to more than {limit / 1e9:.1f} GB or {MAX_MEMBERS} entries: free some "
+                        "room, or raise --max-gigabytes if the archive is meant to be that large"
+                    )
+                target = folder / path
+                if member.open is None:
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with member.open() as source, target.open("xb") as copy:
+                    shutil.copyfileobj(source, copy, _CHUNK)
+                    written = copy.tell()
+                if written != member.size:
+                    raise LavishError(f"{archive}: '{member.name}' is cut off: get the archive again")
+                sizes[str(path)] = written
+                bar.update(written)
+    except (FileExistsError, NotADirectoryError):
+        raise LavishError(f"{archive}: '{member.name}' comes twice, or is both a file and a folder") from None
+    except _DAMAGED as error:
+        raise LavishError(f"{archive}: damaged archive ({error}): get it again") from None
+    except UnicodeError:
+        raise LavishError(f"{archive}: {member.name!r} is no name that this file system takes") from None
+    except RuntimeError as error:  # what zipfile says of an encrypted member
+        raise LavishError(f"{archive}: {error}") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LavishError(f"{folder}: no room left: free some, or choose another --out") from None
+        raise LavishError(f"{archive}: {error.strerror or error}") from None
+    if not sizes:
+        raise LavishError(f"{archive}: no file in it")
+    return sizes
+
+
+def _safe_path(archive: Path, name: str) -> PurePosixPath:
+    """Return the path of a member below the folder; LavishError for a name that could leave it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or str(path) == MARK:
+        raise LavishError(
+            f"{archive}: the entry {name!r} does not name a place below the folder (an absolute path, '..', a "
+            "backslash): refused, nothing was unpacked; get the archive from its authors"
+        )
+    return path
+
+
+@contextmanager
+def _open(archive: Path) -> Iterator[Iterator[_Member]]:
+    with archive.open("rb") as file:
+        start = file.read(4)
+    if start in (b"PK\x03\x04", b"PK\x05\x06"):
+        with zipfile.ZipFile(archive) as opened:
+            yield _zip_members(archive, opened)
+        return
+    try:
+        tar = tarfile.open(archive)  # noqa: SIM115
+    except tarfile.ReadError:
+        raise LavishError(f"{archive}: neither a zip nor a tar archive") from None
+    with tar:
+        yield _tar_members(archive, tar)
+
+
+def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in opened.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _no_plain_file(archive, info.filename)
+        if info.is_dir():
+            yield _Member(info.filename, 0, None)
+        else:
+            yield _Member(info.filename, info.file_size, _opener(opened.open, info))
+
+
+def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
+    for info in opened:
+        if not (info.isreg() or info.isdir()):
+            raise _no_plain_file(archive, info.name)
+        if info.isdir():
+            yield _Member(info.name, 0, None)
+        else:
+            yield _Member(info.name, info.size, _opener(opened.extractfile, info))
+        opened.members = []  # type: ignore[attr-defined]  # or a million of them would stay in memory
+
+
+def _opener(open_member: Any, info: Any) -> Callable[[], IO[bytes]]:
+    return lambda: open_member(info)
+
+
+def _no_plain_file(archive: Path, name: str) -> LavishError:
+    return LavishError(
+        f"{archive}: the entry '{name}' is a link or a device, not a file or a folder: refused, nothing was unpacked; "
+        "get the archive from its authors"
+    )

@@ -1,0 +1,1 @@
+"""The learner as a whole: frozen backbone, method, two-stream encoder and task head."""

@@ -1,0 +1,107 @@
+"""From a resolved configuration to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lavish.learner.encoder import TwoStreamEncoder
+from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
+from lavish.models.backbones.build import build_backbone
+from lavish.models.interfaces import STREAMS, Stream
+from lavish.tasks.base import Shape, build_task
+
+if TYPE_CHECKING:
+    from lavish.config.schema import RunConfig
+    from lavish.models.backbones.base import Backbone
+
+
+def streams_of(modalities: str) -> tuple[Stream, ...]:
+    """Return the streams that exist under `modalities`; a single one is the other removed, not silenced."""
+    return STREAMS if modalities == "audio_visual" else ("visual",) if modalities == "visual" else ("audio",)
+
+
+def frozen_backbone(config: RunConfig, weights: Path | None) -> Backbone:
+    """Build the backbone of a resolved configuration; without a file of weights they are random."""
+    return build_backbone(
+        config.backbone.model,
+        config.backbone.spec,
+        config.data.frame_size,
+        weights=weights,
+        stochastic_depth=config.backbone.stochastic_depth,
+        tune_norms=config.backbone.tune_norms,
+        positions=config.backbone.positions,
+    )
+
+
+def build_model(
+    config: RunConfig,
+    *,
+    classes: list[str],
+    vocabulary: int,
+    statistics: dict[str, Any],
+    weights: Path | None,
+    valid_frames: int | None = None,
+    audio_feature_dim: int = 0,
+    backbone: Backbone | None = None,
+) -> AudioVisualModel:
+    """Build the model of a resolved configuration from torch's current random state.
+
+    Args:
+        config: the run.
+        classes: names of the data set's classes.
+        vocabulary: words that its questions are made of.
+        statistics: of the training split, as ``statistics.json`` holds them.
+        weights: the frozen backbone's safetensors file; None leaves it random (cost counting).
+        valid_frames: columns of a log-mel window that hold sound; None when all do.
+        audio_feature_dim: width of the separate audio encoder's features, 0 without one.
+        backbone: the frozen backbone, where it has been built already.
+    """
+    streams = streams_of(config.modalities)
+    sound = config.data.spectrogram
+    backbone = backbone or frozen_backbone(config, weights)
+    side = config.data.frame_size
+    sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
+    for stream in streams:
+        backbone.grid_sizes(sizes[stream])
+    fusion = config.fusion
+    encoder = TwoStreamEncoder(
+        backbone,
+        streams=streams,
+        method=config.adapter.method,
+        options=config.adapter.options,
+        direction=fusion.direction,
+        position=fusion.position,
+        arrangement=fusion.arrangement,
+        layers=fusion.layers,
+        sizes=sizes,
+        segments=config.data.segments,
+    )
+    replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
+    widths = [encoder.feature_dim for stream in streams if not (stream == "audio" and replace)]
+    if audio_feature_dim:
+        widths.append(audio_feature_dim)
+    grids = backbone.grid_sizes(sizes[streams[0]])
+    shape = Shape(
+        widths=widths,
+        stages=[(backbone.widths[end], *grids[end]) for end in backbone.stage_ends],
+        token_width=backbone.feature_dim,
+        classes=classes,
+        vocabulary=vocabulary,
+        segments=config.data.segments,
+        frame_size=config.data.frame_size,
+        streams=streams,
+        separate_audio=bool(audio_feature_dim),
+    )
+    task = build_task(config.task.name, shape, config.task.options)
+    frames, audio = config.normalisation.frames, config.normalisation.audio
+    return AudioVisualModel(
+        encoder,
+        task,
+        frame_statistics=(list(IMAGENET_MEAN), list(IMAGENET_STD))
+        if frames == "imagenet"
+        else (statistics["frames"]["mean"], statistics["frames"]["std"]),
+        audio_statistics=(statistics["log_mels"]["mean"], statistics["log_mels"]["std"]) if audio == "train" else audio,
+        valid_frames=valid_frames,
+        replace_audio=replace,
+    )

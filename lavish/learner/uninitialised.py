@@ -1,0 +1,65 @@
+"""The model of a configuration to be counted and never run: without data, weights, or drawing any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch.overrides import TorchFunctionMode
+
+from lavish.learner.build import build_model, frozen_backbone
+from lavish.learner.model import AudioVisualModel
+from lavish.models.audio_encoders.build import build
+
+if TYPE_CHECKING:
+    from lavish.config.schema import RunConfig
+    from lavish.models.audio_encoders.base import AudioEncoder
+    from lavish.models.backbones.base import Backbone
+
+_STATISTICS = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
+
+
+def uninitialised_backbone(config: RunConfig) -> Backbone:
+    """Build the backbone of a configuration."""
+    with skip_initialisation():
+        return frozen_backbone(config, None)
+
+
+def uninitialised_model(
+    config: RunConfig, backbone: Backbone | None = None
+) -> tuple[AudioVisualModel, AudioEncoder | None]:
+    """Build the model of a configuration, on a `backbone` that has been built already if one is given.
+
+    Returns:
+        The model, and the separate audio encoder where the configuration has one.
+    """
+    with skip_initialisation():
+        encoder = build(config.audio_encoder.kind, config.audio_encoder.spec) if config.audio_encoder else None
+        model = build_model(
+            config,
+            classes=[str(index) for index in range(config.data.num_classes)],
+            vocabulary=config.data.vocabulary,
+            statistics=_STATISTICS,
+            weights=None,
+            audio_feature_dim=encoder.feature_dim if encoder else 0,
+            backbone=backbone,
+        )
+    return model, encoder
+
+
+_DRAWING = {"uniform_", "normal_", "trunc_normal_", "erfinv_", "bernoulli_", "exponential_"}
+
+
+@contextmanager
+def skip_initialisation() -> Iterator[None]:
+    """Build models without drawing their weights, whose values no count depends on."""
+    with _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        drawn = getattr(function, "__module__", None) == "torch.nn.init" or function.__name__ in _DRAWING
+        return (args[0] if args else kwargs["tensor"]) if drawn else function(*args, **kwargs)

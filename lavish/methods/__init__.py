@@ -1,0 +1,1 @@
+"""Parameter-efficient methods, one file each, all on tokens (B, N, C)."""

@@ -1,0 +1,47 @@
+"""(IA)^3: keys, values and hidden units of the backbone are scaled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.models.backbones.base import Backbone, Operation
+from lavish.models.interfaces import Stream, Streams
+
+
+class IA3(Method):
+    """Scale the keys, the values and the hidden units of the feed-forward layer, channel by channel.
+
+        K <- l_k * K        V <- l_v * V        ffn(x) = W_2 (l_ff * act(W_1 x + b_1)) + b_2
+
+    Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", NeurIPS 2022
+    (arXiv 2205.05638). All scales start at 1, so nothing changes at the start; 2 C and the hidden width a block, 6 C in
+    a ViT. Nothing crosses between the streams; each has scales of its own.
+
+    Swin V2 compares queries and keys by their cosines, over the channels of a head: there l_k turns keys without
+    lengthening them.
+    """
+
+    def __init__(self, backbone: Backbone, context: MethodContext) -> None:
+        super().__init__()
+        self._blocks = context.blocks
+        self.scales = nn.ParameterDict()
+        for block in context.blocks:
+            sizes = {"qkv": 2 * backbone.widths[block], "fc2": backbone.linear(block, "fc2")[0].shape[1]}
+            for layer, size in sizes.items():
+                for stream in context.streams:
+                    self.scales[f"{block}_{layer}_{stream}"] = nn.Parameter(torch.ones(size))
+
+    def intercepted_layers(self, block: int | None) -> frozenset[str]:
+        return frozenset({"qkv", "fc2"}) if block in self._blocks else frozenset()
+
+    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+        return {stream: self._scaled(stream, operation) for stream, operation in operations.items()}
+
+    def _scaled(self, stream: Stream, here: Operation) -> Tensor:
+        scale = self.scales[f"{here.block}_{here.name}_{stream}"]
+        if here.name == "fc2":
+            return here.layer(scale * here.tokens)
+        queries, rest = here.layer(here.tokens).split([len(scale) // 2, len(scale)], dim=-1)
+        return torch.cat([queries, scale * rest], dim=-1)

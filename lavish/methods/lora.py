@@ -1,0 +1,146 @@
+"""LoRA: low-rank updates of the backbone's linear maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavish.errors import LavishError
+from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.interfaces import Stream, Streams
+
+_PARTS: dict[str, tuple[LayerName, int | None]] = {
+    "q": ("qkv", 0), "k": ("qkv", 1), "v": ("qkv", 2), "qkv": ("qkv", None),
+    "proj": ("proj", None), "fc1": ("fc1", None), "fc2": ("fc2", None),
+}  # fmt: skip
+"""The frozen map that a name stands for, and which third of what that returns."""
+
+
+class LoRA(Method):
+    """A low-rank update of chosen linear maps of each block.
+
+        W x + b + alpha / r * B A x        A (r, in), B (out, r)
+
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685). A starts as torch's
+    linear maps do (Kaiming-uniform, a = sqrt 5), B at 0: nothing changes at the start, and B alone gets a gradient in
+    the first step. Nothing crosses between the streams; each has updates of its own, so none can be written into the
+    frozen weights, which both share: :meth:`merge` keeps the sums W + alpha / r * B A of each stream for evaluation.
+
+    Options:
+        rank: r (8).
+        alpha: see above (8; conventions differ, loralib has 1: what matters is alpha / r, which is 1 here).
+        layers: which maps, separated by spaces, of q, k, v (thirds of the fused map), qkv (one update of all three),
+            proj, fc1 and fc2 ('q v', as in the paper).
+    """
+
+    budget_option = "rank"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: MethodContext,
+        *,
+        rank: int = 8,
+        alpha: float = 8.0,
+        layers: str = "q v",
+    ) -> None:
+        super().__init__()
+        self._streams, self._blocks = context.streams, context.blocks
+        if rank < 1:
+            raise LavishError(f"adapter.options.rank: {rank} is no rank; choose 1 or more")
+        if alpha <= 0:
+            raise LavishError(f"adapter.options.alpha: {alpha} leaves no update; choose more than 0")
+        self._parts: dict[LayerName, list[str]] = {}
+        for part in _chosen(layers):
+            self._parts.setdefault(_PARTS[part][0], []).append(part)
+        for block in context.blocks:
+            for layer, parts in self._parts.items():
+                weight, _ = backbone.linear(block, layer)
+                outputs, inputs = weight.shape
+                for part in parts:
+                    rows = outputs if _PARTS[part][1] is None else outputs // 3
+                    for stream in context.streams:
+                        self.add_module(f"{block}_{part}_{stream}", _LowRank(inputs, rows, rank, alpha / rank))
+
+    def intercepted_layers(self, block: int | None) -> frozenset[str]:
+        return frozenset(self._parts) if block in self._blocks else frozenset()
+
+    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+        outputs: Streams = {}
+        for stream, operation in operations.items():
+            block, name, tokens = operation.block, operation.name, operation.tokens
+            merged = self._buffers.get(f"{block}_{name}_{stream}_merged")
+            if merged is not None and block is not None:
+                outputs[stream] = functional.linear(tokens, merged, context.backbone.linear(block, name)[1])
+                continue
+            outputs[stream] = operation.layer(tokens)
+            for part in self._parts[name]:
+                # In site: nothing else needs what the frozen map returns, and its thirds are views of it.
+                _rows(outputs[stream], part).add_(self.get_submodule(f"{block}_{part}_{stream}")(tokens))
+        return outputs
+
+    @torch.no_grad()
+    def merge(self, backbone: Backbone) -> None:
+        """Keep the effective weights of every stream, (out, in) each, and evaluate with them until training goes on.
+
+        To be called again after other parameters were loaded.
+        """
+        for block in self._blocks:
+            for layer, parts in self._parts.items():
+                for stream in self._streams:
+                    weight = backbone.linear(block, layer)[0].detach().clone()
+                    for part in parts:
+                        update: Any = self.get_submodule(f"{block}_{part}_{stream}")
+                        # What the update makes of the unit vectors is the transposed of its matrix.
+                        _rows(weight.T, part).add_(update(torch.eye(weight.shape[1]).to(weight)))
+                    self.register_buffer(f"{block}_{layer}_{stream}_merged", weight, persistent=False)
+
+    def unmerge(self) -> None:
+        """Forget the effective weights."""
+        for name in [name for name in self._buffers if name.endswith("_merged")]:
+            delattr(self, name)
+
+    def train(self, mode: bool = True) -> LoRA:
+        """Go on training, with the frozen weights and their updates apart, or evaluate."""
+        if mode:
+            self.unmerge()
+        super().train(mode)
+        return self
+
+
+class _LowRank(nn.Module):
+    """The update scale * B A x of one linear map."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, scale: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank, outputs, bias=False)
+        self.scale = scale
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.up(self.scale * self.down(tokens))
+
+
+def _chosen(layers: str) -> list[str]:
+    """Return the names in `layers`; LavishError for an unknown one, for none, and for one that covers another."""
+    parts = layers.split()
+    unknown = [part for part in parts if part not in _PARTS]
+    twice = len(set(parts)) < len(parts) or ("qkv" in parts and {"q", "k", "v"} & set(parts))
+    if unknown or twice or not parts:
+        reason = f"there is no '{unknown[0]}'" if unknown else "one is updated twice" if twice else "none is chosen"
+        raise LavishError(
+            f"adapter.options.layers: '{layers}': {reason}; choose from {', '.join(_PARTS)}, separated by spaces, "
+            "qkv being q, k and v in one"
+        )
+    return parts
+
+
+def _rows(outputs: Tensor, part: str) -> Tensor:
+    """Return the view of a frozen map's outputs (..., out) that a part of it makes."""
+    third, width = _PARTS[part][1], outputs.shape[-1] // 3
+    return outputs if third is None else outputs.narrow(-1, third * width, width)

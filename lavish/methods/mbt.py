@@ -1,0 +1,85 @@
+"""MBT: bottleneck tokens that both streams' late blocks write to and read from.
+
+Nagrani et al., "Attention Bottlenecks for Multimodal Fusion", NeurIPS 2021 (arXiv 2107.00135), and the public code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from lavish.errors import LavishError
+from lavish.methods._shared.late_blocks import late_blocks
+from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import Streams
+
+
+class Mbt(Method):
+    """From block L_f on, a few tokens join both streams' sequences; after each block they are averaged.
+
+        [x | b_x] = block([x | b]),   [y | b_y] = block([y | b]),   b <- (b_x + b_y) / 2
+
+    One set b of tokens, from N(0, 0.02), is all that is trained. Both blocks read the same b. The tokens leave before
+    the last norm; what the last block makes of them is read by nobody.
+
+    Our reading: the published transformers, one a modality, are trained throughout; here one frozen backbone serves
+    both streams, unless `train_backbone`. A stream that may not read the other keeps its own tokens b_x, which are not
+    averaged. On Swin the tokens take part in every window and pass the merging of patches each by itself. The head is
+    the task's, on features without the tokens.
+
+    A public copy appends such tokens to both streams and never averages them, so that nothing crosses; not followed.
+
+    Options:
+        bottlenecks: how many tokens (4; with a class token the published code has one more; 4 to 256 are reported to
+            do alike).
+        layers: how many of the backbone's last blocks have them; by default a third, as published (4 of 12), and at
+            least two. `fusion.layers` may leave out some.
+        train_backbone: train all of the backbone, as published.
+    """
+
+    cross_modal = True
+    budget_option = "bottlenecks"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: MethodContext,
+        *,
+        bottlenecks: int = 4,
+        layers: int | None = None,
+        train_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blocks = late_blocks(layers, backbone, context)
+        if bottlenecks < 1:
+            raise LavishError(f"adapter.options.bottlenecks: {bottlenecks} should be at least 1")
+        if context.readers and len(self.blocks) < 2:
+            raise LavishError(
+                "adapter.options.layers: what one block writes, the next one reads, so that nothing crosses with a "
+                "single block; choose two at least"
+            )
+        self.readers = context.readers
+        self.train_backbone = train_backbone
+        self.tokens = nn.Parameter(0.02 * torch.randn(bottlenecks, backbone.widths[self.blocks[0]]))
+
+    def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
+        return backbone.parameters() if self.train_backbone else ()
+
+    def before_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
+        if block != self.blocks[0]:
+            return tokens
+        return {s: context.backbone.add_tokens(x, self.tokens.expand(len(x), -1, -1)) for s, x in tokens.items()}
+
+    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
+        last = block == self.blocks[-1]
+        if block not in self.blocks or not (last or self.readers):
+            return tokens
+        parts = {stream: context.backbone.take_tokens(x, len(self.tokens)) for stream, x in tokens.items()}
+        if last:
+            return {stream: rest for stream, (rest, _) in parts.items()}
+        average = torch.stack([written for _, written in parts.values()]).mean(dim=0)
+        read = {stream: context.backbone.add_tokens(parts[stream][0], average) for stream in self.readers}
+        return {stream: read.get(stream, x) for stream, x in tokens.items()}

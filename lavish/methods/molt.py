@@ -1,0 +1,162 @@
+"""MoLT: latent tokens distilled from a frozen encoder's late layers and fused beside it.
+
+Rho et al., "MoLT: Mixture of Layer-Wise Tokens for Efficient Audio-Visual Learning", 2025 (arXiv 2512.00115).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lavish.errors import LavishError
+from lavish.methods._shared.hidden_width import hidden_width
+from lavish.methods._shared.late_blocks import late_blocks
+from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import Stream, Streams
+
+if TYPE_CHECKING:
+    from lavish.models.interfaces import StreamFeatures
+
+
+def _read(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return q + softmax(q k^T / sqrt(d)) k for q (B, M, d) and k (B, N, d)."""
+    keys = keys.unsqueeze(1)
+    return queries + functional.scaled_dot_product_attention(queries.unsqueeze(1), keys, keys).squeeze(1)
+
+
+class _Distil(nn.Module):
+    """What distils one late block of one stream: both adapters' latent tokens and the router between them."""
+
+    def __init__(self, hidden: int, latents: int, crosses: bool) -> None:
+        super().__init__()
+        self.unimodal = nn.Parameter(torch.randn(latents, hidden))
+        self.cross_modal = nn.Parameter(torch.randn(latents, hidden)) if crosses else None
+        self.router = nn.Linear(2 * hidden, 2) if crosses else None
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return the layer's tokens (B, M, d) from this and the other stream's, (B, N, d)."""
+        unimodal = _read(self.unimodal.expand(len(own), -1, -1), own)
+        if self.cross_modal is None or self.router is None:
+            return unimodal
+        cross_modal = _read(_read(self.cross_modal.expand(len(own), -1, -1), other), own)
+        summary = torch.cat([unimodal.mean(dim=1), cross_modal.mean(dim=1)], dim=1)
+        share = self.router(summary).softmax(dim=1)[:, :, None, None]
+        return share[:, 0] * unimodal + share[:, 1] * cross_modal
+
+
+class _Fusion(nn.Module):
+    """Weighs the layers' tokens (B, K, M, d) by importance, and adds what they hold to the features.
+
+    What each token of the picture gets of them is asked for by what the last block was mapped to, (B, N, d).
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(hidden, 1, bias=False)  # a constant would be the same for all layers
+        self.up = nn.Linear(hidden, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, layers: Tensor, last: Tensor, features: StreamFeatures) -> StreamFeatures:
+        importance = self.score(layers.mean(dim=2)).softmax(dim=1)
+        fused = (importance.unsqueeze(3) * layers).sum(dim=1)
+        keys = fused.unsqueeze(1)
+        read = functional.scaled_dot_product_attention(last.unsqueeze(1), keys, keys)
+        tokens = features.tokens + self.up(read.squeeze(1))
+        pooled = features.pooled + self.up(fused.mean(dim=1))
+        return dataclasses.replace(features, pooled=pooled, tokens=tokens, stages=(*features.stages[:-1], tokens))
+
+
+class Molt(Method):
+    """Latent tokens read the late blocks' outputs of both streams; nothing enters the frozen encoder.
+
+    Our reading throughout, of the abstract and of summaries, which give no equations. They say that the encoder runs
+    without insertions; that at late layers alone unimodal and cross-modal adapters distil what it computed into a few
+    latent tokens; that a router weighs the two; that a fusion module weighs the layers by importance; and that latent
+    tokens are kept orthogonal in training. With x_l, y_l the outputs of a late block l in both streams and
+    R(q, k) = q + softmax(q k^T / sqrt(d)) k:
+
+        k_l = W_l LN(x_l), likewise k'_l of the other stream                                C -> d
+        u_l = R(m_l, k_l),   v_l = R(R(n_l, k'_l), k_l)                 m_l, n_l: M latent tokens, from N(0, 1)
+        t_l = a u_l + b v_l,   (a, b) = softmax( router([mean u_l ; mean v_l]) )
+        t   = sum_l softmax_l( s . mean t_l ) t_l
+        pooled feature += U mean t,   each token += U softmax( k_L t^T / sqrt(d) ) t      L: last block; U = 0 at first
+        loss += weight x mean squared cosine between different tokens of a layer t_l, averaged over layers and streams
+
+    No gradient enters the encoder: what is read of it is detached. Only the tokens of the last stage change, and what
+    reads earlier stages sees the frozen backbone. A stream that may not read the other has t_l = u_l and no router.
+
+    Options, all of them ours:
+        layers: how many of the backbone's last blocks are read; by default a third, at least two. `fusion.layers` may
+            leave out some.
+        latents: M.
+        reduction: d is the width of the backbone's feature divided by it, the same in all blocks.
+        orthogonality: the weight of what is added to the loss.
+    """
+
+    cross_modal = True
+    budget_option = "reduction"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        context: MethodContext,
+        *,
+        layers: int | None = None,
+        latents: int = 4,
+        reduction: int = 4,
+        orthogonality: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if latents < 1:
+            raise LavishError(f"adapter.options.latents: {latents} should be at least 1")
+        if orthogonality < 0:
+            raise LavishError(f"adapter.options.orthogonality: {orthogonality} must not be negative")
+        self.blocks = late_blocks(layers, backbone, context)
+        if self.blocks[-1] != backbone.num_blocks - 1:
+            raise LavishError("fusion.layers: adapter 'molt' adds to what the last block returns: choose it as well")
+        self.orthogonality = orthogonality if latents > 1 else 0.0
+        hidden = hidden_width(backbone.feature_dim, reduction)
+        self.down = nn.ModuleDict()
+        self.distil = nn.ModuleDict()
+        self.fusion = nn.ModuleDict()
+        for stream in context.streams:
+            crosses = stream in context.readers
+            for block in self.blocks:
+                width = backbone.widths[block]
+                self.down[f"{block}_{stream}"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
+                self.distil[f"{block}_{stream}"] = _Distil(hidden, latents, crosses)
+            self.fusion[stream] = _Fusion(backbone.feature_dim, hidden)
+
+    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
+        if block in self.blocks:
+            keys = [self.down[f"{block}_{stream}"](x.detach()) for stream, x in tokens.items()]
+            for own, stream in enumerate(tokens):
+                layer = self.distil[f"{block}_{stream}"](keys[own], keys[-1 - own])
+                context.cache.setdefault(stream, []).append(layer)
+            context.cache["last"] = dict(zip(tokens, keys, strict=True))
+        return tokens
+
+    def transform_features(
+        self, features: dict[Stream, StreamFeatures], context: ForwardContext
+    ) -> dict[Stream, StreamFeatures]:
+        layers: Streams = {stream: torch.stack(context.cache[stream], dim=1) for stream in features}
+        if self.training and self.orthogonality:
+            every = torch.stack(list(layers.values()))
+            context.auxiliary_losses.append(self.orthogonality * _overlap(every))
+        last = context.cache["last"]
+        return {stream: self.fusion[stream](layers[stream], last[stream], given) for stream, given in features.items()}
+
+
+def _overlap(tokens: Tensor) -> Tensor:
+    """Return the mean squared cosine between different ones of the M tokens (..., M, d)."""
+    unit = functional.normalize(tokens.float(), dim=-1)
+    cosines = unit @ unit.transpose(-1, -2)
+    count = tokens.shape[-2]
+    others = cosines.square() * (1 - torch.eye(count, device=tokens.device))
+    return others.sum(dim=(-1, -2)).mean() / (count * (count - 1))

@@ -1,0 +1,69 @@
+"""Visual prompt tuning: learned tokens join the sequence."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lavish.errors import LavishError
+from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import Streams
+
+
+class PromptTuning(Method):
+    """Learned tokens stand behind the class token, before the patches.
+
+        deep:     [c, _, x] <- block([c, P, x])        P (p, C) in every block; what becomes of it is dropped
+        shallow:  [c, P, x] <- block([c, P, x])        P (p, C) enters the first block and stays until the last
+
+    Jia et al., "Visual Prompt Tuning", ECCV 2022 (arXiv 2203.12119). Prompts start uniform within
+    sqrt(6 / (3 P_h P_w + C)), with patches of P_h x P_w pixels and the first block's width C. Nothing crosses between
+    the streams; each has prompts of its own. They leave the sequence before the final norm, so no head sees them.
+
+    On Swin V2 prompts take part in every window without a position bias, what the windows make of them is averaged, and
+    where patches are merged a shallow prompt is merged with itself, as in VPT's code for Swin. Two things of that code
+    are not copied: it repeats prompts over windows in another order than the windows have, so that the pictures of a
+    batch mix, and it averages prompts into the pooled feature.
+
+    Options:
+        length: number p of prompts (5; the paper chooses from 1 to 200 for each data set).
+        depth: 'deep', the better one in the paper, or 'shallow'.
+    """
+
+    budget_option = "length"
+
+    def __init__(
+        self, backbone: Backbone, context: MethodContext, *, length: int = 5, depth: Literal["deep", "shallow"] = "deep"
+    ) -> None:
+        super().__init__()
+        if length < 1:
+            raise LavishError(f"adapter.options.length: {length} prompts train nothing; choose 1 or more")
+        self._length = length
+        blocks = context.blocks
+        self._enter, self._leave = (blocks, blocks) if depth == "deep" else (blocks[:1], blocks[-1:])
+        rows, columns = backbone.patch_size
+        bound = math.sqrt(6 / (3 * rows * columns + backbone.widths[0]))
+        self.prompts = nn.ParameterDict(
+            {
+                f"{block}_{stream}": torch.empty(length, backbone.widths[block]).uniform_(-bound, bound)
+                for block in self._enter
+                for stream in context.streams
+            }
+        )
+
+    def before_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
+        if block not in self._enter:
+            return tokens
+        return {
+            stream: context.backbone.add_tokens(x, self.prompts[f"{block}_{stream}"].expand(len(x), -1, -1))
+            for stream, x in tokens.items()
+        }
+
+    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
+        if block not in self._leave:
+            return tokens
+        return {stream: context.backbone.take_tokens(x, self._length)[0] for stream, x in tokens.items()}

@@ -1,0 +1,1 @@
+"""Separate frozen audio encoders, one file per kind."""

@@ -1,0 +1,124 @@
+"""Building a frozen backbone from its name or explicit specification and a file of weights."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from lavish.errors import LavishError, did_you_mean
+from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.swin import SwinV2Backbone
+from lavish.models.backbones.vit import ViTBackbone
+from lavish.models.weights import load_exactly, read_weights
+
+_EXPLICIT = {"vit": VisionTransformer, "swinv2": SwinTransformerV2}
+
+
+def build_backbone(
+    name: str,
+    spec: dict[str, Any],
+    image_size: int,
+    *,
+    weights: Path | None = None,
+    stochastic_depth: bool = False,
+    tune_norms: bool = False,
+    positions: Literal["bicubic", "linear"] = "bicubic",
+) -> Backbone:
+    """Build and freeze a backbone.
+
+    Args:
+        name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
+        spec: constructor arguments of timm's class, for an explicit small model.
+        image_size: side of the video frames in pixels; a Swin V2 is built for it, a ViT resamples its positions to it.
+            0 takes the size that a named model was pretrained at.
+        weights: a safetensors file; without one the weights are those of torch's random state.
+        stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
+
+    Raises:
+        LavishError: for a name timm does not know, a spec its class does not take, or weights that do not fit.
+    """
+    model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size, weights)
+    if name in _EXPLICIT and weights is not None:
+        load_exactly(model, read_weights(weights), weights, "backbone.spec")
+    backbone: Backbone
+    if name.startswith("swinv2"):
+        backbone = SwinV2Backbone(model, name)
+    else:
+        backbone = ViTBackbone(model, name, positions=positions)
+    backbone.freeze(stochastic_depth=stochastic_depth, tune_norms=tune_norms)
+    return backbone
+
+
+def classifier_sizes(name: str) -> tuple[int, int]:
+    """Return how many linear classifiers timm's pretrained model of this name has, and the classes of each."""
+    pretrained = timm.get_pretrained_cfg(name)
+    if pretrained is None:
+        raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
+    return (1 if isinstance(pretrained.classifier, str) else len(pretrained.classifier)), pretrained.num_classes
+
+
+def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
+    arguments: dict[str, Any] = {"num_classes": 0, **spec}
+    if name == "vit":
+        arguments["dynamic_img_size"] = True
+    try:
+        return _EXPLICIT[name](**arguments)
+    except (TypeError, AssertionError) as error:
+        raise LavishError(f"backbone.spec does not fit '{name}': {error}") from None
+
+
+def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        family = timm.list_models(["vit_*", "deit*", "swinv2_*"])
+        raise LavishError(f"backbone.model: timm knows no '{architecture}'{did_you_mean(architecture, family)}")
+    arguments: dict[str, Any] = {"num_classes": 0}
+    if architecture.startswith("swinv2_"):
+        arguments |= {"img_size": image_size} if image_size else {}
+    else:
+        arguments["dynamic_img_size"] = True
+    if weights is not None:
+        # With the head that is not built taken out here, and its classes not announced, timm's own loading is strict.
+        # Left to drop the head by itself, it would take a file of another model and leave what that lacks untrained.
+        tensors = _without_head(read_weights(weights), name)
+        overlay = {"state_dict": tensors, "num_classes": 0, "hf_hub_id": None, "url": None}
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    try:
+        with torch.no_grad():
+            model = timm.create_model(name, **arguments)
+        model.pretrained_cfg.pop("state_dict", None)  # or the file's tensors would stay in memory beside the model's
+        return model
+    except (RuntimeError, TypeError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # torch's first line only announces what the second one says.
+        reason = textwrap.shorten(" ".join(lines[:2]), 300, placeholder=" ...")
+        raise LavishError(
+            f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {reason}"
+        ) from None
+
+
+def _without_head(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    known = timm.get_pretrained_cfg(name)
+    heads = (known.classifier if known else None) or "head"
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    return {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in heads}
+
+
+def check_fit(path: Path, model: str) -> None:
+    """Build the backbone of this timm name from a file, as a run would; LavishError says what does not fit."""
+    import timm
+
+    from lavish.config.schema import BackboneConfig
+    from lavish.config.validation import parse
+    from lavish.models.backbones.build import build_backbone
+
+    parse(BackboneConfig, {"model": model, "weights": {"source": "file", "path": str(path)}}, "--model")
+    known = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    build_backbone(model, {}, known.input_size[-1] if known else 224, weights=path)

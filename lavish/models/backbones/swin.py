@@ -1,0 +1,213 @@
+"""Swin V2 of timm: post-norm blocks on a grid, patches merged at the start of a stage."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import Any
+
+import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention, window_partition, window_reverse
+from torch import Tensor
+from torch.nn import functional
+
+from lavish.errors import LavishError
+from lavish.models.backbones.base import Backbone, LayerName, Layers, Operation
+
+
+class SwinV2Backbone(Backbone):
+    """A timm ``SwinTransformerV2`` (swinv2_*) as a :class:`Backbone`; its residual branch is ``norm(f(x))``."""
+
+    num_prefix_tokens = 0
+    windowed = True
+
+    def __init__(self, model: SwinTransformerV2, name: str) -> None:
+        super().__init__()
+        if not isinstance(model, SwinTransformerV2):
+            raise LavishError(
+                f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformerV2 "
+                "(swinv2_cr_* is another architecture)"
+            )
+        self.model: Any = model
+        self.blocks: list[Any] = [
+            block for stage in model.layers for block in stage.blocks
+        ]  # registered below `model` already
+        self.widths = tuple(block.dim for block in self.blocks)
+        depths = [len(stage.blocks) for stage in model.layers]
+        self.stage_ends = tuple(end - 1 for end in accumulate(depths))
+        self._merges_before = {end + 1 for end in self.stage_ends[:-1]}
+        self._stage_of = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.model.patch_embed(images).flatten(1, 2)
+
+    def embedding_layers(self, images: Tensor) -> Layers:
+        patches = yield Operation("patch_embed", None, self.model.patch_embed, images)
+        return patches.flatten(1, 2)
+
+    def enter(self, index: int, tokens: Tensor) -> Tensor:
+        if index not in self._merges_before:
+            return tokens
+        stage = self.model.layers[self._stage_of[index]]
+        added, patches = self._parted(tokens, stage.input_resolution)
+        merged = stage.downsample(patches.unflatten(1, stage.input_resolution)).flatten(1, 2)
+        if not added.shape[1]:
+            return merged
+        # An added token meets no neighbours: it is merged with itself.
+        merging = stage.downsample
+        return torch.cat([merging.norm(merging.reduction(added.repeat(1, 1, 4))), merged], dim=1)
+
+    def attention(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        rows, columns = block.input_resolution
+        if tokens.shape[1] != rows * columns:  # tokens were added: timm's windows have no room for them
+            return _through(self.attention_layers(index, tokens))
+        grid = tokens.unflatten(1, block.input_resolution)
+        return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
+
+    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+        # The linear maps act on the whole sequence instead of window by window, which is the same.
+        block = self.blocks[index]
+        qkv = yield Operation("qkv", index, lambda x: _qkv(block.attn, x), tokens)
+        added, patches = self._parted(qkv, block.input_resolution)
+        mixed = yield Operation("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
+        return block.drop_path1((yield Operation("norm1", index, block.norm1, mixed)))
+
+    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        return block.drop_path2(block.norm2(block.mlp(tokens)))
+
+    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+        block = self.blocks[index]
+        mlp = block.mlp
+        hidden = mlp.norm(mlp.act((yield Operation("fc1", index, mlp.fc1, tokens))))
+        out = yield Operation("fc2", index, mlp.fc2, hidden)
+        return block.drop_path2((yield Operation("norm2", index, block.norm2, out)))
+
+    def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
+        block = self.blocks[index]
+        mixed = _attend(block.attn, _qkv(block.attn, sequence), bias)
+        return block.drop_path1(block.norm1(block.attn.proj(mixed)))
+
+    def windows(self, index: int, tokens: Tensor) -> Tensor:
+        return _windows(self.blocks[index], tokens)
+
+    def from_windows(self, index: int, windows: Tensor) -> Tensor:
+        return _from_windows(self.blocks[index], windows)
+
+    def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:
+        block = self.blocks[index]
+        if name == "qkv":
+            return block.attn.qkv.weight, _qkv_bias(block.attn)
+        layer = block.attn.proj if name == "proj" else getattr(block.mlp, name)
+        return layer.weight, layer.bias
+
+    def num_heads(self, index: int) -> int:
+        return self.blocks[index].num_heads
+
+    def _block_of(self, name: str) -> int:
+        part, *rest = name.split(".")
+        if part != "layers":
+            return self.num_blocks - 1 if part == "norm" else 0
+        stage, kind = int(rest[0]), rest[1]
+        first = self._stage_of.index(stage)
+        return first + int(rest[2]) if kind == "blocks" else first
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return tuple(self.model.patch_embed.img_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return tuple(self.model.patch_embed.patch_size)
+
+    @staticmethod
+    def _parted(tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return added tokens (B, P, C) and those of the grid (B, rows x columns, C)."""
+        count = tokens.shape[1] - grid[0] * grid[1]
+        return tokens[:, :count], tokens[:, count:]
+
+    def final(self, tokens: Tensor) -> Tensor:
+        return self.model.norm(tokens)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(dim=1)
+
+    def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        expected = self.image_size
+        if tuple(image_size) != expected:
+            raise LavishError(
+                f"a Swin V2 of {expected[0]} x {expected[1]} reads both streams at that size, not {image_size[0]} x "
+                f"{image_size[1]}: set data.frame_size, data.spectrogram.mel_bins and data.spectrogram.frames to it"
+            )
+        return tuple(tuple(block.input_resolution) for block in self.blocks)
+
+
+def _through(layers: Layers) -> Tensor:
+    """Apply every layer as it is."""
+    operation = next(layers)
+    while True:
+        try:
+            operation = layers.send(operation.layer(operation.tokens))
+        except StopIteration as end:
+            return end.value
+
+
+def _qkv_bias(attention: WindowAttention) -> Tensor | None:
+    return None if attention.q_bias is None else torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+
+
+def _qkv(attention: WindowAttention, tokens: Tensor) -> Tensor:
+    return functional.linear(tokens, attention.qkv.weight, _qkv_bias(attention))
+
+
+def _attend(attention: WindowAttention, qkv: Tensor, bias: Tensor | None) -> Tensor:
+    """Return Swin V2's cosine attention (B, L, C) of queries, keys and values (B, L, 3 C)."""
+    q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    logits = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
+    logits = logits * attention.logit_scale.clamp(max=math.log(100.0)).exp()
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def _windows(block: Any, patches: Tensor) -> Tensor:
+    """Cut the patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C)."""
+    (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
+    grid = patches.unflatten(1, (rows, columns))
+    if any(shift):
+        grid = torch.roll(grid, shifts=(-shift[0], -shift[1]), dims=(1, 2))
+    grid = functional.pad(grid, (0, 0, 0, -columns % size[1], 0, -rows % size[0]))
+    return window_partition(grid, size).flatten(1, 2)
+
+
+def _from_windows(block: Any, windows: Tensor) -> Tensor:
+    """Undo :func:`_windows`."""
+    (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
+    padded = (rows + -rows % size[0], columns + -columns % size[1])
+    grid = window_reverse(windows.unflatten(1, size), size, padded)[:, :rows, :columns]
+    if any(shift):
+        grid = torch.roll(grid, shifts=shift, dims=(1, 2))
+    return grid.flatten(1, 2)
+
+
+def _attend_in_windows(block: Any, added: Tensor, patches: Tensor) -> Tensor:
+    """Attend within shifted windows; added tokens (B, P, 3 C) join each, and their outputs are averaged over them."""
+    extra, windows = added.shape[1], _windows(block, patches)
+    number = len(windows) // len(added)
+    bias = _window_bias(block.attn, block.window_size).unsqueeze(0)
+    if block.attn_mask is not None:
+        bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
+    if not extra:
+        return _from_windows(block, _attend(block.attn, windows, bias))
+    windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
+    mixed = _attend(block.attn, windows, functional.pad(bias, (extra, 0, extra, 0)))
+    outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
+    return torch.cat([outside, _from_windows(block, mixed[:, extra:])], dim=1)
+
+
+def _window_bias(attention: WindowAttention, size: tuple[int, int]) -> Tensor:
+    """Return Swin V2's continuous relative position bias (heads, L, L) of a window."""
+    table = attention.cpb_mlp(attention.relative_coords_table).view(-1, attention.num_heads)
+    area = size[0] * size[1]
+    bias = table[attention.relative_position_index.view(-1)].view(area, area, -1)
+    return 16 * torch.sigmoid(bias.permute(2, 0, 1))

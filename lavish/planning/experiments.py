@@ -1,0 +1,361 @@
+"""From configuration files to what the workflow makes: tables, and the runs, data sets and weights they need.
+
+Nothing here imports torch or Snakemake: every row of every table is resolved and validated each time the workflow is
+parsed.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lavish.config.merging import merge
+from lavish.config.options import class_attribute
+from lavish.config.schema import RunConfig, WorkflowConfig
+from lavish.config.validation import parse
+from lavish.errors import LavishError, did_you_mean
+from lavish.planning.identities import DataSet, Identities, MissingInput, Run, Weights, with_options
+from lavish.planning.parameter_budgets import sizes
+from lavish.planning.tables.captions import describe_matches, describe_run, describe_runs
+from lavish.planning.tables.draft import Draft
+from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
+from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
+
+TABLES = Path("config/tables")
+PUBLISHED = Path("config/published.csv")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or one of its figures: the runs it shows, and what the command that writes it is told."""
+
+    name: str
+    runs: tuple[Run, ...]
+    spec: dict[str, Any]
+
+    @property
+    def needs_results(self) -> bool:
+        """Whether its runs have to be trained; a table of costs only counts them."""
+        return needs_results(self.spec["columns"])
+
+    @property
+    def draws_examples(self) -> bool:
+        """Whether this is a figure of what its runs predict, and of no numbers."""
+        return [figure["kind"] for figure in self.spec["figures"].values()] == ["examples"]
+
+
+@dataclass
+class Experiments:
+    """Everything that a configuration asks for, by name."""
+
+    seeds: list[int]
+    tables: dict[str, Table] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
+    """Name of a figure -> name of the table whose runs it shows."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    data: dict[str, DataSet] = field(default_factory=dict)
+    composed: dict[str, DataSet] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+    missing: dict[str, MissingInput] = field(default_factory=dict)
+    """Name of a table -> why it cannot be made on this machine; other tables can."""
+    missing_figures: dict[str, MissingInput] = field(default_factory=dict)
+    """Name of a figure -> why it cannot be made although its table can, without the task that the figure shows."""
+
+    @property
+    def table_names(self) -> list[str]:
+        """All tables that the configuration asks for, those that cannot be made here included."""
+        return sorted([*self.tables, *self.missing])
+
+    @property
+    def figure_names(self) -> list[str]:
+        """All figures that the configuration asks for, those of tables that cannot be made here included."""
+        return [name for name in self.figures if name not in self.missing_figures]
+
+    def table(self, name: str) -> Table:
+        """Return a table; an error when the configuration has none of that name or its material is missing."""
+        if name in self.missing:
+            raise self.missing[name]
+        return _lookup(self.tables, name, "table")
+
+    def figure(self, name: str) -> Table:
+        """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
+        table = self.table(_lookup(self.figures, name, "figure"))
+        if name in self.missing_figures:
+            raise self.missing_figures[name]
+        options = table.spec["figures"][name]
+        task = options["task"] or table.spec["task"]
+        titles = [options["section"]] if isinstance(options["section"], str) else options["section"]
+        drawn = [
+            {
+                "title": section["title"],
+                "rows": [_of_task(row, task) for row in section["rows"] if task in row["runs"]],
+            }
+            for section in table.spec["sections"]
+            if section["title"] in titles
+        ]
+        # A table must hold its baseline, in a section that is not drawn if need be.
+        baseline = next(
+            row
+            for section in table.spec["sections"]
+            for row in section["rows"]
+            if row["variant"] == table.spec["baseline"]
+        )
+        spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles")} | {
+            "task": task,
+            "columns": ["metric"],
+            "figures": {name: options},
+            "sections": [
+                *(section for section in drawn if section["rows"]),
+                {"title": "Baseline", "rows": [{**_of_task(baseline, task), "published": []}]},
+            ],
+        }
+        folders = {row["runs"][task]["folder"] for section in drawn for row in section["rows"]}
+        return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
+
+    def run(self, name: str) -> Run:
+        """Return a run by the name of its folder."""
+        return _lookup(self.runs, name, "run")
+
+    def data_set(self, name: str) -> DataSet:
+        """Return a data set by the name of its prepared store."""
+        return _lookup(self.data, name, "data set")
+
+    def composition(self, name: str) -> DataSet:
+        """Return a data set that is prepared from the composed folder of this name."""
+        return _lookup(self.composed, name, "composed data set")
+
+    def weights_named(self, name: str) -> Weights:
+        """Return weights by the name of their file."""
+        return _lookup(self.weights, name, "file of weights")
+
+
+def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Experiments:
+    """Read configuration files, each laid over the ones before it, and resolve every table they name.
+
+    Args:
+        files: YAML files; `lavish.config.schema.merge` says how one is laid over another.
+        overrides: values from the command line, laid over all files.
+
+    Raises:
+        LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
+            it is raised when a table that needs it is asked for.
+    """
+    base = _read_yaml(files[0])
+    values = base
+    for file in files[1:]:
+        values = merge(values, _read_yaml(file))
+    where = " + ".join(str(file) for file in files)
+    config = parse(WorkflowConfig, merge(values, overrides or {}), where)
+    repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
+    if repeated:
+        raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
+    return _Resolver(config, where, base, files[0]).resolve()
+
+
+def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
+    """Return the run that the rows of a task's tables start from, the options left at their defaults included.
+
+    Raises:
+        LavishError: a file is wrong or has no task of this name.
+    """
+    values = functools.reduce(merge, map(_read_yaml, files))
+    where = " + ".join(map(str, files))
+    config = parse(WorkflowConfig, values, where)
+    start = merge(config.defaults, _lookup(config.tasks, task, "task").changes)
+    return with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
+
+
+class _Resolver:
+    def __init__(self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path) -> None:
+        self.config, self.where = config, where
+        self.base, self.base_file = base, base_file
+        self.identities = Identities()
+        self.experiments = Experiments(
+            seeds=config.seeds,
+            runs=self.identities.runs,
+            data=self.identities.data,
+            composed=self.identities.composed,
+            weights=self.identities.weights,
+        )
+
+    def resolve(self) -> Experiments:
+        files = {name: TABLES / f"{name}.yaml" for name in self.config.tables}
+        for name, file in files.items():
+            if not file.is_file():
+                known = [path.stem for path in TABLES.glob("*.yaml")]
+                raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
+        # In sorted order, so that which name a run shared by two tables gets does not depend on what is asked for.
+        drafts = [self._draft(name, file) for name, file in sorted(files.items())]
+        matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
+        for draft in drafts:
+            self._table(draft.with_sizes(matches))
+        return self.experiments
+
+    def _draft(self, name: str, file: Path) -> Draft:
+        table = parse(TableConfig, _read_yaml(file), str(file))
+        config, where = self._configuration(table, file)
+        try:
+            table = with_backbones(table, config.backbones)
+        except ValueError as error:
+            raise LavishError(f"{file}: {error}") from None
+        measures: dict[str, tuple[str, ...]] = {}
+        own = [row.task for row in table.rows if row.task is not None]
+        for task in dict.fromkeys([*table.tasks, *own]):
+            if task not in config.tasks:
+                raise LavishError(f"{file}: unknown task '{task}'{did_you_mean(task, config.tasks)}")
+            start = merge(config.defaults, config.tasks[task].changes)
+            defaults = parse(RunConfig, start, f"{where}: defaults with tasks.{task}")
+            measures[task] = class_attribute("tasks", defaults.task.name, "measures", ())
+        check_measures(table, measures, file)
+        variants = resolve_rows(table, file, config)
+        check_figures(table, variants, file)
+        return Draft(name, file, table, config, where, variants)
+
+    def _table(self, draft: Draft) -> None:
+        name, file, table, config, variants = draft.name, draft.file, draft.table, draft.config, draft.variants
+        self._name_figures(name, table, file)
+        published = {
+            id: self._published(id, f"{file}: {where}")
+            for where, ids in [
+                *((f"row '{row.variant}'", row.published) for row in table.rows),
+                *((f"published_only '{method.label}'", method.published) for method in table.published_only),
+            ]
+            for id in ids
+        }
+        self.identities.needs_inputs = needs_results(table.columns)
+        runs: dict[str, dict[str, Run]] = {variant: {} for variant in variants}
+        missing: dict[str, dict[str, MissingInput]] = {variant: {} for variant in variants}
+        for variant, resolved in variants.items():
+            for task, run in resolved.configs.items():
+                try:
+                    runs[variant][task] = self.identities.run(task, variant, run)
+                except MissingInput as error:
+                    if task == resolved.task:
+                        error = MissingInput(f"table '{name}' cannot be made: {error}", error.short)
+                        self.experiments.missing[name] = error
+                        return
+                    missing[variant][task] = error
+        self._leave_out_figures(table, missing)
+        unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
+        sections = [
+            {
+                "title": section.title,
+                "rows": [
+                    {
+                        "variant": row.variant,
+                        "label": row.label or variants[row.variant].label,
+                        "task": variants[row.variant].task,
+                        "runs": {task: describe_run(run) for task, run in runs[row.variant].items()},
+                        "missing": {task: error.short for task, error in missing[row.variant].items()},
+                        "published": [published[id] for id in row.published],
+                    }
+                    for row in section.rows
+                ],
+            }
+            for section in table.sections
+        ]
+        if table.published_only:
+            sections.append(
+                {
+                    "title": "Published, other methods",
+                    "rows": [
+                        {
+                            "variant": "",
+                            "label": method.label,
+                            "task": table.task,
+                            "runs": {},
+                            "published": [published[id] for id in method.published],
+                        }
+                        for method in table.published_only
+                    ],
+                }
+            )
+        baseline = [run.config for run in runs[table.baseline].values()]
+        spec = {
+            "name": name,
+            **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
+            "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
+            # What no training depends on is not to change when seeds do.
+            "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
+            "sections": sections,
+            "facts": describe_runs(
+                [*baseline, *(run.config for run in unique.values())],
+                self.identities.needs_inputs,
+                [str(error) for of_task in missing.values() for error in of_task.values()],
+            )
+            | describe_matches(draft.matched),
+        }
+        self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
+
+    def _name_figures(self, name: str, table: TableConfig, file: Path) -> None:
+        for figure in table.figures:
+            if figure in self.experiments.figures:
+                other = self.experiments.figures[figure]
+                raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
+            self.experiments.figures[figure] = name
+
+    def _leave_out_figures(self, table: TableConfig, missing: Mapping[str, Mapping[str, MissingInput]]) -> None:
+        """Note the figures that show, or compare with, a run whose material is not here."""
+        sections = {section.title: section for section in table.sections}
+        for figure, options in table.figures.items():
+            task = options.task or table.task
+            rows = [row for title in drawn_sections(options) for row in sections[title].rows]
+            for variant in [table.baseline, *(row.variant for row in rows)]:
+                if task in missing[variant]:
+                    error = missing[variant][task]
+                    error = MissingInput(f"figure '{figure}' cannot be made: {error}", error.short)
+                    self.experiments.missing_figures[figure] = error
+
+    def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
+        """Return the configuration a table starts from, and how to name it in messages."""
+        if table.configuration is None:
+            return self.config, self.where
+        own = TABLES.parent / f"{table.configuration}.yaml"
+        if not own.is_file():
+            raise LavishError(f"{file}: key 'configuration': there is no {own}")
+        where = f"{self.base_file} + {own}"
+        return parse(WorkflowConfig, merge(self.base, _read_yaml(own)), where), where
+
+    @functools.cached_property
+    def published(self) -> dict[str, dict[str, str]]:
+        if not PUBLISHED.is_file():
+            raise LavishError(f"there is no {PUBLISHED}: it holds the published numbers that rows of tables name")
+        with PUBLISHED.open(newline="", encoding="utf-8") as lines:
+            try:
+                return {row["id"]: row for row in csv.DictReader(lines)}
+            except csv.Error as error:
+                raise LavishError(f"{PUBLISHED}: not a table ({error}): correct it") from None
+
+    def _published(self, id: str, where: str) -> dict[str, str]:
+        if id not in self.published:
+            raise LavishError(f"{where}: {PUBLISHED} has no id '{id}'{did_you_mean(id, self.published)}")
+        return self.published[id]
+
+
+def _of_task(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return a row of a table with its run on one task alone."""
+    return {**row, "task": task, "runs": {task: row["runs"][task]}}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LavishError(f"there is no configuration file {file}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LavishError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise LavishError(f"{file} holds no keys: expected `key: value` lines")
+    return values
+
+
+def _lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in known:
+        raise LavishError(f"the configuration has no {what} '{name}'{did_you_mean(name, known)}")
+    return known[name]

@@ -1,0 +1,240 @@
+"""Runs, data sets and weights, each with the identity that its folder or file carries.
+
+A name ends in a hash over everything its content depends on, so a result can never be mistaken for that of another
+configuration, and two tables that ask for the same thing share it. No torch here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lavish.config.hashing import digest
+from lavish.config.options import class_attribute, has_places, option_model
+from lavish.config.schema import (
+    AudioEncoderConfig,
+    BackboneConfig,
+    DataConfig,
+    FileWeights,
+    FolderAssetsConfig,
+    RunConfig,
+    Split,
+)
+from lavish.data.formats.official import OFFICIAL
+from lavish.errors import LavishError
+from lavish.io.checksum_cache import Checksums
+from lavish.io.checksums import check_sha256
+from lavish.provenance import RECIPE_VERSION
+
+CHECKSUMS = Path(".snakemake/lavish-checksums.json")
+
+
+class MissingInput(LavishError):
+    """A folder or file that the configuration names is not on this machine; `short` says so in a cell of a table."""
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in its official layout and, by the same name, its prepared store."""
+
+    name: str
+    config: DataConfig
+    composed: str | None
+    """Name of the composed folder the store is prepared from; None for a data set on disk."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Frozen weights of a backbone or an audio encoder; `config` says only what they depend on."""
+
+    name: str
+    kind: Literal["backbone", "audio_encoder"]
+    config: BackboneConfig | AudioEncoderConfig
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether a job of the workflow trains them; all others are fetched, copied or drawn."""
+        return self.config.weights.source == "pretrain"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One resolved configuration and the things it reads."""
+
+    name: str
+    config: RunConfig
+    data: DataSet
+    backbone: Weights
+    audio_encoder: Weights | None
+
+    @property
+    def folder(self) -> str:
+        """Where its results go."""
+        return f"results/runs/{self.name}"
+
+    @property
+    def training_splits(self) -> tuple[Split, Split]:
+        """The only splits a training may read: the one it learns from and the one its epoch is selected on."""
+        return ("train", self.config.select_on)
+
+
+class Identities:
+    """Names things and remembers them by name: the same configuration always gives the same thing.
+
+    Attributes:
+        material: whether data and weights have to be there and are part of identities; not for what is only counted.
+        runs, data, composed, weights: all that have been named.
+    """
+
+    def __init__(self) -> None:
+        self.needs_inputs = True
+        self.runs: dict[str, Run] = {}
+        self.data: dict[str, DataSet] = {}
+        self.composed: dict[str, DataSet] = {}
+        self.weights: dict[str, Weights] = {}
+        self._by_hash: dict[str, Run] = {}
+        self._checksums = Checksums(CHECKSUMS)
+
+    def run(self, task: str, variant: str, config: RunConfig) -> Run:
+        """Return the run of a resolved configuration; the first task and variant that ask for it name its folder."""
+        if config.audio_encoder is not None and config.audio_encoder.use == "none":
+            config = config.model_copy(update={"audio_encoder": None})
+        data = self._data(config.data)
+        backbone = self._weights(config.backbone)
+        audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
+        # What was measured of the material is part of the record of a run, and so are options left at their defaults.
+        resolved = with_options(config).model_copy(
+            update={
+                "data": data.config,
+                "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
+                "audio_encoder": config.audio_encoder
+                and config.audio_encoder.model_copy(update={"weights": audio_encoder and audio_encoder.config.weights}),
+            }
+        )
+        key = digest(
+            # Data and weights are named by their content: the same ones in another place make the same run.
+            resolved.model_dump(
+                mode="json", exclude={"data": True, "backbone": {"weights"}, "audio_encoder": {"weights"}}
+            ),
+            data.name,
+            backbone.name,
+            audio_encoder.name if audio_encoder else None,
+            RECIPE_VERSION,
+        )
+        if key not in self._by_hash:
+            run = Run(f"{task}-{variant}-{key}", resolved, data, backbone, audio_encoder)
+            self._by_hash[key] = self.runs[run.name] = run
+        return self._by_hash[key]
+
+    def _data(self, config: DataConfig) -> DataSet:
+        composed = None
+        if config.compose is None:
+            assert config.root is not None
+            checksum = self._fingerprint(
+                config.root,
+                config.sha256,
+                f"data set '{config.name}' ({config.format})",
+                "data.sha256",
+                _remedy(config),
+            )
+            config = config.model_copy(update={"sha256": checksum})
+        else:
+            assets = config.compose.assets
+            if isinstance(assets, FolderAssetsConfig):
+                remedy = (
+                    "it holds one folder a class with images/*.png (cut-outs with an alpha channel) and sounds/*; "
+                    "set data.compose.assets.root to where it lies"
+                )
+                key = "data.compose.assets.sha256"
+                checksum = self._fingerprint(assets.root, assets.sha256, "folder of assets", key, remedy)
+                assets = assets.model_copy(update={"sha256": checksum})
+                config = config.model_copy(update={"compose": config.compose.model_copy(update={"assets": assets})})
+            composition = config.composition().model_dump(mode="json", exclude={"compose": {"assets": {"root"}}})
+            composed = f"{config.name}_{config.format}-{digest('composed', composition, RECIPE_VERSION)}"
+        content = config.model_dump(mode="json", exclude={"root": True, "compose": True})
+        name = f"{config.name}_{config.format}-{digest('prepared', content, composed, RECIPE_VERSION)}"
+        data = self.data.setdefault(name, DataSet(name, config, composed))
+        if composed:
+            self.composed.setdefault(composed, data)
+        return data
+
+    def _weights(self, config: BackboneConfig | AudioEncoderConfig) -> Weights:
+        source = config.weights
+        if isinstance(source, FileWeights):
+            if self.needs_inputs and not source.path.is_file():
+                raise MissingInput(
+                    f"there is no file of weights {source.path}; set weights.path to where it lies",
+                    f"weights not here: {source.path}",
+                )
+            if self.needs_inputs:
+                measured = self._checksums.of_file(source.path)
+                try:
+                    check_sha256(source.path, source.sha256, "weights.sha256", measured)
+                except LavishError as error:
+                    raise MissingInput(str(error), f"other weights than the pinned ones: {source.path}") from None
+                source = source.model_copy(update={"sha256": measured})
+        # How the weights are used does not change them: rows that differ in it share one file.
+        kind: Literal["backbone", "audio_encoder"]
+        if isinstance(config, BackboneConfig):
+            kind, model = "backbone", config.model
+            config = BackboneConfig(model=config.model, spec=config.spec, weights=source)
+        else:
+            kind, model = "audio_encoder", config.kind
+            config = AudioEncoderConfig(kind=config.kind, spec=config.spec, weights=source)
+        content = config.model_dump(mode="json", exclude={"weights": {"path"}})
+        name = f"{model}-{digest(kind, content, RECIPE_VERSION)}"
+        return self.weights.setdefault(name, Weights(name, kind, config))
+
+    def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str | None:
+        if not self.needs_inputs:
+            return expected
+        if not root.is_dir():
+            raise MissingInput(f"{what}: there is no folder {root}; {remedy}", f"data not here: {root}")
+        measured = self._checksums.of_folder(root)
+        if expected is not None and expected != measured:
+            raise LavishError(
+                f"{what}: the checksum over {root} is {measured}, but {key} says {expected}: files were changed, added "
+                "or lost; restore them, or correct the key if the change is meant"
+            )
+        return measured
+
+
+def with_options(config: RunConfig) -> RunConfig:
+    """Return a run that names what was left at the defaults of its task and its adapter: options and places."""
+    task, adapter, fusion = config.task, config.adapter, config.fusion
+    own = {"position": "both", "arrangement": "parallel"}
+    if adapter.method != "none":
+        has = has_places(adapter.method)
+        own = {key: class_attribute("methods", adapter.method, key, own[key]) for key in own} if has else {}
+    return config.model_copy(
+        update={
+            "fusion": fusion.model_copy(
+                update={key: value for key, value in own.items() if getattr(fusion, key) == "default"}
+            ),
+            "task": task.model_copy(update={"options": _complete("tasks", task.name, task.options)}),
+            "adapter": adapter.model_copy(update={"options": _complete("methods", adapter.method, adapter.options)}),
+        }
+    )
+
+
+def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method, those left at their default included: saying a default changes nothing."""
+    return {} if method == "none" else option_model(kind, method).model_validate(options).model_dump(mode="json")
+
+
+def _remedy(config: DataConfig) -> str:
+    """Say how to come by a data set that is not there."""
+    remedy = "put it there, or set data.root to where it lies"
+    if config.format not in OFFICIAL:  # a layout of one's own videos
+        return remedy
+    return (
+        f"{OFFICIAL[config.format].obtained}; {remedy}, and see what is missing with: lavish data check --task "
+        f"{config.format} --root {shlex.quote(str(config.root))}"
+    )

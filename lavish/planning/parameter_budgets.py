@@ -1,0 +1,147 @@
+"""Sizes of methods (a rank, a reduction) that are chosen so that a run trains as many parameters as another one does.
+
+The size found is part of a run's configuration, and so of its name: it has to be known when the workflow is parsed.
+Counting needs models and with them torch, which takes longer than everything else a dry run does. So one process
+counts for all rows at once, and what it found is kept in a file that may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lavish.config.hashing import digest
+from lavish.config.options import budget_option
+from lavish.config.schema import Config, RunConfig
+from lavish.errors import LavishError
+from lavish.planning.identities import with_options
+from lavish.provenance import RECIPE_VERSION
+
+FOUND = Path("results/matched_sizes.json")
+
+_PACKAGE = Path(__file__).parents[1]
+# What decides how many parameters a method trains, and how its size is searched for.
+_CODE = (
+    "cost/size_search.py", "learner/*.py", "methods/**/*.py", "models/**/*.py", "tasks/*.py",
+)  # fmt: skip
+# What decides nothing of it.
+_IRRELEVANT: dict[str, Any] = {
+    "training": True,
+    "normalisation": True,
+    "select_on": True,
+    "backbone": {"weights"},
+    "data": {"name", "root", "sha256", "compose", "max_lost"},
+}
+
+
+class Request(Config):
+    """A run whose size is to be chosen for the number of parameters that another one trains."""
+
+    config: RunConfig
+    """Its size is left at the method's default."""
+    target: RunConfig
+
+
+@dataclass(frozen=True)
+class Match:
+    """The size that was found, and the trainable parameters that it comes to."""
+
+    size: int
+    trainable: int
+    target: int
+    budget: int
+    """Those of the target's that are below its head."""
+
+    @property
+    def off(self) -> float:
+        """By how much the run misses the target, as a share of the target's parameters below the head."""
+        return (self.trainable - self.target) / self.budget
+
+
+def request(config: RunConfig, target: RunConfig) -> Request:
+    """Return the request for a size of `config`, whatever size it says itself."""
+    option = budget_option(config.adapter.method)
+    options = {key: value for key, value in config.adapter.options.items() if key != option}
+    adapter = config.adapter.model_copy(update={"options": options})
+    return Request(config=with_options(config.model_copy(update={"adapter": adapter})), target=with_options(target))
+
+
+def with_size(config: RunConfig, size: int) -> RunConfig:
+    """Return a run whose method has a size."""
+    option = budget_option(config.adapter.method)
+    adapter = config.adapter.model_copy(update={"options": {**config.adapter.options, option: size}})
+    return config.model_copy(update={"adapter": adapter})
+
+
+def sizes(requests: Mapping[str, Request]) -> dict[str, Match]:
+    """Return the size of each request by its name in messages; one process searches for all that are not known yet.
+
+    Raises:
+        LavishError: a method takes no size at all, or the search failed.
+    """
+    if not requests:
+        return {}
+    keys = {name: _key(one) for name, one in requests.items()}
+    known = _known()
+    wanted = {name: one for name, one in requests.items() if keys[name] not in known}
+    if wanted:
+        found = _search(wanted)
+        known = _known() | {keys[name]: match for name, match in found.items()}
+        FOUND.parent.mkdir(parents=True, exist_ok=True)
+        partial = FOUND.with_name(f"{FOUND.name}.{os.getpid()}")
+        partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, FOUND)
+    return {name: Match(**known[key]) for name, key in keys.items()}
+
+
+def _key(one: Request) -> str:
+    parts = [run.model_dump(mode="json", exclude=_IRRELEVANT) for run in (one.config, one.target)]
+    return digest("size", parts, RECIPE_VERSION, _code())
+
+
+@functools.cache
+def _code() -> str:
+    """Return a checksum over the code that decides: an edited method is counted anew."""
+    whole = hashlib.sha256()
+    for path in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
+        whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
+def _known() -> dict[str, Any]:
+    try:
+        known = json.loads(FOUND.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    fields = asdict(Match(0, 0, 0, 0)).keys()
+    if not isinstance(known, dict):
+        return {}
+    return {key: match for key, match in known.items() if isinstance(match, dict) and match.keys() == fields}
+
+
+def _search(requests: Mapping[str, Request]) -> dict[str, Any]:
+    """Search in a process of its own, which may import torch."""
+    names = ", ".join(sorted({one.config.adapter.method for one in requests.values()}))
+    print(f"Searching for the sizes of {names} that train as many parameters as another method", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        asked, found = Path(folder, "requests.json"), Path(folder, "sizes.json")
+        asked.write_text(json.dumps({name: one.model_dump(mode="json") for name, one in requests.items()}))
+        command = [sys.executable, "-m", "lavish", "match", "--requests", str(asked), "--out", str(found)]
+        # Beside the working directory of the workflow, the process must find this package and no other.
+        path = os.pathsep.join(filter(None, [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+        ended = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        if ended.returncode != 0:
+            reason = ended.stderr.strip().removeprefix("lavish match: ")
+            raise LavishError(f"no sizes could be found for rows with `match_parameters_of`: {reason}")
+        return json.loads(found.read_text(encoding="utf-8"))

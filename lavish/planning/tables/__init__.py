@@ -1,0 +1,1 @@
+"""Table files: their schema, their rows, their captions."""

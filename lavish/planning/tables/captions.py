@@ -1,0 +1,118 @@
+"""What a table says of the runs behind it: their settings, and the data and backbones in its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lavish.config.options import budget_option, has_places, is_cross_modal
+from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
+from lavish.planning.identities import Run
+from lavish.planning.parameter_budgets import Match
+from lavish.planning.published_practice import deviations
+
+FAR = 0.25
+"""A matched row that misses its target by a larger share is named in the caption."""
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """What a table is told of a run."""
+    return {
+        "folder": run.folder,
+        "select_on": run.config.select_on,
+        "deviations": deviations(run.config),
+        "settings": _settings(run.config),
+    }
+
+
+def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
+    """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
+    facts: dict[str, str] = {}
+    if material:
+        facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
+        facts["backbone"] = "; ".join(
+            dict.fromkeys(_describe_weights(config.backbone.model, config.backbone) for config in configs)
+        )
+    if any(config.backbone.classifier == "counted" for config in configs):
+        facts["classifier"] = (
+            "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
+        )
+    if missing:
+        facts["not here"] = "; ".join(dict.fromkeys(missing))
+    return facts
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A row on one task, whose size was chosen for the number of parameters that another variant trains."""
+
+    label: str
+    target: str
+    size: str
+    match: Match
+
+
+def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
+    """Say how near the rows come to what they were matched to; those that stay far from it one by one."""
+    texts = []
+    for target in dict.fromkeys(row.target for row in rows):
+        mine = [row for row in rows if row.target == target]
+        far = [row for row in mine if abs(row.match.off) > FAR]
+        near = [abs(row.match.off) for row in mine if row not in far]
+        text = (
+            f"the sizes of rows at the budget of '{target}' are those whose trainable parameters come nearest to its "
+            f"{' or '.join(dict.fromkeys(f'{row.match.target:,}' for row in mine))}"
+        )
+        if near:
+            text += f"; they miss it by at most {100 * max(near):.1f} % of its parameters below the head"
+        for row in far:
+            text += (
+                f"; '{row.label}' stays far from it: {row.size} comes to {row.match.trainable:,} "
+                f"({100 * row.match.off:+.0f} %) and no other size nearer".replace("-", "−")
+            )
+        texts.append(text)
+    return {"matched_sizes": "; ".join(texts)} if texts else {}
+
+
+def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
+    """What a table can print of a run's configuration; None for what does not apply to it."""
+    method = config.adapter.method
+    adapted = method != "none"
+    placed = adapted and has_places(method)
+    crosses = adapted and config.modalities == "audio_visual" and is_cross_modal(method)
+    crosses = crosses and config.fusion.direction != "none"
+    size = budget_option(method)
+    trained = adapted or config.backbone.tune_norms
+    return {
+        "backbone": config.backbone.model,
+        "latents": config.adapter.options.get("latents") if crosses else None,
+        "direction": config.fusion.direction if crosses else "none",
+        "position": config.fusion.position if placed else None if adapted else "none",
+        "size": f"{size} {config.adapter.options[size]}" if size else None,
+        "learning_rate": config.training.lr_adapter if trained else None,
+        "learning_rate_head": config.training.lr_head,
+    }
+
+
+def _describe_data(data: DataConfig) -> str:
+    layout = data.format.upper().replace("_", "-")
+    if data.compose is None:
+        return f"{data.name} (official {layout} layout, {data.segments} segments a clip)"
+    clips = data.compose.clips
+    assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
+    return (
+        f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of {data.segments} "
+        f"{'segment' if data.segments == 1 else 'segments'}, made of {assets}"
+    )
+
+
+def _describe_weights(model: str, config: BackboneConfig) -> str:
+    sizes = ", ".join(f"{key} {value}" for key, value in config.spec.items())
+    source = {
+        "hub": "weights from the model hub",
+        "file": "weights from a file",
+        "pretrain": "pretrained in the workflow",
+        "random": "untrained",
+    }[config.weights.source]
+    return f"{model} ({sizes}; {source})" if sizes else f"{model} ({source})"

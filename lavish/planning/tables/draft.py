@@ -1,0 +1,53 @@
+"""A table read and checked, before the runs of its rows are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lavish.config.options import budget_option
+from lavish.config.schema import RunConfig, WorkflowConfig
+from lavish.planning.parameter_budgets import Match, Request, request, with_size
+from lavish.planning.tables.captions import Matched
+from lavish.planning.tables.rows import Variant
+from lavish.planning.tables.schema import TableConfig
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A table's file with its rows resolved; rows that are matched to others get their sizes last."""
+
+    name: str
+    file: Path
+    table: TableConfig
+    config: WorkflowConfig
+    where: str
+    """How messages name the configuration that the table starts from."""
+    variants: dict[str, Variant]
+    matched: tuple[Matched, ...] = ()
+    """What was found for the rows that are matched to others."""
+
+    def requests(self) -> dict[str, Request]:
+        """Return the sizes that have to be found, by what messages call the runs."""
+        return {where: request(config, target) for where, _, _, config, target in self._matches()}
+
+    def with_sizes(self, found: Mapping[str, Match]) -> Draft:
+        """Return the draft with the sizes that were found."""
+        variants, matched = dict(self.variants), []
+        for where, variant, task, config, _ in self._matches():
+            resolved, match = variants[variant], found[where]
+            sized = with_size(config, match.size)
+            variants[variant] = replace(resolved, configs={**resolved.configs, task: sized})
+            assert resolved.matches is not None
+            size = f"{budget_option(config.adapter.method)} {match.size}"
+            matched.append(Matched(resolved.label, self.variants[resolved.matches].label, size, match))
+        return replace(self, variants=variants, matched=tuple(matched))
+
+    def _matches(self) -> Iterator[tuple[str, str, str, RunConfig, RunConfig]]:
+        """Yield what messages call a run that is matched, its variant and task, its configuration and its target's."""
+        for variant, resolved in self.variants.items():
+            if resolved.matches is not None:
+                for task, config in resolved.configs.items():
+                    target = self.variants[resolved.matches].configs[task]
+                    yield f"{self.file}: row '{variant}', task '{task}'", variant, task, config, target

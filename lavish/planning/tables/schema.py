@@ -1,0 +1,302 @@
+"""What a file of config/tables/ may say: the rows, columns and figures of a table.
+
+Plain data like :mod:`lavish.config.schema`, validated while the workflow is being parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from lavish.config.merging import merge
+from lavish.config.schema import BackboneChoice, Config
+from lavish.errors import did_you_mean
+
+# What is trained and evaluated is needed by these columns alone; all others are counted or known beforehand.
+MEASURED_COLUMNS = ("metric", "mean", "difference")
+TIMED_COLUMNS = ("step_time", "peak_memory")
+OTHER_COLUMNS = (
+    "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
+    "backbone", "latents", "direction", "position", "size", "learning_rate",
+    "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
+)  # fmt: skip
+COLUMN_NAMES = (*MEASURED_COLUMNS, *TIMED_COLUMNS, *OTHER_COLUMNS)
+
+_COLUMN = re.compile(r"(?P<name>\w+)(:(?P<measure>\w+))?(@(?P<task>\w+))?")
+_COLUMN_SCHEMA = {
+    "type": "string",
+    # Editors offer the plain names; a measure or a task after them is free text to them.
+    "anyOf": [
+        {"enum": list(COLUMN_NAMES)},
+        {"pattern": rf"^({'|'.join(MEASURED_COLUMNS)})(:\w+)?(@\w+)?$"},
+        {"pattern": rf"^({'|'.join((*TIMED_COLUMNS, *OTHER_COLUMNS))})(@\w+)?$"},
+    ],
+    "examples": ["metric", "mean:F_score@segmentation_ms3", "trainable_params@question_answering"],
+}
+
+
+@dataclass(frozen=True)
+class ColumnKey:
+    """One entry of `columns`, taken apart: ``name[:measure][@task]``.
+
+    `measure` is None for the task's own metric, and `task` for the main task of the table.
+    """
+
+    name: str
+    measure: str | None = None
+    task: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> ColumnKey:
+        """Read an entry; ValueError, with the nearest valid name, for one that is none."""
+        found = _COLUMN.fullmatch(text)
+        if found is None:
+            raise ValueError(f"'{text}' is no column: write name, name:measure, name@task or name:measure@task")
+        key = cls(found["name"], found["measure"], found["task"])
+        if key.name not in COLUMN_NAMES:
+            raise ValueError(f"unknown column '{key.name}'{did_you_mean(key.name, COLUMN_NAMES)}")
+        if key.measure is not None and key.name not in MEASURED_COLUMNS:
+            names = ", ".join(f"'{name}'" for name in MEASURED_COLUMNS)
+            raise ValueError(f"column '{text}': only {names} are of a measure")
+        if key.name == "published" and key.task is not None:
+            raise ValueError(f"column '{text}': published numbers are printed as rows name them, whatever the task")
+        return key
+
+
+EXAMPLE_CLIPS = 8
+"""Clips of a split of which the workflow keeps a run's predictions, to be drawn."""
+
+
+def _check_column(text: str) -> str:
+    ColumnKey.of(text)
+    return text
+
+
+ColumnName = Annotated[str, AfterValidator(_check_column), WithJsonSchema(_COLUMN_SCHEMA)]
+
+
+class RowConfig(Config):
+    """One row of a table: defines a variant with `set`, or refers to one defined above."""
+
+    variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
+    set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
+    set_by_task: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+    )
+    published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
+    tasks: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="The tasks of the table's columns that the variant is run on; by default all of them. Cells of "
+        "the others say that they do not apply.",
+    )
+    task: str | None = Field(
+        default=None,
+        description="The task of this row instead of the table's, in a table that counts and trains nothing.",
+    )
+    match_parameters_of: str | None = Field(
+        default=None,
+        description="A variant of this table: the row's method gets the size (its class names the option: a rank, a "
+        "reduction) at which the trainable parameters come nearest to that variant's.",
+    )
+    each_backbone: bool = Field(
+        default=False,
+        description="One row for each of the configuration's `backbones`: variant and label get the backbone's added, "
+        "and its `set` is laid over the row's.",
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> RowConfig:
+        if self.set is None and (self.tasks or self.task or self.set_by_task or self.match_parameters_of):
+            raise ValueError(
+                "`tasks`, `task`, `set_by_task` and `match_parameters_of` belong to the row that defines the variant "
+                "with `set`"
+            )
+        if self.tasks and self.task:
+            raise ValueError("give one of `tasks` (of the table's columns) and `task` (instead of the table's)")
+        if self.each_backbone and self.published:
+            raise ValueError("`published` numbers belong to one backbone: name them in a row without `each_backbone`")
+        return self
+
+
+class SectionConfig(Config):
+    """A group of rows under one heading."""
+
+    title: str
+    rows: list[RowConfig] = Field(min_length=1)
+
+
+class PublishedMethod(Config):
+    """A method of which a table prints nothing but what its authors published."""
+
+    label: str
+    published: list[str] = Field(min_length=1, description="Ids of lines of config/published.csv.")
+
+
+class MetricAgainstCostFigure(Config):
+    """Each row is a point: what it reaches against what it costs."""
+
+    kind: Literal["metric_against_cost"]
+    title: str
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn; of several, each gets a colour of its own."
+    )
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+    cost: Literal["adapter_gmacs", "total_gmacs", "trainable_params"] = "adapter_gmacs"
+    front: bool = Field(
+        default=False, description="Mark the Pareto front: rows that no other one reaches or passes at no more cost."
+    )
+
+
+class BreakdownFigure(Config):
+    """Several measures of each row, with their intervals."""
+
+    kind: Literal["breakdown"]
+    title: str
+    section: str = Field(description="Title of the section whose rows are drawn.")
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+    measures: list[Annotated[str, Field(pattern=r"^\w+$")]] = Field(
+        min_length=1, description="Measures of the task, from left to right; 'metric' is its primary one."
+    )
+
+
+class ExamplesFigure(Config):
+    """Predicted masks: a line for each test clip, with its frame, its true mask and that of each row."""
+
+    kind: Literal["examples"]
+    title: str
+    section: str = Field(description="Title of the section whose rows are drawn.")
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of the 8 that are kept of each run.")
+    segment: int = Field(default=0, ge=0, description="The segment of each clip that is drawn, counted from 0.")
+
+    @field_validator("clips")
+    @classmethod
+    def _clips_are_kept(cls, clips: int) -> int:
+        if clips > EXAMPLE_CLIPS:
+            raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
+        return clips
+
+
+def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure) -> list[str]:
+    """Return the titles of the sections that a figure draws."""
+    return [figure.section] if isinstance(figure.section, str) else figure.section
+
+
+FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]
+
+
+class TableConfig(Config):
+    """One file of config/tables/."""
+
+    title: str
+    description: str = ""
+    task: str = Field(description="The main task: that of columns which name none.")
+    baseline: str = Field(description="The variant that every other row is compared with.")
+    columns: list[ColumnName] = Field(
+        min_length=1,
+        description="`name[:measure][@task]`: 'metric' (with interval), 'mean' (without) and 'difference' are of the "
+        "task's own metric or of a further measure.",
+    )
+    configuration: str | None = Field(
+        default=None,
+        pattern=r"^\w+$",
+        description="File of config/ that is laid over config.yaml for this table, whatever else a call lays over it.",
+    )
+    sections: list[SectionConfig] = Field(min_length=1)
+    published_only: list[PublishedMethod] = Field(
+        default_factory=list, description="Other methods, with published numbers alone, in a section of their own."
+    )
+    figures: dict[str, FigureConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _figures_draw_results(self) -> TableConfig:
+        if self.figures and not needs_results(self.columns):
+            raise ValueError("`figures` draw results, but no column asks for any: add 'metric' or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_of_other_tasks_are_only_counted(self) -> TableConfig:
+        of_its_own = [row.variant for row in self.rows if row.task is not None]
+        if of_its_own and needs_results(self.columns):
+            raise ValueError(f"row '{of_its_own[0]}' is of another task: results of two tasks are no one column's")
+        if of_its_own and len(self.tasks) > 1:
+            raise ValueError(f"row '{of_its_own[0]}' has a task of its own: then no column may name one")
+        return self
+
+    @model_validator(mode="after")
+    def _published_methods_are_printed(self) -> TableConfig:
+        if self.published_only and "published" not in self.columns:
+            raise ValueError("`published_only` needs the column 'published'")
+        return self
+
+    @property
+    def rows(self) -> list[RowConfig]:
+        """The rows of all sections."""
+        return [row for section in self.sections for row in section.rows]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks whose results or costs the table prints, the main one first."""
+        return tasks_of(self.columns, self.task)
+
+
+def tasks_of(columns: Iterable[str], main: str) -> list[str]:
+    """Return the tasks that columns name, the main one first."""
+    named = (ColumnKey.of(column).task for column in columns)
+    return list(dict.fromkeys([main, *(task for task in named if task is not None)]))
+
+
+def needs_results(columns: Iterable[str]) -> bool:
+    """Tell whether a table of these columns needs trained runs, and not only their configurations and costs."""
+    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *TIMED_COLUMNS) for column in columns)
+
+
+def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:
+    """Return the table with each row `each_backbone` replaced by one row per backbone.
+
+    A row without `set` puts the variant it refers to on each backbone. Raises ValueError naming the row where there
+    are no backbones or the row refers to nothing above.
+    """
+    defined: dict[str, RowConfig] = {}
+    sections = []
+    for section in table.sections:
+        rows: list[RowConfig] = []
+        for row in section.rows:
+            if not row.each_backbone:
+                rows.append(row)
+                if row.set is not None:
+                    defined[row.variant] = row
+                continue
+            if not backbones:
+                raise ValueError(f"row '{row.variant}' is for each backbone, but the configuration has no `backbones`")
+            if row.set is None and row.variant not in defined:
+                raise ValueError(
+                    f"row '{row.variant}': refers to a variant that no row above defines"
+                    f"{did_you_mean(row.variant, defined)}; define it with `set` (`set: {{}}` for the defaults themselves)"
+                )
+            source = row if row.set is not None else defined[row.variant]
+            label = row.label or source.label or row.variant
+            rows += [
+                source.model_copy(
+                    update={
+                        "variant": f"{row.variant}_{backbone.name}",
+                        "label": f"{label}, {backbone.label}",
+                        "set": merge(source.set or {}, backbone.set),
+                        "set_by_task": merge(source.set_by_task, backbone.set_by_task),
+                        "match_parameters_of": source.match_parameters_of
+                        and f"{source.match_parameters_of}_{backbone.name}",
+                        "published": [],
+                        "each_backbone": False,
+                    }
+                )
+                for backbone in backbones
+            ]
+            defined |= {made.variant: made for made in rows[-len(backbones) :]}
+        sections.append(section.model_copy(update={"rows": rows}))
+    return table.model_copy(update={"sections": sections})

@@ -1,0 +1,1 @@
+"""Records of runs, statistics, comparison, tables and figures."""

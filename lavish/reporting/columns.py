@@ -1,0 +1,523 @@
+"""The columns a table can have, each in one place: what it reads, its headings, its cells, its CSV fields, its note.
+
+A new column is one entry of :data:`COLUMNS` and its name in :mod:`lavish.planning.tables.schema`. Cells hold plain text;
+tables.py turns it into markdown or LaTeX.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lavish.planning.tables.schema import ColumnKey
+from lavish.reporting.comparison import (
+    LEVEL_TEXT,
+    Comparison,
+    Difference,
+    Estimate,
+    Missing,
+    PublishedNumber,
+    Reads,
+    Result,
+    Row,
+)
+from lavish.reporting.records import Cost, RunResult, TrainingRecord
+
+NOTHING = "–"
+DOUBLE_DAGGER = "‡"
+AS_PUBLISHED = "_published"
+"""How the name of a measure ends that is computed as published code does, which is marked."""
+Value = str | int | float | None
+Keys = Sequence[ColumnKey]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a name in a table's `columns` stands for; it may print several columns.
+
+    `headings` and `cells` have the same length. `fields` gives this column's part of a CSV line (None: empty). `note`
+    explains all columns of the name (those that share one function, together) in the caption.
+    """
+
+    reads: Callable[[ColumnKey], Reads]
+    headings: Callable[[Comparison, ColumnKey], tuple[str, ...]]
+    cells: Callable[[Row, ColumnKey, PublishedMarks], tuple[str, ...]]
+    fields: Callable[[Row, ColumnKey], dict[str, Value]]
+    note: Callable[[Comparison, Keys], str]
+
+
+@dataclass(frozen=True)
+class PublishedMarks:
+    """How published values are told apart in cells.
+
+    Attributes:
+        numbers: of the footnotes that say where they come from, in order of appearance.
+        ambiguous: metrics that are published of more than one data set; their values name it.
+    """
+
+    numbers: Mapping[str, int]
+    ambiguous: frozenset[str]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> PublishedMarks:
+        published = {number.id: number for row in comparison.rows for number in row.spec.published}
+        of_metric: dict[str, set[str]] = {}
+        for number in published.values():
+            of_metric.setdefault(number.metric, set()).add(number.table)
+        return cls(
+            {name: number for number, name in enumerate(published, start=1)},
+            frozenset(metric for metric, tables in of_metric.items() if len(tables) > 1),
+        )
+
+
+def measure_words(name: str) -> str:
+    """Return the name of a measure as headings print it: 'mIoU_validation_threshold' -> 'mIoU validation threshold'."""
+    text = name.removesuffix(AS_PUBLISHED).replace("_", " ")
+    first, space, rest = text.partition(" ")
+    first = first if first != first.lower() else first.capitalize()
+    mark = f" as published {DOUBLE_DAGGER}" if name.endswith(AS_PUBLISHED) else ""
+    return f"{first}{space}{rest}{mark}"
+
+
+def measure_heading(comparison: Comparison, key: ColumnKey) -> str:
+    """Return the name of the measure that a column is of, and of its task where the table has several."""
+    name = comparison.metric(key.task) if key.measure is None else key.measure
+    return measure_words(name) + _of_task(comparison, key)
+
+
+def _of_task(comparison: Comparison, key: ColumnKey) -> str:
+    spec = comparison.spec
+    return f", {spec.title_of(key.task or spec.task)}" if len(spec.tasks) > 1 else ""
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share as a percentage without its sign: 0.8132 -> '81.3'."""
+    return f"{100 * share:.{digits}f}"
+
+
+def points(difference: float) -> str:
+    """Return a difference of shares in percentage points, with its sign: -0.004 -> '−0.4'."""
+    text = f"{100 * difference:+.1f}".replace("-", "−")
+    return text[1:] if float(text[1:]) == 0 else text
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """Return a positive number with `digits` significant digits, one less below 1, and never in scientific notation.
+
+    So 238.8, 11.29, 0.170 and 0.00299.
+    """
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    return f"{value:.{max(0, digits - 1 - magnitude - (magnitude < 0))}f}"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with the digits that matter to a decision."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _metric_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
+    return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{_of_task(comparison, key)}")
+
+
+def _mean_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
+    name = comparison.metric(key.task) if key.measure is None else key.measure
+    return (f"{measure_words(name)} (%){_of_task(comparison, key)}",)
+
+
+def _estimate_of(row: Row, key: ColumnKey) -> Estimate | Missing | None:
+    result = row.of(key.task)
+    return None if result is None else result.estimates.get(key.measure)
+
+
+def _metric_cells(row: Row, key: ColumnKey, marks: PublishedMarks) -> tuple[str, ...]:
+    estimate = _estimate_of(row, key)
+    [mean] = _mean_cells(row, key, marks)
+    if not isinstance(estimate, Estimate) or estimate.interval is None:
+        return (mean, NOTHING)
+    return (mean, f"[{percent(estimate.interval.low)}, {percent(estimate.interval.high)}]")
+
+
+def _mean_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+    estimate = _estimate_of(row, key)
+    if not isinstance(estimate, Estimate):
+        return (_reason(estimate),)
+    spread = "" if estimate.std is None else f" ± {percent(estimate.std)}"
+    return (f"{percent(estimate.mean)}{spread}",)
+
+
+def _metric_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
+    prefix = "" if key.measure is None else f"{key.measure}_"
+    fields: dict[str, Value] = {} if key.measure else {"metric": None}
+    fields |= dict.fromkeys(f"{prefix}{name}" for name in ("mean", "std", "low", "high"))
+    result, estimate = row.of(key.task), _estimate_of(row, key)
+    if result is None or not isinstance(estimate, Estimate):
+        return fields
+    if key.measure is None and isinstance(result.run, RunResult):
+        fields["metric"] = result.run.metric
+    fields |= {f"{prefix}mean": estimate.mean, f"{prefix}std": estimate.std}
+    if estimate.interval is not None:
+        fields |= {f"{prefix}low": estimate.interval.low, f"{prefix}high": estimate.interval.high}
+    return fields
+
+
+def _metric_note(comparison: Comparison, keys: Keys) -> str:
+    seeds = comparison.spec.seeds
+    listed = ", ".join(str(seed) for seed in seeds)
+    tasks = list(dict.fromkeys(key.task or comparison.spec.task for key in keys))
+    several = len(comparison.spec.tasks) > 1
+    units = "; ".join(
+        _counted(comparison.estimates(task, None) or _all_estimates(comparison, keys, task))
+        + (f" ({comparison.spec.title_of(task)})" if several else "")
+        for task in tasks
+    )
+    if len(seeds) == 1:
+        notes = [
+            f"One seed ({listed}), {units}. The intervals ({LEVEL_TEXT}, bootstrap over test clips) hold "
+            "for this one training; how much another seed would differ is not known."
+        ]
+    else:
+        notes = [
+            f"Mean ± standard deviation over {len(seeds)} seeds ({listed}), {units}. The intervals "
+            f"({LEVEL_TEXT}) come from a bootstrap over test clips and seeds, corrected for the number of seeds "
+            "(variances of the two-way layout, Student's t)."
+        ]
+    everything = [estimate for task in tasks for estimate in _all_estimates(comparison, keys, task)]
+    if any(estimate.units != estimate.clips for estimate in everything):
+        notes.append(
+            "Units of one clip are not independent, so that clips are what is resampled, each with all its units."
+        )
+    notes += _measure_notes(comparison, keys)
+    return " ".join(notes)
+
+
+def _measure_notes(comparison: Comparison, keys: Keys) -> list[str]:
+    """Say of the measures beside the tasks' own metrics which units count, and which are no mean of units."""
+    fewer, whole = [], []
+    for key in dict.fromkeys(ColumnKey("metric", key.measure, key.task) for key in keys if key.measure is not None):
+        found, words = comparison.estimates(key.task, key.measure), measure_heading(comparison, key)
+        if any(estimate.interval is None for estimate in found):
+            whole.append(f"'{words}'")
+        elif found and _counted(found) != _counted(comparison.estimates(key.task, None)):
+            fewer.append(f"{_counted(found)} for '{words}'")
+    notes = [f"Fewer units count for some measures: {', '.join(fewer)}."] if fewer else []
+    if whole:
+        notes.append(
+            f"{', '.join(whole)}: computed over the whole test split and no mean of its units, so that there is a "
+            "deviation over seeds and no interval."
+        )
+    return notes
+
+
+def _all_estimates(comparison: Comparison, keys: Keys, task: str) -> list[Estimate]:
+    mine = [key for key in keys if (key.task or comparison.spec.task) == task]
+    return [estimate for key in mine for estimate in comparison.estimates(task, key.measure) if estimate.interval]
+
+
+def _counted(estimates: Sequence[Estimate]) -> str:
+    """Say what means are over: '80 test clips', or '300 test units of 80 clips'; several numbers with 'or'."""
+    clips = " or ".join(str(count) for count in sorted({estimate.clips for estimate in estimates})) or "no"
+    if all(estimate.units == estimate.clips for estimate in estimates):
+        return f"{clips} test clips"
+    units = " or ".join(str(count) for count in sorted({estimate.units for estimate in estimates}))
+    return f"{units} test units of {clips} clips"
+
+
+def _difference_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
+    of = _of_task(comparison, key)
+    words = "Difference" if key.measure is None else f"Difference in {measure_words(key.measure)}"
+    return (f"{words} (points){of}", f"p (Holm){of}")
+
+
+def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+    result = row.of(key.task)
+    if result is None:
+        return (NOTHING, NOTHING)
+    if result.is_baseline:
+        return ("baseline", NOTHING)
+    difference = result.differences.get(key.measure)
+    if not isinstance(difference, Difference):
+        return (_reason(difference), NOTHING)
+    test = difference.test
+    return (f"{points(test.difference)} [{points(test.low)}, {points(test.high)}]", p_value(difference.p_holm))
+
+
+def _difference_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
+    prefix = "" if key.measure is None else f"{key.measure}_"
+    names = ("difference", "difference_low", "difference_high", "p", "p_holm")
+    result = row.of(key.task)
+    difference = None if result is None else result.differences.get(key.measure)
+    values: tuple[Value, ...] = (None,) * len(names)
+    if isinstance(difference, Difference):
+        test = difference.test
+        values = (test.difference, test.low, test.high, test.p, difference.p_holm)
+    return {f"{prefix}{name}": value for name, value in zip(names, values, strict=True)}
+
+
+def _difference_note(comparison: Comparison, keys: Keys) -> str:
+    over = "test clips and seeds" if len(comparison.spec.seeds) > 1 else "test clips (one seed: two trainings compared)"
+    counts = [comparison.comparisons(key.task, key.measure) for key in keys]
+    if len(keys) == 1:
+        family = f"the {_comparisons(counts[0])} of this table"
+    else:
+        listed = ", ".join(
+            f"{_comparisons(count)} of {measure_heading(comparison, key)}"
+            for key, count in zip(keys, counts, strict=True)
+        )
+        family = f"all comparisons of one measure of one task in this table: {listed}"
+    return (
+        f"Differences are to '{comparison.baseline.spec.label}', in percentage points with {LEVEL_TEXT} interval, "
+        f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
+        "(a variant listed twice is compared once); the intervals are not corrected."
+    )
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'' if count == 1 else 's'}"
+
+
+def _cost_column(heading: str, field: str, unit: float, note: str) -> Column:
+    def count(row: Row, key: ColumnKey) -> int | None:
+        result = row.of(key.task)
+        if result is None or not isinstance(result.cost, Cost):
+            return None
+        return result.cost.others[field] if field in result.cost.others else getattr(result.cost, field, None)
+
+    def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+        value, result = count(row, key), row.of(key.task)
+        return (_reason(result and result.cost) if value is None else significant(value / unit),)
+
+    return Column(
+        reads=lambda _: Reads(cost=True),
+        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        cells=cells,
+        fields=lambda row, key: {field: count(row, key)},
+        note=lambda *_: note,
+    )
+
+
+def _setting_column(heading: str, field: str, note: Callable[[Comparison, Keys], str] = lambda *_: "") -> Column:
+    def value(row: Row, key: ColumnKey) -> Value:
+        result = row.of(key.task)
+        return None if result is None or result.spec is None else result.spec.settings.get(field)
+
+    def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+        found = value(row, key)
+        return (NOTHING if found is None else str(found),)
+
+    return Column(
+        reads=lambda _: Reads(),
+        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        cells=cells,
+        fields=lambda row, key: {field: value(row, key)},
+        note=note,
+    )
+
+
+def _rate_note(comparison: Comparison, keys: Keys) -> str:
+    """Say what the rate of heads is, and which rows leave the rate of the baseline."""
+    texts = []
+    for key in keys:
+        rows = [
+            (row.spec.label, found.spec.settings)
+            for row in comparison.rows
+            if (found := row.of(key.task)) and found.spec
+        ]
+        base = comparison.baseline.of(key.task)
+        common = base.spec.settings if base and base.spec else {}
+        usual = common.get("learning_rate_head")
+        text = f"the head's is {usual}"
+        heads = dict.fromkeys((label, settings.get("learning_rate_head")) for label, settings in rows)
+        others = [f"'{label}' ({rate})" for label, rate in heads if rate != usual]
+        text += f", except in {', '.join(others)}" if others else " in every row"
+        own = dict.fromkeys(
+            f"'{label}'"
+            for label, settings in rows
+            if settings.get("learning_rate") not in (None, common.get("learning_rate"))
+        )
+        if own:
+            text += f"; trained with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
+        texts.append(text + _of_task(comparison, key))
+    return (
+        "Learning rate: the highest of the schedule, for what is trained below the head (– where nothing is); "
+        + "; ".join(texts)
+        + "."
+    )
+
+
+def _measured_column(heading: str, field: str, measure: Callable[[tuple[TrainingRecord, ...]], float | None]) -> Column:
+    def value(row: Row, key: ColumnKey) -> float | None:
+        run = _run(row.of(key.task))
+        return measure(run.records) if isinstance(run, RunResult) else None
+
+    def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+        run = _run(row.of(key.task))
+        if not isinstance(run, RunResult):
+            return (_reason(run),)
+        measured = value(row, key)
+        return ("not measured" if measured is None else significant(measured, 3),)
+
+    return Column(
+        reads=lambda _: Reads(records=True),
+        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        cells=cells,
+        fields=lambda row, key: {field: value(row, key)},
+        note=_measured_note,
+    )
+
+
+def _measured_note(comparison: Comparison, keys: Keys) -> str:
+    runs = [result.run for key in keys for result in comparison.results(key.task)]
+    devices = sorted({record.device for run in runs if isinstance(run, RunResult) for record in run.records})
+    machines = {
+        str(machine["processor"])
+        for run in runs
+        if isinstance(run, RunResult)
+        for record in run.records
+        if record.device == "cpu" and (machine := record.values.get("machine") or {}).get("processor")
+    }
+    where = (", ".join(devices) or "no device") + (f" ({', '.join(sorted(machines))})" if machines else "")
+    return (
+        f"Step time and memory were measured during the table's own trainings on {where}, beside whatever else ran "
+        "there, other jobs of the workflow included: they compare rows roughly. Step time is the median over "
+        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its "
+        "libraries and data."
+    )
+
+
+def _run(result: Result | None) -> RunResult | Missing | None:
+    return None if result is None else result.run
+
+
+def _step_milliseconds(records: tuple[TrainingRecord, ...]) -> float:
+    return 1000 * statistics.median(record.step_seconds_median for record in records)
+
+
+def _peak_gibibytes(records: tuple[TrainingRecord, ...]) -> float | None:
+    known = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
+    return max(known) / 2**30 if known else None
+
+
+def published_source(published: PublishedNumber) -> str:
+    """Return the footnote of a published number."""
+    return f"{published.method}, {published.encoders}, {published.table}. Source: {published.source}."
+
+
+def _published_cells(row: Row, _: ColumnKey, marks: PublishedMarks) -> tuple[str, ...]:
+    cells = [
+        f"{_data_set(published, marks)}{_METRICS.get(published.metric, published.metric)} {published.value}"
+        f"{_selection(published)} [{marks.numbers[published.id]}]"
+        for published in row.spec.published
+    ]
+    return ("; ".join(cells) or NOTHING,)
+
+
+def _data_set(published: PublishedNumber, marks: PublishedMarks) -> str:
+    """Name the data set, where the table has the metric of several: 'AVS-S4 '."""
+    return f"{published.table.upper().replace('_', '-')} " if published.metric in marks.ambiguous else ""
+
+
+def _selection(published: PublishedNumber) -> str:
+    """How the checkpoint of a published result was selected; costs have none."""
+    return "" if "GFLOPs" in published.metric else f", {published.selection or 'selection not stated'}"
+
+
+def _published_fields(row: Row, _: ColumnKey) -> dict[str, Value]:
+    keys = ("id", "metric", "value", "selection", "source")
+    return {
+        f"published_{key}": " | ".join(getattr(published, key) for published in row.spec.published) or None
+        for key in keys
+    }
+
+
+def _reason(result: object) -> str:
+    return result.reason if isinstance(result, Missing) else NOTHING
+
+
+# Names in config/published.csv -> as they are written.
+_METRICS = {"miou": "mIoU", "fscore": "F-score"}
+_PARAMETERS = "Trainable and total parameters in millions (M); total includes the frozen backbone and encoders."
+_MULTIPLY_ADDS = (
+    "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): what adapters add to "
+    "the bare backbone on both streams, and everything that runs for a clip; normalisation layers are counted as "
+    "fvcore does, activations, additions, gates and scales of single channels not at all."
+)
+_WITHOUT_NORMS = (
+    "'Without norms' counts the multiply-adds of matrix products and convolutions alone, which is how the paper's 11 "
+    "and 217 GFLOPs are made. The other columns count as fvcore does, with 5 for each element that passes a layer norm "
+    "and 2 for a batch norm. Softmax, activations, additions and gates are in neither."
+)
+_CLASSIFIER = "'Classifier' has the parameters of the backbone's pretraining classifier that are part of the total."
+_PICTURE = (
+    "'One picture' has the multiply-adds of the backbone alone on one picture, its classifier included where it is "
+    "counted, as fvcore counts them."
+)
+
+
+COLUMNS: dict[str, Column] = {
+    "backbone": _setting_column("Backbone", "backbone"),
+    "latents": _setting_column("Latent tokens", "latents"),
+    "direction": _setting_column("Direction", "direction"),
+    "position": _setting_column("Position", "position"),
+    "size": _setting_column("Size", "size"),
+    "learning_rate": _setting_column("Learning rate", "learning_rate", _rate_note),
+    "metric": Column(
+        lambda key: Reads(measures=frozenset({key.measure})),
+        _metric_headings,
+        _metric_cells,
+        _metric_fields,
+        _metric_note,
+    ),
+    "mean": Column(
+        lambda key: Reads(measures=frozenset({key.measure})),
+        _mean_headings,
+        _mean_cells,
+        _metric_fields,
+        _metric_note,
+    ),
+    "difference": Column(
+        lambda key: Reads(differences=frozenset({key.measure})),
+        _difference_headings,
+        _difference_cells,
+        _difference_fields,
+        _difference_note,
+    ),
+    "trainable_params": _cost_column("Trainable params (M)", "trainable_params", 1e6, _PARAMETERS),
+    "total_params": _cost_column("Total params (M)", "total_params", 1e6, _PARAMETERS),
+    "adapter_gmacs": _cost_column("Adapter GMACs", "adapter_macs", 1e9, _MULTIPLY_ADDS),
+    "total_gmacs": _cost_column("Total GMACs", "total_macs", 1e9, _MULTIPLY_ADDS),
+    "adapter_gmacs_without_norms": _cost_column(
+        "Adapter GMACs without norms", "adapter_macs_without_norms", 1e9, _WITHOUT_NORMS
+    ),
+    "total_gmacs_without_norms": _cost_column(
+        "Total GMACs without norms", "total_macs_without_norms", 1e9, _WITHOUT_NORMS
+    ),
+    "classifier_params": _cost_column("Classifier (M)", "classifier_params", 1e6, _CLASSIFIER),
+    "backbone_gmacs": _cost_column("One picture (GMACs)", "backbone_macs", 1e9, _PICTURE),
+    "step_time": _measured_column("Step (ms)", "step_milliseconds_median", _step_milliseconds),
+    "peak_memory": _measured_column("Peak memory (GiB)", "peak_memory_gibibytes", _peak_gibibytes),
+    "published": Column(
+        reads=lambda _: Reads(),
+        headings=lambda *_: ("Published",),
+        cells=_published_cells,
+        fields=_published_fields,
+        note=lambda *_: (
+            "Published numbers are printed as their sources give them, on the sources' data and by their protocol; "
+            "none was measured here."
+        ),
+    ),
+}
+
+TEXT = ("backbone", "direction", "position", "size", "published")
+"""Columns of words, aligned to the left."""
+
+ALWAYS = ("metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published")
+"""Columns whose fields the CSV of a table with results holds even where the table does not print them.
+
+Measured times are not among them: they differ from one execution to the next.
+"""

@@ -1,0 +1,401 @@
+"""The rows of a table, compared: results of all seeds, intervals, and paired tests against the baseline.
+
+What a table prints and what a figure draws both come from here, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from lavish.config.schema import Config
+from lavish.config.validation import parse
+from lavish.errors import LavishError
+from lavish.planning.tables.schema import ColumnName, FigureConfig, tasks_of
+from lavish.reporting.records import Cost, MissingResult, RunResult, read_cost, read_run, unit_order
+from lavish.reporting.statistics import Interval, PairedTest, Scores, clip_values, holm, interval, paired_test
+
+LEVEL = 0.95
+LEVEL_TEXT = f"{100 * LEVEL:g} %"
+# Every metric of the tasks (accuracy, mIoU, F-score) is a share.
+_LIMITS = (0.0, 1.0)
+
+
+class PublishedNumber(Config):
+    """A line of config/published.csv."""
+
+    id: str
+    table: str
+    method: str
+    encoders: str
+    metric: str
+    value: str
+    selection: str = ""
+    source: str
+
+    model_config = Config.model_config | {"coerce_numbers_to_str": True}
+
+
+class RunSpec(Config):
+    """The run of a variant on one task."""
+
+    folder: Path
+    select_on: str = "val"
+    deviations: list[str] = []
+    """What of published practice that changes numbers the run replicates, beside its selection."""
+    settings: dict[str, str | int | float | None] = {}
+    """What columns print of the run's configuration."""
+
+
+class RowSpec(Config):
+    """One row of a table: a variant, its run on each of its tasks, and the published numbers beside it.
+
+    `task` is the task of columns that name none, `missing` says why the run on a task cannot be made on this machine.
+    A row without runs has published numbers alone.
+    """
+
+    variant: str
+    label: str
+    task: str
+    runs: dict[str, RunSpec] = {}
+    missing: dict[str, str] = {}
+    published: list[PublishedNumber] = []
+
+
+class SectionSpec(Config):
+    """Rows under one heading."""
+
+    title: str
+    rows: list[RowSpec] = Field(min_length=1)
+
+
+class TableSpec(Config):
+    """A table resolved by the workflow: its rows with their run directories, ready to be read and written.
+
+    `titles` are the short names of tasks.
+    """
+
+    name: str
+    title: str
+    description: str = ""
+    task: str
+    titles: dict[str, str] = {}
+    baseline: str
+    columns: list[ColumnName] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    sections: list[SectionSpec] = Field(min_length=1)
+    figures: dict[str, FigureConfig] = {}
+    facts: dict[str, str] = {}
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks whose results or costs the table prints, the main one first."""
+        return tasks_of(self.columns, self.task)
+
+    def title_of(self, task: str) -> str:
+        """Return the short name of a task."""
+        return self.titles.get(task, task.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands where a result would, and says why there is none."""
+
+    reason: str
+
+
+_NOTHING_COUNTS = Missing("no test unit counts")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric or measure of a run over its seeds.
+
+    `interval` is None for a number of the whole split that is no mean of units, as there are none to resample; then
+    `mean` and `std` (None for one seed) are over seeds. `units` and `clips` count what the mean is over.
+    """
+
+    mean: float
+    std: float | None
+    interval: Interval | None
+    units: int = 0
+    clips: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The paired test of a row against the baseline, with its p-value corrected over all rows of the table."""
+
+    test: PairedTest
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was read and computed of a row for one task; what no column asks for is None or absent.
+
+    The keys of `estimates` and `differences` are measures; None is the task's own metric. `spec` is None where the run
+    cannot be made on this machine.
+    """
+
+    spec: RunSpec | None
+    is_baseline: bool
+    run: RunResult | Missing | None
+    estimates: dict[str | None, Estimate | Missing]
+    differences: dict[str | None, Difference | Missing]
+    cost: Cost | Missing | None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of the task's own metric, where there is a result."""
+        estimate = self.estimates.get(None)
+        return estimate.interval if isinstance(estimate, Estimate) else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row with its results by task."""
+
+    spec: RowSpec
+    results: dict[str, Result]
+
+    def of(self, task: str | None) -> Result | None:
+        """Return the results for a task (None: the row's own), or None where it does not apply to the row."""
+        return self.results.get(task or self.spec.task)
+
+    @property
+    def selected_on_test(self) -> bool:
+        return any(run.select_on == "test" for run in self.spec.runs.values())
+
+    @property
+    def deviations(self) -> list[str]:
+        """What of published practice the row's runs replicate."""
+        return list(dict.fromkeys(text for run in self.spec.runs.values() for text in run.deviations))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows of a table by section; a variant that occurs in several sections has the same numbers in each."""
+
+    spec: TableSpec
+    sections: tuple[tuple[str, tuple[Row, ...]], ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for _, rows in self.sections for row in rows)
+
+    @property
+    def baseline(self) -> Row:
+        return next(row for row in self.rows if row.spec.variant == self.spec.baseline)
+
+    def results(self, task: str | None = None) -> list[Result]:
+        """Return the results of all rows that have any for a task (None: the main one)."""
+        found = (row.results.get(task or self.spec.task) for row in self.rows)
+        return [result for result in found if result is not None]
+
+    def metric(self, task: str | None = None) -> str:
+        """Name of a task's own metric in words; 'metric' when no row has a result."""
+        runs = (result.run for result in self.results(task))
+        return next((run.metric for run in runs if isinstance(run, RunResult)), "metric").replace("_", " ")
+
+    def estimates(self, task: str | None, measure: str | None) -> list[Estimate]:
+        """Return all estimates of a measure that there are."""
+        found = (result.estimates.get(measure) for result in self.results(task))
+        return [estimate for estimate in found if isinstance(estimate, Estimate)]
+
+    def comparisons(self, task: str | None, measure: str | None) -> int:
+        """How many runs are tested against the baseline."""
+        tested = (
+            result.spec.folder
+            for result in self.results(task)
+            if result.spec is not None and isinstance(result.differences.get(measure), Difference)
+        )
+        return len(set(tested))
+
+
+def parse_spec(spec: dict[str, Any]) -> TableSpec:
+    """Validate a table made by the workflow; LavishError names the key that is wrong."""
+    table = parse(TableSpec, spec, f"table '{spec.get('name', '?')}'")
+    runs: dict[tuple[str, str], Path] = {}
+    for section in table.sections:
+        for row in section.rows:
+            for task, run in row.runs.items():
+                if runs.setdefault((row.variant, task), run.folder) != run.folder:
+                    raise LavishError(
+                        f"table '{table.name}': variant '{row.variant}' has two runs, {runs[row.variant, task]} and "
+                        f"{run.folder}: give one of them another name"
+                    )
+    if table.baseline not in {variant for variant, _ in runs}:
+        raise LavishError(f"table '{table.name}': key 'baseline': no row has the variant '{table.baseline}'")
+    return table
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is needed of the runs of one task. Nothing else is opened, so a table of costs needs no trained run.
+
+    `measures` are to be estimated and those of `differences` to be tested too (None: the task's own metric, which is
+    estimated wherever results are read). `records` asks for those of trainings.
+    """
+
+    measures: frozenset[str | None] = frozenset()
+    differences: frozenset[str | None] = frozenset()
+    records: bool = False
+    cost: bool = False
+
+    def __or__(self, other: Reads) -> Reads:
+        return Reads(
+            self.measures | other.measures,
+            self.differences | other.differences,
+            self.records or other.records,
+            self.cost or other.cost,
+        )
+
+
+def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
+    """Read and compare the rows of `table`: of each task, and of rows with a task of their own, what `reads` says."""
+    tasks = dict.fromkeys(task for section in table.sections for row in section.rows for task in row.runs)
+    # Columns that name no task are of the row's own.
+    results = {task: _compare_task(table, task, reads.get(task, reads.get(table.task, Reads()))) for task in tasks}
+
+    def compared(row: RowSpec) -> Row:
+        absent = {task: _absent(Missing(reason), reads.get(task, Reads())) for task, reason in row.missing.items()}
+        return Row(row, {task: results[task][run.folder] for task, run in row.runs.items()} | absent)
+
+    return Comparison(table, tuple((section.title, tuple(map(compared, section.rows))) for section in table.sections))
+
+
+def _absent(reason: Missing, reads: Reads) -> Result:
+    """Return what stands for a run that cannot be made on this machine."""
+    measures = reads.measures | reads.differences | {None}
+    return Result(
+        spec=None,
+        is_baseline=False,
+        run=reason,
+        estimates=dict.fromkeys(measures, reason),
+        differences=dict.fromkeys(reads.differences, reason),
+        cost=reason,
+    )
+
+
+def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Result]:
+    """Return the results of all runs of one task by folder: variants of equal configuration share one."""
+    rows = [row for section in table.sections for row in section.rows if task in row.runs]
+    specs = {row.runs[task].folder: row.runs[task] for row in rows}
+    baseline = next((row.runs[task].folder for row in rows if row.variant == table.baseline), None)
+    runs: dict[Path, RunResult | Missing] = {}
+    measures = reads.measures | reads.differences | {None}
+    if reads.records or reads.measures or reads.differences:
+        runs = {folder: _read_run(spec, table.seeds) for folder, spec in specs.items()}
+        _check_metrics(table, task, runs)
+    differences = {measure: _differences(runs, baseline, measure) for measure in reads.differences}
+    return {
+        folder: Result(
+            spec=spec,
+            is_baseline=folder == baseline,
+            run=runs.get(folder),
+            estimates={measure: _estimate(runs[folder], measure) for measure in measures} if runs else {},
+            differences={measure: found[folder] for measure, found in differences.items() if folder in found},
+            cost=_read_cost(spec.folder) if reads.cost else None,
+        )
+        for folder, spec in specs.items()
+    }
+
+
+def _read_run(spec: RunSpec, seeds: list[int]) -> RunResult | Missing:
+    try:
+        run = read_run(spec.folder, seeds)
+    except MissingResult as error:
+        return Missing(f"not run: {error.short} is missing")
+    selected_on = run.records[0].selected_on
+    if selected_on != spec.select_on:
+        raise LavishError(
+            f"{spec.folder}: the record's key 'selected_on' is '{selected_on}', but the table says "
+            f"'{spec.select_on}': the folder holds another run, remove it and run again"
+        )
+    return run
+
+
+def _read_cost(run: Path) -> Cost | Missing:
+    try:
+        return read_cost(run)
+    except MissingResult as error:
+        return Missing(f"not run: {error.short} is missing")
+
+
+def _check_metrics(table: TableSpec, task: str, runs: Mapping[Path, RunResult | Missing]) -> None:
+    metrics = {run.metric: run.directory for run in runs.values() if isinstance(run, RunResult)}
+    if len(metrics) > 1:
+        listed = ", ".join(f"'{metric}' ({directory})" for metric, directory in sorted(metrics.items()))
+        raise LavishError(f"table '{table.name}': rows of task '{task}' have different metrics, {listed}")
+
+
+def unit_scores(run: RunResult, measure: str | None) -> Scores | None:
+    """Return (seeds, units) scores of a measure; None for a number of the whole split that is no mean of units."""
+    return run.scores if measure is None else run.columns.get(measure)
+
+
+def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missing:
+    if isinstance(run, Missing):
+        return run
+    if measure is not None and measure not in run.measures:
+        return _NOTHING_COUNTS
+    scores = unit_scores(run, measure)
+    if scores is None:
+        assert measure is not None
+        numbers = np.array(run.measures[measure])
+        return Estimate(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, None)
+    counted = ~np.isnan(scores)
+    values = clip_values(scores, run.clips)
+    if values.shape[1] < 2:
+        return Missing("units of one test clip alone count")
+    found = interval(values, LEVEL, limits=_LIMITS)
+    return Estimate(found.mean, found.std, found, int(counted.any(axis=0).sum()), values.shape[1])
+
+
+def _differences(
+    runs: Mapping[Path, RunResult | Missing], baseline: Path | None, measure: str | None
+) -> dict[Path, Difference | Missing]:
+    """Test every run against the baseline, each once, and correct over all that could be tested."""
+    reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
+    missing: dict[Path, Missing] = {}
+    tests: dict[Path, PairedTest] = {}
+    for folder, run in runs.items():
+        if folder == baseline:
+            continue
+        if isinstance(run, Missing):
+            missing[folder] = run
+        elif isinstance(reference, Missing):
+            missing[folder] = Missing(f"not compared: baseline {reference.reason}")
+        else:
+            test = _test(run, reference, measure)
+            if isinstance(test, Missing):
+                missing[folder] = test
+            else:
+                tests[folder] = test
+    corrected = holm([test.p for test in tests.values()])
+    compared = {folder: Difference(test, p) for (folder, test), p in zip(tests.items(), corrected, strict=True)}
+    return compared | missing
+
+
+def _test(run: RunResult, reference: RunResult, measure: str | None) -> PairedTest | Missing:
+    if measure is not None and not (measure in run.measures and measure in reference.measures):
+        return _NOTHING_COUNTS
+    scores, baseline = unit_scores(run, measure), unit_scores(reference, measure)
+    if scores is None or baseline is None:
+        return Missing("not tested: no mean of test units")
+    order = unit_order(run.clips, reference.clips)
+    if order is None:
+        return Missing("not compared: other test clips than the baseline")
+    baseline = baseline[:, order]
+    if not np.array_equal(np.isnan(scores), np.isnan(baseline)):
+        return Missing("not compared: other test units count than in the baseline")
+    values = clip_values(scores, run.clips)
+    if values.shape[1] < 2:
+        return Missing("units of one test clip alone count")
+    return paired_test(values, clip_values(baseline, run.clips), LEVEL)

@@ -1,0 +1,83 @@
+"""Several measures of a section's rows side by side, such as accuracies by type of question: points with intervals."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lavish.planning.tables.schema import BreakdownFigure
+from lavish.reporting.columns import measure_words
+from lavish.reporting.comparison import Comparison, Estimate, Missing, Reads, TableSpec, compare
+from lavish.reporting.figures.style import COLOURS, NoResult, notes
+
+_MARKERS = "os^Dv*PX"
+# Share of the room of a measure that its points take; the rest parts it from the next.
+_GROUP = 0.7
+
+
+def draw(table: TableSpec, task: str, options: BreakdownFigure) -> FigureCanvasAgg:
+    """Draw all rows of `table`; raises :class:`NoResult` when none has a result."""
+    measures = [None if name == "metric" else name for name in options.measures]
+    comparison = compare(table, {task: Reads(measures=frozenset(measures))})
+    drawn, excluded = [], []
+    for row in comparison.rows:
+        result = row.results[task]
+        if isinstance(result.run, Missing):
+            excluded.append(f"{row.spec.label} ({result.run.reason})")
+        else:
+            mark = " †" if row.selected_on_test else ""
+            drawn.append((row.spec.label + mark, [result.estimates[measure] for measure in measures]))
+    if not drawn:
+        raise NoResult(excluded)
+    figure = Figure(figsize=(max(6.4, 1.6 + 1.05 * len(measures)), 4.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(options.title, loc="left", fontsize=13)
+    axes.set_ylabel("Test split (%)")
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for number, (label, estimates) in enumerate(drawn):
+        offset = _GROUP * ((number + 0.5) / len(drawn) - 0.5)
+        _draw_row(axes, label, estimates, offset, number)
+    axes.set_xlim(-0.5, len(measures) - 0.5)
+    axes.set_xticks(range(len(measures)), _headings(comparison, measures), fontsize=9)
+    axes.tick_params(axis="x", length=0)
+    for place in range(1, len(measures)):
+        axes.axvline(place - 0.5, color="#e5e5e5", linewidth=0.8)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    figure.supxlabel(notes(comparison, excluded), fontsize=9, x=0.01, ha="left")
+    return canvas
+
+
+def _draw_row(axes: Axes, label: str, estimates: list[Estimate | Missing], offset: float, number: int) -> None:
+    """Draw the measures of one row; one that nothing counts for has no point."""
+    known = [(place, found) for place, found in enumerate(estimates) if isinstance(found, Estimate)]
+    means = [100 * found.mean for _, found in known]
+    # A number of the whole split has no interval: a bare point.
+    lows = [100 * (found.interval.low if found.interval else found.mean) for _, found in known]
+    highs = [100 * (found.interval.high if found.interval else found.mean) for _, found in known]
+    axes.errorbar(
+        [place + offset for place, _ in known],
+        means,
+        yerr=[
+            [max(mean - low, 0.0) for mean, low in zip(means, lows, strict=True)],
+            [max(high - mean, 0.0) for mean, high in zip(means, highs, strict=True)],
+        ],
+        fmt=_MARKERS[number % len(_MARKERS)],
+        markersize=5.5,
+        color=COLOURS[number % len(COLOURS)],
+        capsize=2,
+        linewidth=1.2,
+        label=label,
+    )
+
+
+def _headings(comparison: Comparison, measures: list[str | None]) -> list[str]:
+    """Names of the measures below each other's words; what all further ones begin with is said once, by the metric."""
+    metric = comparison.metric()
+    names = [measure_words(measure or metric) for measure in measures]
+    if len(names) < 2:
+        return names
+    start = f"{measure_words(metric)} "
+    return [name.removeprefix(start).replace(" ", "\n") for name in names]

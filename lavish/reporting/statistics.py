@@ -1,0 +1,267 @@
+"""Intervals and tests for scores over seeds and test units, both of them samples of what they stand for.
+
+Scores are matrices (seeds, units): one line per training seed, one column per test clip (or question), the same units
+in every line. Another seed and another test set would both give another mean, so both are random here, as readers and
+cases are in multi-reader multi-case studies:
+
+    score[s, c] = mean + seed effect[s] + unit effect[c] + residual[s, c]
+
+With the mean squares of that two-way layout, the variance of the mean over S seeds and C units is estimated without
+bias by (MS_seed + MS_unit - MS_residual) / (S C) (Dorfman, Berbaum & Metz 1992, Invest. Radiol. 27; Obuchowski &
+Rockette 1995, Commun. Stat. Simul. 24; for a mean of scores both give the same). Two changes, both towards caution:
+
+- MS_unit - MS_residual is not allowed below zero (Hillis 2007, Stat. Med. 26, the source of the degrees of
+  freedom as well), and the whole not below MS_unit / (S C), the variance when the seeds at hand were the only ones:
+  counting seeds as random cannot make a mean more certain. Without that floor seeds that happen to agree to the last
+  unit, which is common with few seeds, would make a chance difference look certain.
+- Degrees of freedom keep Hillis's seed term and add the unit term that he takes as known, so that a layout without
+  seed variance gives the paired t-test over units, and one without unit variance the t-test over seeds.
+
+Simulated with three seeds and 250 or 300 units, the 95 % interval covers 94 to 98 %, and the test at 0.05 rejects 2 to
+6 % of true null hypotheses, whichever of seeds, units and residuals varies most. Where the seeds add some ten times as
+much variance to the mean as the units do, three seeds give 91 % and 8 %, five seeds 94 % and 6 %; two seeds are too few
+(88 % and 12 %).
+
+Units that share a clip (the questions of one video) are not independent: what is drawn is clips. Their scores become
+one value per clip first, by :func:`clip_values`, and everything above then holds with clips as units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Scores = NDArray[np.float64]
+
+# Bootstrap draws handled at a time: keeps the resampled scores of one chunk inside the processor's cache.
+_CHUNK = 64
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its spread over seeds and its confidence interval.
+
+    `std` is the sample standard deviation of the seeds' means; None for one seed. `random_seeds` is False for one
+    seed: the interval then holds for that one training, because nothing shows how much another would differ.
+    """
+
+    mean: float
+    low: float
+    high: float
+    std: float | None
+    random_seeds: bool
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A paired difference of means, its confidence interval and its two-sided p-value.
+
+    `random_seeds` is False for one seed: the test then compares two trainings, not two methods.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    degrees_of_freedom: float
+    random_seeds: bool
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The two-way decomposition of a score matrix and the variance of its mean."""
+
+    mean: float
+    seed_effects: Scores  # (seeds,)
+    unit_effects: Scores  # (units,)
+    seed_variance: float  # what random seeds add to the variance of the mean
+    unit_variance: float  # the variance of the mean for the seeds at hand
+    degrees_of_freedom: float
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.seed_variance + self.unit_variance)
+
+
+def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
+    """Return (seeds, clips) values whose mean is the mean over units and which vary as that mean does with the clips.
+
+    Clips are the sampling unit, each a cluster of units, and the mean over units is the ratio of two totals over clips:
+    of scores and of units. Taylor linearisation of that ratio estimator (Cochran 1977, Sampling Techniques, sections
+    6.4 and 9.1-9.3) gives, with C clips, N units and the mean m of a seed,
+
+        value[c] = m + C / N * sum over the units i of clip c of (score[i] - m)
+
+    so that the variance of the mean of these values is that of the ratio over samples of clips. With one unit a clip
+    the values are the scores.
+
+    Args:
+        scores: (seeds, units); NaN where a unit does not count, in which case N does not count it either.
+        clips: the clip of each unit.
+
+    Returns:
+        One column per clip that has a unit which counts, in the order in which clips first occur.
+
+    Raises:
+        ValueError: the numbers of units differ, or no unit of a seed counts.
+    """
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] != len(clips):
+        raise ValueError(f"scores {matrix.shape} are not (seeds, units) of {len(clips)} units")
+    counts = np.asarray(~np.isnan(matrix))
+    if not counts.any(axis=1).all():
+        raise ValueError("no unit counts")
+    kept = np.asarray(counts.any(axis=0))
+    matrix, counts = matrix[:, kept], counts[:, kept]
+    clips = [clips[int(unit)] for unit in np.flatnonzero(kept)]
+    places = {clip: place for place, clip in enumerate(dict.fromkeys(clips))}
+    if len(places) == matrix.shape[1] and counts.all():
+        return matrix
+    of_clip = np.array([places[clip] for clip in clips])
+    values = np.empty((len(matrix), len(places)))
+    for line, (row, counted) in enumerate(zip(matrix, counts, strict=True)):
+        mean = row[counted].mean()
+        sums = np.bincount(of_clip[counted], weights=row[counted] - mean, minlength=len(places))
+        values[line] = mean + len(places) / counted.sum() * sums
+    return values
+
+
+def interval(
+    scores: ArrayLike,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """Return the mean of `scores` (seeds, units) with a bootstrap interval over units and seeds.
+
+    Units and seeds are resampled independently of each other with replacement (the crossed bootstrap; Owen 2007, Ann.
+    Appl. Stat. 1), in the form that draws their main effects. Plain percentiles of it cover far too rarely with three
+    seeds, so the resampled effects are rescaled to the unbiased variances of the module's model (the reflated
+    bootstrap; Davison & Hinkley 1997, section 3.8; Carpenter, Goldstein & Rasbash 2003, Appl. Stat. 52), and the
+    percentiles' distances from the mean are multiplied by the ratio of Student's t quantile at the model's degrees of
+    freedom to the normal one (the small-sample correction of Hesterberg 2015, Am. Stat. 69, applied to the
+    distance because three seeds have no percentiles far enough out).
+
+    The interval never leaves `limits`, the possible values of the metric. The same `seed` gives the same interval.
+    Raises ValueError for a matrix without two units or with values that are not finite.
+    """
+    layout = _layout(_matrix(scores))
+    deviations = _bootstrap_deviations(layout, draws, np.random.default_rng(seed))
+    tail = (1 - level) / 2
+    stretch = stats.t.ppf(tail, layout.degrees_of_freedom) / stats.norm.ppf(tail)
+    low, high = layout.mean + stretch * np.quantile(deviations, (tail, 1 - tail))
+    seeds = len(layout.seed_effects)
+    return Interval(
+        mean=layout.mean,
+        low=max(float(low), limits[0]),
+        high=min(float(high), limits[1]),
+        std=float(np.std(layout.seed_effects, ddof=1)) if seeds > 1 else None,
+        random_seeds=seeds > 1,
+    )
+
+
+def paired_test(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
+    """Test whether the mean of `a` differs from that of `b`, both (seeds, units), paired by seed and by unit.
+
+    Seeds and units are both random (the module's model, applied to a - b): the difference over its standard error is
+    compared with Student's t at Hillis's degrees of freedom. With one seed it is the paired t-test over units.
+    Differences that are all zero give p = 1. Raises ValueError for matrices of different shape, without two units, or
+    with values that are not finite.
+    """
+    first, second = _matrix(a), _matrix(b)
+    if first.shape != second.shape:
+        raise ValueError(f"paired scores differ in shape: {first.shape} and {second.shape}")
+    differences = first - second
+    # Equal scores that were computed in another order differ in their last bits, which is no difference.
+    differences[np.abs(differences) < _ROUNDING * max(np.abs(first).max(), np.abs(second).max())] = 0
+    layout = _layout(differences)
+    error = layout.standard_error
+    freedom = layout.degrees_of_freedom
+    if error > 0:
+        p = float(2 * stats.t.sf(abs(layout.mean) / error, freedom))
+        margin = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    else:
+        # Every seed and unit shows the same difference: nothing varies, so it is either none or certain.
+        p, margin = (1.0 if layout.mean == 0 else 0.0), 0.0
+    return PairedTest(
+        difference=layout.mean,
+        low=layout.mean - margin,
+        high=layout.mean + margin,
+        p=p,
+        degrees_of_freedom=freedom,
+        random_seeds=len(layout.seed_effects) > 1,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return `p_values`, in their order, corrected for all of them being looked at (Holm 1979, Scand. J. Stat. 6)."""
+    if not p_values:
+        return []
+    # Imported here: statsmodels takes longer to load than everything else this module does.
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+
+
+def _matrix(scores: ArrayLike) -> Scores:
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] < 1 or matrix.shape[1] < 2:
+        raise ValueError(f"scores must be (seeds, units) with at least one seed and two units, not {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError("scores must be finite")
+    return matrix
+
+
+def _layout(scores: Scores) -> _Layout:
+    seeds, units = scores.shape
+    mean = scores.mean()
+    seed_effects = scores.mean(axis=1) - mean
+    unit_effects = scores.mean(axis=0) - mean
+    ms_unit = seeds * (unit_effects**2).sum() / (units - 1)
+    unit_variance = ms_unit / (seeds * units)
+    if seeds == 1:
+        return _Layout(float(mean), seed_effects, unit_effects, 0.0, float(unit_variance), float(units - 1))
+    residuals = scores - mean - seed_effects[:, None] - unit_effects
+    ms_seed = units * (seed_effects**2).sum() / (seeds - 1)
+    ms_residual = (residuals**2).sum() / ((seeds - 1) * (units - 1))
+    ms_unit_excess = max(ms_unit - ms_residual, 0.0)
+    ms_mean = max(ms_seed + ms_unit_excess, ms_unit)
+    spread_of_ms_mean = ms_seed**2 / (seeds - 1) + ms_unit_excess**2 / (units - 1)
+    return _Layout(
+        mean=float(mean),
+        seed_effects=seed_effects,
+        unit_effects=unit_effects,
+        seed_variance=float(ms_mean / (seeds * units) - unit_variance),
+        unit_variance=float(unit_variance),
+        degrees_of_freedom=float(ms_mean**2 / spread_of_ms_mean) if spread_of_ms_mean > 0 else float(units - 1),
+    )
+
+
+def _bootstrap_deviations(layout: _Layout, draws: int, generator: np.random.Generator) -> Scores:
+    """Return `draws` deviations of a resampled mean, with the variances of `layout`."""
+    units = len(layout.unit_effects)
+    # Resampling C effects gives (C - 1) / C of their unbiased variance.
+    deviations = math.sqrt(units / (units - 1)) * _resampled_means(layout.unit_effects, draws, generator)
+    if layout.seed_variance > 0:
+        variance = float((layout.seed_effects**2).mean()) / len(layout.seed_effects)
+        scale = math.sqrt(layout.seed_variance / variance)
+        deviations += scale * _resampled_means(layout.seed_effects, draws, generator)
+    return deviations
+
+
+def _resampled_means(effects: Scores, draws: int, generator: np.random.Generator) -> Scores:
+    """Return the means of `draws` samples with replacement of `effects`, each of its own size."""
+    count = len(effects)
+    dtype = np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32
+    means = np.empty(draws)
+    for start in range(0, draws, _CHUNK):
+        size = min(_CHUNK, draws - start)
+        means[start : start + size] = effects[generator.integers(0, count, (size, count), dtype=dtype)].mean(axis=1)
+    return means

@@ -1,0 +1,342 @@
+"""Writing a table as markdown, CSV and LaTeX.
+
+The same results give the same bytes: no dates, no machine, and measured times only where a column asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+from tabulate import tabulate
+
+from lavish.planning.tables.schema import ColumnKey, needs_results
+from lavish.reporting.columns import (
+    ALWAYS,
+    AS_PUBLISHED,
+    COLUMNS,
+    DOUBLE_DAGGER,
+    NOTHING,
+    TEXT,
+    PublishedMarks,
+    Value,
+    measure_words,
+    published_source,
+)
+from lavish.reporting.comparison import Comparison, Missing, Reads, Row, TableSpec, compare, parse_spec
+from lavish.reporting.records import seed_directory
+
+_DAGGER = "†"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "←": r"$\leftarrow$",
+    "↔": r"$\leftrightarrow$",
+    "–": "--",
+    "⁹": r"$^9$",
+    _DAGGER: r"$^\dagger$",
+    DOUBLE_DAGGER: r"$^\ddagger$",
+}
+
+
+def write_table(spec: dict[str, Any], out: Path) -> None:
+    """Write `out`.md, `out`.csv and `out`.tex from a table the workflow resolved (see :class:`TableSpec`).
+
+    Results that do not exist yet become cells that say so. Raises LavishError for an unknown column or measure and for
+    results that cannot be right.
+    """
+    table = parse_spec(spec)
+    comparison = compare(table, reads_of(table))
+    texts = {"md": markdown(comparison), "csv": comma_separated(comparison), "tex": latex(comparison)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, text in texts.items():
+        (out.parent / f"{out.name}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
+
+
+def reads_of(table: TableSpec) -> dict[str, Reads]:
+    """Return what the columns of a table, and of its CSV, need to be read of the runs of each task."""
+    reads = {task: Reads(cost=True) for task in table.tasks} if needs_results(table.columns) else {}
+    for key in map(ColumnKey.of, table.columns):
+        task = key.task or table.task
+        reads[task] = reads.get(task, Reads()) | COLUMNS[key.name].reads(key)
+    return reads
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the table as markdown: one table per section, then the notes and the sources of published numbers."""
+    spec = comparison.spec
+    parts = [f"# {spec.title}"]
+    if spec.description:
+        parts.append(spec.description.strip())
+    for title, rows in comparison.sections:
+        # Methods that were not run have nothing else to print.
+        keys = _keys(comparison) if any(row.spec.runs for row in rows) else [ColumnKey("published")]
+        body = tabulate(
+            [[_markdown_cell(cell) for cell in line] for line in _lines(comparison, rows, keys)],
+            headers=[_markdown_cell(heading) for heading in _headings(comparison, keys)],
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=_alignment(comparison, keys),
+        )
+        parts += [f"## {title}", body]
+    parts += ["## Notes", "\n".join(f"- {note}" for note in _notes(comparison))]
+    if sources := _sources(comparison):
+        parts += ["### Sources of published numbers", "\n".join(f"{number}. {text}" for number, text in sources)]
+    return "\n\n".join(parts) + "\n"
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """Return the table as CSV, one line per row of a section, in plain numbers.
+
+    Metric values and differences are shares, not percentages. `runs` lists the directories of all trainings behind a
+    line; `status` is 'ok' or says what is missing. Fields of a measure begin with its name, and where the table prints
+    several tasks, those of a task with the task's. A table that needs no results begins with `configuration`, then has
+    its own columns in their order, and `cost` names the file that a line comes from.
+    """
+    spec = comparison.spec
+    if not needs_results(spec.columns):
+        return _costs_separated(comparison)
+    keys = _csv_keys(spec)
+    lines = []
+    for title, rows in comparison.sections:
+        for row in rows:
+            line: dict[str, Value] = {
+                "section": title,
+                "variant": row.spec.variant,
+                "label": row.spec.label,
+                "seeds": ";".join(str(seed) for seed in spec.seeds),
+            }
+            for key in keys:
+                line |= _fields(spec, row, key)
+            runs = row.spec.runs.values()
+            line |= {
+                "selected_on": "; ".join(dict.fromkeys(run.select_on for run in runs)),
+                "published_practice": "; ".join(row.deviations),
+                "runs": ";".join(seed_directory(run.folder, seed).as_posix() for run in runs for seed in spec.seeds),
+                "status": _status(row),
+            }
+            lines.append(line)
+    return _csv(lines)
+
+
+def _csv_keys(spec: TableSpec) -> list[ColumnKey]:
+    """The columns of the CSV by task, in the order of COLUMNS; those of no task come last."""
+    asked = [ColumnKey(key.name, key.measure, key.task or spec.task) for key in map(ColumnKey.of, spec.columns)]
+    keys = []
+    for task in spec.tasks:
+        for name in COLUMNS:
+            always = [ColumnKey(name, None, task)] if name in ALWAYS else []
+            keys += [*always, *(key for key in asked if (key.name, key.task) == (name, task))]
+    published = [ColumnKey("published")]
+    return [*(key for key in dict.fromkeys(keys) if key.name != "published"), *published]
+
+
+def _fields(spec: TableSpec, row: Row, key: ColumnKey) -> dict[str, Value]:
+    prefix = f"{key.task or spec.task}_" if len(spec.tasks) > 1 and key.name != "published" else ""
+    return {prefix + name: value for name, value in COLUMNS[key.name].fields(row, key).items()}
+
+
+def _status(row: Row) -> str:
+    return "; ".join(dict.fromkeys(_reasons(row))) or ("ok" if row.spec.runs else "published")
+
+
+def _costs_separated(comparison: Comparison) -> str:
+    lines = []
+    for title, rows in comparison.sections:
+        for row in rows:
+            line: dict[str, Value] = {"configuration": row.spec.label}
+            for key in _keys(comparison):
+                line |= _fields(comparison.spec, row, key)
+            result = row.of(None)
+            cost = None if result is None or result.spec is None else (result.spec.folder / "cost.json").as_posix()
+            line |= {"section": title, "variant": row.spec.variant, "cost": cost, "status": _status(row)}
+            lines.append(line)
+    return _csv(lines)
+
+
+def _csv(lines: list[dict[str, Value]]) -> str:
+    plain = [{key: _plain(value) for key, value in line.items()} for line in lines]
+    # As objects, so that an empty cell does not turn a column of integers into floats.
+    return pandas.DataFrame(plain, dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def latex(comparison: Comparison) -> str:
+    """Return the table as one LaTeX tabular (package booktabs) inside a table environment with its caption."""
+    keys = _keys(comparison)
+    headings = _headings(comparison, keys)
+    alignment = "".join(side[0] for side in _alignment(comparison, keys))
+    body = []
+    for index, (title, rows) in enumerate(comparison.sections):
+        body += [r"\midrule"] if index else []
+        body.append(rf"\multicolumn{{{len(headings)}}}{{l}}{{\textit{{{_escape(title)}}}}} \\")
+        body += [_latex_line(line) for line in _lines(comparison, rows, keys)]
+    notes = [*_notes(comparison), *(f"[{number}] {text}" for number, text in _sources(comparison))]
+    return "\n".join(
+        [
+            r"% Needs \usepackage{booktabs}.",
+            r"\begin{table}",
+            r"\centering",
+            r"\small",
+            rf"\caption{{{_escape(_caption(comparison))}}}",
+            rf"\label{{tab:{comparison.spec.name.replace('_', '-')}}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            _latex_line(headings),
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+            r"\smallskip",
+            r"\begin{minipage}{\linewidth}\footnotesize",
+            *(rf"{_escape(note)}\par" for note in notes),
+            r"\end{minipage}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _keys(comparison: Comparison) -> list[ColumnKey]:
+    return [ColumnKey.of(column) for column in comparison.spec.columns]
+
+
+def _headings(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
+    return ["Variant", *(text for key in keys for text in COLUMNS[key.name].headings(comparison, key))]
+
+
+def _alignment(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
+    """Text to the left, numbers to the right."""
+    sides = ["left"]
+    for key in keys:
+        side = "left" if key.name in TEXT else "right"
+        sides += [side] * len(COLUMNS[key.name].headings(comparison, key))
+    return sides
+
+
+def _lines(comparison: Comparison, rows: tuple[Row, ...], keys: list[ColumnKey]) -> list[list[str]]:
+    marks = PublishedMarks.of(comparison)
+    return [
+        [row.spec.label + _marks(row), *(cell for key in keys for cell in COLUMNS[key.name].cells(row, key, marks))]
+        for row in rows
+    ]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """What a reader must know to read the table: facts of the workflow, then each column's convention once."""
+    spec = comparison.spec
+    notes = [f"{key[:1].upper()}{key[1:].replace('_', ' ')}: {text}" for key, text in spec.facts.items()]
+    if needs_results(spec.columns):
+        on_test = any(row.selected_on_test for row in comparison.rows)
+        exception = f", except in rows marked {_DAGGER}" if on_test else ""
+        notes.append(
+            f"Checkpoints were selected on the validation split{_by_metric(comparison)}{exception}; every number is on "
+            "the test split."
+        )
+        if on_test:
+            notes.append(
+                f"{_DAGGER} Checkpoint, and what is chosen with it (thresholds), selected on the test split, as in "
+                "published practice: optimistic, and not comparable with rows selected on validation."
+            )
+    practice = dict.fromkeys(text for row in comparison.rows for text in row.deviations)
+    if practice:
+        notes.append(
+            f"{DOUBLE_DAGGER} Replicates what published code does and its paper does not say: "
+            + "; ".join(f"{text} ({_labels_with(comparison, text)})" for text in practice)
+            + "."
+        )
+    measures = [key.measure for key in _keys(comparison) if key.measure is not None]
+    as_published = dict.fromkeys(f"'{measure_words(name)}'" for name in measures if name.endswith(AS_PUBLISHED))
+    if as_published:
+        notes.append(
+            f"{', '.join(as_published)}: computed as published code does, beside published numbers only; our own "
+            "definition is in the column without the mark."
+        )
+    explained: dict[Callable[[Comparison, Sequence[ColumnKey]], str], list[ColumnKey]] = {}
+    for key in _keys(comparison):
+        explained.setdefault(COLUMNS[key.name].note, []).append(key)
+    notes += [text for note, keys in explained.items() if (text := note(comparison, keys))]
+    cells = (
+        cell for _, rows in comparison.sections for line in _lines(comparison, rows, _keys(comparison)) for cell in line
+    )
+    if NOTHING in cells:
+        notes.append(
+            f"{NOTHING}: nothing to print here (no published number, a task or setting that does not apply, no "
+            "comparison with itself, no interval, or no result)."
+        )
+    return list(dict.fromkeys(notes))
+
+
+def _by_metric(comparison: Comparison) -> str:
+    """Say by which metric of which task checkpoints were selected, where a table prints more than one."""
+    spec = comparison.spec
+    if len(spec.tasks) == 1 and all(key.measure is None for key in _keys(comparison)):
+        return ""
+    title = {task: f" ({spec.title_of(task)})" if len(spec.tasks) > 1 else "" for task in spec.tasks}
+    return ", by " + " and ".join(f"{comparison.metric(task)}{title[task]}" for task in spec.tasks)
+
+
+def _marks(row: Row) -> str:
+    marks = (_DAGGER if row.selected_on_test else "") + (DOUBLE_DAGGER if row.deviations else "")
+    return f" {marks}" if marks else ""
+
+
+def _labels_with(comparison: Comparison, practice: str) -> str:
+    labels = dict.fromkeys(row.spec.label for row in comparison.rows if practice in row.deviations)
+    return ", ".join(f"'{label}'" for label in labels)
+
+
+def _sources(comparison: Comparison) -> list[tuple[int, str]]:
+    if "published" not in comparison.spec.columns:
+        return []
+    published = {number.id: number for row in comparison.rows for number in row.spec.published}
+    return [(mark, published_source(published[name])) for name, mark in PublishedMarks.of(comparison).numbers.items()]
+
+
+def _caption(comparison: Comparison) -> str:
+    spec = comparison.spec
+    return f"{spec.title}. {' '.join(spec.description.split())}".strip()
+
+
+def _reasons(row: Row) -> list[str]:
+    return [
+        found.reason
+        for result in row.results.values()
+        for found in (result.run, *result.estimates.values(), *result.differences.values(), result.cost)
+        if isinstance(found, Missing)
+    ]
+
+
+def _plain(value: Value) -> Value:
+    """Return a CSV value; seven digits are more than any result is good for and hide the last bits' rounding."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_line(cells: list[str]) -> str:
+    # A line that begins with '[' would be taken for the optional argument of the line break before it.
+    return "{}" + " & ".join(_escape(cell) for cell in cells) + r" \\"

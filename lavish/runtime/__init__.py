@@ -1,0 +1,1 @@
+"""Processes: the fork server that starts steps fast, worker pools."""

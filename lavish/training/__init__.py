@@ -1,0 +1,1 @@
+"""Training and evaluation of runs, and the jobs that the workflow calls."""

@@ -1,0 +1,91 @@
+"""The state that an interrupted training resumes from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lavish.learner.model import AudioVisualModel
+
+
+@dataclass
+class Progress:
+    """What a resumed training needs besides tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best_value: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
+
+
+def forget_state(out: Path) -> None:
+    """Remove what an interrupted training goes on from: the training in the folder `out` is finished and recorded."""
+    for name in ("resume.safetensors", "best_so_far.safetensors"):
+        (out / name).unlink(missing_ok=True)
+
+
+class TrainingState:
+    """The file that an interrupted training resumes from: tensors and, in its header, the rest as JSON."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: str,
+        model: AudioVisualModel,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        self.path, self.identity = path, identity
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+
+    def save(self, progress: Progress) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.trainable_state().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for name, value in slots.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        header = {
+            "identity": self.identity,
+            "progress": json.dumps(asdict(progress)),
+            "scaler": json.dumps(self.scaler.state_dict()),
+        }
+        save_tensors(self.path, tensors, header)
+
+    def load(self, device: torch.device) -> Progress | None:
+        if not self.path.exists():
+            return None
+        with safe_open(self.path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("identity") != self.identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        prefix = "model."
+        weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        self.model.load_trainable_state(weights, self.path)
+        saved = self.optimizer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, slot = name.split(".", 2)
+                saved["state"].setdefault(int(index), {})[slot] = tensor.cpu() if slot == "step" else tensor
+        self.optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(json.loads(header["scaler"]))
+        return Progress(**json.loads(header["progress"]))
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file that is whole or absent."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
+    os.replace(partial, path)

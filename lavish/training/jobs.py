@@ -1,0 +1,293 @@
+"""The steps of the workflow as functions: what each `lavish` command does once its arguments are parsed.
+
+Every step reads files and writes files; nothing else passes between steps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lavish.config.hashing import digest
+from lavish.config.schema import AudioEncoderConfig, BackboneConfig, RunConfig
+from lavish.errors import LavishError
+from lavish.provenance import RECIPE_VERSION
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lavish.data.store.batches import SplitReader
+    from lavish.learner.model import AudioVisualModel
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """All that a run with one seed reads, and where it is computed."""
+
+    config: RunConfig
+    seed: int
+    data: Path
+    """Folder of the prepared splits."""
+    weights: Path
+    """Frozen backbone, a safetensors file."""
+    audio_features: Path | None = None
+    """Folder of the separate audio encoder's features, a file for each split."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+
+
+def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
+    """Train a small backbone or audio encoder on other classes than the task's and write its weights."""
+    if config.weights.source != "pretrain":
+        raise LavishError(f"weights.source is '{config.weights.source}': only 'pretrain' is trained here")
+    if isinstance(config, AudioEncoderConfig):
+        from lavish.training.pretraining.audio_encoder import pretrain as pretrain_audio
+
+        pretrain_audio(config.spec, config.weights.recipe, out)
+    else:
+        from lavish.training.pretraining.backbone import pretrain as pretrain_backbone
+
+        pretrain_backbone(config.model, config.spec, config.weights.recipe, out)
+
+
+def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
+    """Fetch weights from the hub, or check those on disk, and put them at `out`."""
+    from lavish.models.weights import fetch, take_file, write_weights
+
+    if config.weights.source == "hub":
+        fetch(config.weights, config.model if isinstance(config, BackboneConfig) else config.kind, out)
+    elif config.weights.source == "file":
+        take_file(config.weights, out)
+    elif config.weights.source == "random":
+        import torch
+
+        torch.manual_seed(config.weights.seed)
+        write_weights(_untrained(config).state_dict(), out, {"source": "random", "seed": config.weights.seed})
+    else:
+        pretrain(config, out)
+
+
+def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
+    if isinstance(config, AudioEncoderConfig):
+        from lavish.models.audio_encoders.build import build
+
+        assert config.weights.source == "random"
+        return build(config.kind, config.spec, seed=config.weights.seed)
+    from lavish.models.backbones.build import build_backbone
+
+    return build_backbone(config.model, config.spec, config.spec.get("img_size", 0)).model
+
+
+def train(inputs: RunInputs, out: Path) -> None:
+    """Train one run and write its checkpoint, history and record to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        if _wait_for(lock, out) and (out / "record.json").exists():
+            return  # whoever held the lock has finished this very training
+        _train(inputs, out)
+    (out / "lock").unlink()
+
+
+def _wait_for(lock: IO[str], folder: Path) -> bool:
+    """Take a lock; return whether it had to be waited for: a training may outlive the workflow that started it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process is training in {folder}: waiting for it to end", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
+    return False
+
+
+def _train(inputs: RunInputs, out: Path) -> None:
+    from lavish.training.checkpoint import forget_state
+    from lavish.training.device import choose, seed_everything
+    from lavish.training.loop import train as train_model
+
+    started = time.time()
+    config, seed = inputs.config, inputs.seed
+    device = choose(inputs.device, config.training.cpu_threads)
+    seed_everything(seed, device, deterministic=config.training.deterministic)
+    training = _reader(inputs, "train")
+    selection = _reader(inputs, config.select_on)
+    # Before anything is trained: what is noted is what was read and run, and what cannot be right stops here.
+    features = inputs.audio_features
+    origin = _origin(inputs) | {
+        "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
+        "audio_features": None if features is None else _features_facts(features, config.select_on),
+    }
+    model = _model(inputs, training)
+    result = train_model(
+        model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
+    )
+    record = {
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "metric": model.task.metric,
+        "selected_on": config.select_on,
+        **vars(result),
+        **origin,
+        **_end(started),
+    }
+    _write_json(out / "record.json", record)
+    forget_state(out)
+
+
+def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
+    """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `run/split`."""
+    from lavish.io.checksums import sha256_of
+    from lavish.training.device import peak_memory
+    from lavish.training.evaluation import evaluate as evaluate_model
+    from lavish.training.evaluation import write_evaluation
+
+    started = time.time()
+    config, features = inputs.config, inputs.audio_features
+    checkpoint = run / "best.safetensors"
+    model, reader, device = _trained(inputs, split, checkpoint)
+    origin = _origin(inputs) | {
+        "config": config.model_dump(mode="json"),
+        "seed": inputs.seed,
+        "checkpoint": sha256_of(checkpoint),
+        "data": {split: _checksums(inputs.data / split)},
+        "audio_features": None if features is None else sha256_of(features / f"{split}.npy"),
+    }
+    result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
+    write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _end(started))
+
+
+def examples(inputs: RunInputs, split: str, run: Path, count: int, overlays: Path | None) -> None:
+    """Write what a trained run predicts of some clips to `run/split/examples.npz`, and as pictures to `overlays`."""
+    from lavish.training.examples import choose, make_examples
+
+    options = inputs.config.training
+    model, reader, device = _trained(inputs, split, run / "best.safetensors")
+    chosen = choose(len(reader.store), count)
+    made = make_examples(model, reader, chosen, options.batch_size, device, options.precision)
+    made.write(run / split / "examples.npz")
+    if overlays is not None:
+        made.write_overlays(overlays)
+
+
+def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
+    """Return a trained model on its device, and the split it is to be run on."""
+    from lavish.models.weights import read_weights
+    from lavish.training.device import choose, seed_everything
+
+    options = inputs.config.training
+    device = choose(inputs.device, options.cpu_threads)
+    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    reader = _reader(inputs, split)
+    model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
+    model.load_trainable_state(read_weights(checkpoint), checkpoint)
+    return model.to(device), reader, device
+
+
+def cost(config: RunConfig, out: Path) -> None:
+    """Count parameters and multiply-adds of one clip; needs neither data nor weights."""
+    from lavish.cost.counter import count, count_backbone, example_clips
+    from lavish.learner.uninitialised import uninitialised_model
+    from lavish.models.backbones.build import classifier_sizes
+
+    data = config.data
+    model, encoder = uninitialised_model(config)
+    feature_dim = encoder.feature_dim if encoder else 0
+    extra = None if encoder is None else (encoder, encoder.example_inputs(data.segments, data.segment_seconds))
+    counts = count(model, example_clips(model, data, feature_dim), data.segments, extra)
+    heads = classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)
+    alone = count_backbone(model.encoder.backbone, data.frame_size, *heads)
+    counts["total_params"] += alone["classifier_params"]
+    _write_json(out, {**counts, **alone})
+
+
+def _reader(inputs: RunInputs, split: str) -> SplitReader:
+    from lavish.data.store.batches import SplitReader
+    from lavish.learner.build import streams_of
+
+    features = None
+    if inputs.config.audio_encoder is not None:
+        if inputs.audio_features is None:
+            raise LavishError("the configuration has an audio_encoder: give its features with --audio-features")
+        features = inputs.audio_features / f"{split}.npy"
+    return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features)
+
+
+def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | None = None) -> AudioVisualModel:
+    from lavish.learner.build import build_model
+
+    return build_model(
+        inputs.config,
+        classes=reader.store.classes,
+        vocabulary=reader.store.vocabulary,
+        statistics=statistics or reader.store.statistics,
+        weights=inputs.weights,
+        valid_frames=reader.store.valid_frames,
+        audio_feature_dim=reader.audio_feature_dim,
+    )
+
+
+def _statistics(split: Path) -> dict[str, Any]:
+    return json.loads((split / "statistics.json").read_text(encoding="utf-8"))
+
+
+def _checksums(split: Path) -> dict[str, str]:
+    return json.loads((split / "store.json").read_text(encoding="utf-8"))["checksums"]
+
+
+def _origin(inputs: RunInputs) -> dict[str, Any]:
+    """Return what every record of a job says of the code, the machine and the frozen weights."""
+    from lavish import provenance
+
+    return {
+        "recipe_version": RECIPE_VERSION,
+        "git": provenance.git_state(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "device": _device_name(inputs.device),
+        "weights": _weights_facts(inputs.weights),
+    }
+
+
+def _end(started: float) -> dict[str, Any]:
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "job_seconds": time.time() - started,
+    }
+
+
+def _weights_facts(weights: Path) -> dict[str, Any]:
+    """Return where frozen weights came from, and the sha256 of the file as it is now."""
+    from lavish.io.checksums import sha256_of
+    from lavish.models.weights import read_description, read_weights
+
+    read_weights(weights, only_header=True)
+    measured = sha256_of(weights)
+    return {"path": str(weights), **read_description(weights, measured), "sha256": measured}
+
+
+def _features_facts(folder: Path, selected_on: str) -> dict[str, str]:
+    """Return the checksums of the separate audio encoder's features that training read."""
+    from lavish.io.checksums import sha256_of
+
+    return {split: sha256_of(folder / f"{split}.npy") for split in dict.fromkeys(("train", selected_on))}
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return "cpu"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,182 @@
+"""Training one run: one seed, the training split, selection on another split, resumable after each epoch."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lavish.data.store.batches import Batch, SplitReader
+from lavish.errors import LavishError
+from lavish.training.checkpoint import Progress, TrainingState, save_tensors
+from lavish.training.device import autocast, peak_memory
+from lavish.training.evaluation import evaluate
+from lavish.training.schedule import schedule
+
+if TYPE_CHECKING:
+    from lavish.config.schema import TrainingConfig
+    from lavish.learner.model import AudioVisualModel
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What the record says of a finished training."""
+
+    best_epoch: int
+    best_value: float
+    epochs: int
+    wall_seconds: float
+    step_seconds_median: float
+    peak_memory_bytes: int
+
+
+def train(
+    model: AudioVisualModel,
+    training: SplitReader,
+    selection: SplitReader,
+    options: TrainingConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    out: Path,
+    identity: str,
+) -> TrainingResult:
+    """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
+
+    After every epoch ``resume.safetensors`` holds all that a later call needs to go on, until :func:`forget_state`; a
+    training that was cut off ends with the same numbers as one that was not. `identity` names configuration and seed:
+    the state of another run is ignored. Random numbers depend on seed and epoch alone.
+
+    Raises:
+        LavishError: when the loss stops being a finite number.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(device)
+    groups = [
+        {"params": model.adapter_parameters(), "base_lr": options.lr_adapter},
+        {"params": list(model.task.parameters()), "base_lr": options.lr_head},
+    ]
+    optimizer_class = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class(
+        [group for group in groups if group["params"]],
+        lr=0.0,
+        weight_decay=options.weight_decay,
+        fused=True,  # adapters are hundreds of small tensors: one by one they take longer than a block's forward pass
+    )
+    whole_clips = options.batch_of == "clips"
+    rows = len(training.store) if whole_clips else len(training)
+    steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.accumulate)
+    factor = schedule(options.schedule, steps_per_epoch, options.epochs)
+    scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
+
+    state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
+    progress = state.load(device) or Progress()
+    bar = tqdm(total=options.epochs, initial=progress.epoch, desc="epochs", unit="epoch", mininterval=1.0)
+    while progress.epoch < options.epochs and progress.epoch - progress.best_epoch <= options.patience:
+        started = time.perf_counter()
+        torch.manual_seed(_mix(seed, progress.epoch))
+        rng = np.random.default_rng([seed, progress.epoch])
+        draw = training.by_clip if whole_clips else training.shuffled
+        batches = training.batches(draw(options.batch_size, rng), device, rng if model.task.negatives else None)
+        loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
+        value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
+        progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})
+        if value > progress.best_value:
+            progress.best_epoch, progress.best_value = progress.epoch, value
+            save_tensors(out / "best_so_far.safetensors", model.trainable_state())
+        progress.epoch += 1
+        progress.seconds += time.perf_counter() - started
+        state.save(progress)
+        bar.set_postfix(
+            {"loss": f"{loss:.4f}", model.task.metric: f"{value:.4f}", "best": f"{progress.best_value:.4f}"}
+        )
+        bar.update()
+    bar.close()
+    # Only now, because Snakemake deletes the declared outputs of a job that was cut off. Copied, because the job may be
+    # cut off before it is finished with them.
+    partial = out / "best.safetensors.partial"
+    shutil.copyfile(out / "best_so_far.safetensors", partial)
+    os.replace(partial, out / "best.safetensors")
+    _write_history(out / "history.csv", progress.history)
+    return TrainingResult(
+        best_epoch=progress.best_epoch,
+        best_value=progress.best_value,
+        epochs=progress.epoch,
+        wall_seconds=progress.seconds,
+        step_seconds_median=median(progress.step_seconds),
+        peak_memory_bytes=peak_memory(device),
+    )
+
+
+def _epoch(
+    model: AudioVisualModel,
+    batches: Iterator[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    factor: Callable[[int], float],
+    progress: Progress,
+    options: TrainingConfig,
+    device: torch.device,
+) -> float:
+    """Run one epoch; return the mean loss over units."""
+    model.train()
+    total, units = 0.0, 0
+    for group in _grouped(batches, options.accumulate):
+        started = time.perf_counter()
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = parameters["base_lr"] * factor(progress.step)
+        in_group = sum(len(batch) for batch in group)
+        losses = []
+        for batch in group:
+            with autocast(device, options.precision):
+                output = model(batch)
+            # Weighted by units: where the loss is their mean, the gradient is that of the whole group as one batch.
+            loss = model.loss(output, batch) * (len(batch) / in_group)
+            scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        group_loss = float(torch.stack(losses).sum())
+        if not math.isfinite(group_loss):
+            raise LavishError(
+                f"the loss became {group_loss} in epoch {progress.epoch}: lower training.lr_adapter or "
+                "training.lr_head, or use training.precision: float32"
+            )
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        total, units = total + group_loss * in_group, units + in_group
+        progress.step += 1
+        progress.step_seconds.append(time.perf_counter() - started)
+    return total / units
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _mix(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,1 @@
+"""Pretraining of the small frozen backbones of the embedded default."""

@@ -1,0 +1,97 @@
+"""Batches: units and their clips, masks, frames of other clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lavish.data.store.batches import SplitReader
+from lavish.errors import LavishError
+from tests.stores import write_store
+
+CPU = torch.device("cpu")
+STREAMS = ("visual", "audio")
+UNITS = np.array([3, 0, 0, 2, 3, 3, 1, 0])
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> SplitReader:
+    """Four clips, eight units."""
+    path = write_store(tmp_path / "asked", clips=4, units=UNITS, targets={"answers": np.arange(8)})
+    return SplitReader(path, STREAMS)
+
+
+def test_units_of_a_clip_share_its_frames(asked: SplitReader) -> None:
+    assert len(asked) == 8
+    (batch,) = asked.batches([np.array([4, 1, 2, 0])], CPU)
+    assert len(batch) == 4 and batch.targets["answers"].tolist() == [4, 1, 2, 0]
+    assert batch.frames.shape[0] == batch.log_mels.shape[0] == 2
+    for unit, row in zip(batch.units, batch.rows, strict=True):
+        assert np.array_equal(batch.frames[row], asked.store.frames[UNITS[unit]])
+        assert np.array_equal(batch.log_mels[row], asked.store.log_mels[UNITS[unit]])
+
+
+def test_where_every_unit_has_its_own_clip_nothing_is_shared_or_sorted(asked: SplitReader) -> None:
+    (batch,) = asked.batches([np.array([6, 0, 3])], CPU)
+    assert batch.rows is None
+    assert np.array_equal(batch.frames, asked.store.frames[[1, 3, 2]])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_evaluation_reads_each_clip_once_and_each_unit_once(asked: SplitReader, size: int) -> None:
+    groups = asked.by_clip(size)
+    assert sorted(np.concatenate(groups)) == list(range(8))
+    clips = [set(UNITS[group]) for group in groups]
+    assert sum(map(len, clips)) == 4 and all(len(group) <= size for group in clips)
+
+
+def test_clips_in_random_order_keep_their_units_together(asked: SplitReader) -> None:
+    orders = set()
+    for seed in range(20):
+        groups = asked.by_clip(1, np.random.default_rng(seed))
+        assert sorted(np.concatenate(groups)) == list(range(8))
+        assert all(len(set(UNITS[group])) == 1 for group in groups)
+        orders.add(tuple(int(UNITS[group][0]) for group in groups))
+    assert len(orders) > 5
+
+
+def test_a_clip_without_units_makes_no_empty_batch(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "store", clips=5, units=np.array([4, 0]), targets={"answers": np.zeros(2)})
+    assert [group.tolist() for group in SplitReader(path, STREAMS).by_clip(1)] == [[1], [0]]
+
+
+def test_shuffling_depends_on_the_generator_alone(asked: SplitReader) -> None:
+    first, again, other = (asked.shuffled(3, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert [group.tolist() for group in first] == [group.tolist() for group in again]
+    assert [group.tolist() for group in first] != [group.tolist() for group in other]
+    assert sorted(np.concatenate(first)) == list(range(8)) and [len(group) for group in first] == [3, 3, 2]
+
+
+def test_masks_reach_the_targets(tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (3, 2, 16, 16)).astype(np.uint8)
+    reader = SplitReader(write_store(tmp_path / "store", clips=3, masks=masks), STREAMS)
+    (batch,) = reader.batches([np.array([2, 0])], CPU)
+    assert np.array_equal(batch.targets["masks"], masks[[2, 0]])
+
+
+def test_negatives_are_frames_of_other_clips(tmp_path: Path) -> None:
+    reader = SplitReader(write_store(tmp_path / "store", clips=3, segments=2), STREAMS)
+    own = {clip: {frame.tobytes() for frame in reader.store.frames[clip]} for clip in range(3)}
+    seen: set[bytes] = set()
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        (batch,) = reader.batches([np.array([1, 2])], CPU, rng)
+        assert batch.negatives.shape == batch.frames.shape
+        for clip, frames in zip((1, 2), batch.negatives.numpy(), strict=True):
+            assert not own[clip] & {frame.tobytes() for frame in frames}
+            seen |= {frame.tobytes() for frame in frames}
+    assert len(seen) == 6, "every frame of every clip is drawn for some other clip"
+
+
+def test_one_clip_has_no_others(tmp_path: Path) -> None:
+    reader = SplitReader(write_store(tmp_path / "store", clips=1), STREAMS)
+    with pytest.raises(LavishError, match="holds one clip"):
+        list(reader.batches([np.array([0])], CPU, np.random.default_rng(0)))

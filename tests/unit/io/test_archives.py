@@ -1,0 +1,197 @@
+"""Unpacking: what is refused, that nothing is written outside or left behind, and what is recognised as done."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lavish.cli.main import main
+from lavish.errors import LavishError
+from lavish.io import archives
+from lavish.io.archives import unpack
+
+FILES = {"AVE/-a.mp4": b"video" * 1000, "trainSet.txt": b"Bus&-a&good&0&10\n"}
+GIGABYTE = 10**9
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a neighbour that no archive may reach."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "precious.txt").write_text("mine")
+    return tmp_path / "work"
+
+
+def zipped(path: Path, files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            if change:
+                change(info)
+            archive.writestr(info, content)
+    return path
+
+
+def tarred(path: Path, *members: tarfile.TarInfo, files: dict[str, bytes] | None = None, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in (files or {}).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for member in members:
+            archive.addfile(member)
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != archives.MARK
+    }
+
+
+def refused(archive: Path, out: Path, message: str, max_bytes: int = GIGABYTE) -> None:
+    """Check that an archive is refused and that the whole neighbourhood is as it was."""
+    around = archive.parent.parent
+    before = sorted(around.rglob("*"))
+    with pytest.raises(LavishError, match=message) as caught:
+        unpack(archive, out, max_bytes=max_bytes)
+    assert str(archive) in str(caught.value) or str(out) in str(caught.value)
+    assert sorted(around.rglob("*")) == before
+    assert (around / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [("tar", "w"), ("tar.gz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")]
+)
+def test_tar_archives_are_unpacked_whatever_their_compression(place: Path, suffix: str, mode: str) -> None:
+    done = unpack(tarred(place / f"a.{suffix}", files=FILES, mode=mode), place / "out", max_bytes=GIGABYTE)
+    assert contents(place / "out") == FILES
+    assert (done.files, done.size, done.earlier) == (2, sum(map(len, FILES.values())), False)
+
+
+def test_zip_archives_with_folders_are_unpacked_and_unpacked_once(place: Path) -> None:
+    archive = zipped(place / "a.zip", {"AVE/": b"", **FILES})
+    unpack(archive, place / "deep/out", max_bytes=GIGABYTE)
+    assert contents(place / "deep/out") == FILES
+    written = (place / "deep/out/trainSet.txt").stat().st_mtime_ns
+    assert unpack(archive, place / "deep/out", max_bytes=GIGABYTE).earlier
+    assert (place / "deep/out/trainSet.txt").stat().st_mtime_ns == written
+    assert [path.name for path in (place / "deep").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious.txt", "a/../../precious.txt", "/tmp/lavish-escaped.txt", "..\\precious.txt", ".unpacked.json"]
+)
+def test_names_that_leave_the_folder_are_refused(place: Path, name: str) -> None:
+    refused(zipped(place / "a.zip", {**FILES, name: b"evil"}), place / "out", "does not name a place below the folder")
+    refused(tarred(place / "a.tar", files={**FILES, name: b"evil"}), place / "out", "does not name a place below")
+    assert not Path("/tmp/lavish-escaped.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        special("link", tarfile.SYMTYPE, "../precious.txt"),
+        special("link", tarfile.SYMTYPE, "trainSet.txt"),
+        special("link", tarfile.LNKTYPE, "../precious.txt"),
+        special("device", tarfile.CHRTYPE),
+        special("pipe", tarfile.FIFOTYPE),
+    ],
+    ids=["symbolic link out", "symbolic link within", "hard link out", "device", "pipe"],
+)
+def test_links_and_devices_are_refused(place: Path, member: tarfile.TarInfo) -> None:
+    refused(tarred(place / "a.tar", member, files=FILES), place / "out", "is a link or a device")
+
+
+def test_a_file_behind_a_link_is_refused(place: Path) -> None:
+    archive = place / "a.tar"
+    with tarfile.open(archive, "w") as opened:
+        opened.addfile(special("link", tarfile.SYMTYPE, ".."))
+        info = tarfile.TarInfo("link/precious.txt")
+        info.size = 4
+        opened.addfile(info, io.BytesIO(b"evil"))
+    refused(archive, place / "out", "is a link or a device")
+
+
+def test_a_link_in_a_zip_is_refused(place: Path) -> None:
+    def as_link(info: zipfile.ZipInfo) -> None:
+        info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+
+    refused(zipped(place / "a.zip", {"link": b"../precious.txt"}, as_link), place / "out", "is a link or a device")
+
+
+def test_what_unpacks_to_too_much_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = {"small": b"1", "zeros": bytes(10**6)}
+    refused(zipped(place / "a.zip", bomb), place / "out", "--max-gigabytes", max_bytes=10**6)
+    refused(tarred(place / "a.tar.gz", files=bomb, mode="w:gz"), place / "out", "--max-gigabytes", max_bytes=10**6)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
+    refused(place / "a.zip", place / "out", "or 1 entries")
+
+
+def test_damaged_cut_off_and_other_files_are_refused(place: Path) -> None:
+    whole = zipped(place / "a.zip", FILES).read_bytes()
+    (place / "a.zip").write_bytes(whole[:-30])
+    refused(place / "a.zip", place / "out", "damaged archive")
+    changed = bytearray(whole)
+    changed[60] ^= 255
+    (place / "a.zip").write_bytes(changed)
+    refused(place / "a.zip", place / "out", "damaged archive")
+    whole = tarred(place / "a.tar.gz", files={"noise": os.urandom(50_000)}, mode="w:gz").read_bytes()
+    (place / "a.tar.gz").write_bytes(whole[:20_000])
+    refused(place / "a.tar.gz", place / "out", "damaged archive|is cut off")
+    (place / "page.zip").write_text("<html>not found</html>")
+    refused(place / "page.zip", place / "out", "neither a zip nor a tar archive")
+    refused(tarred(place / "empty.tar"), place / "out", "no file in it")
+    refused(tarred(place / "twice.tar", files={"a": b"1", "a/b": b"2"}), place / "out", "comes twice")
+    refused(place / "absent.zip", place / "out", "no such file")
+
+
+def test_what_an_interrupted_call_left_is_not_trusted(place: Path) -> None:
+    (place / "out.partial/AVE").mkdir(parents=True)
+    (place / "out.partial/AVE/-a.mp4").write_bytes(b"half")
+    (place / "out.partial/stranger").symlink_to(place.parent / "precious.txt")
+    unpack(zipped(place / "a.zip", FILES), place / "out", max_bytes=GIGABYTE)
+    assert contents(place / "out") == FILES
+    assert not (place / "out.partial").exists()
+    assert (place.parent / "precious.txt").read_text() == "mine"
+
+
+def test_a_folder_with_something_else_is_left_alone(place: Path) -> None:
+    archive, out = zipped(place / "a.zip", FILES), place / "out"
+    out.mkdir()
+    unpack(archive, out, max_bytes=GIGABYTE)  # an empty folder is as good as none
+    refused(zipped(place / "b.zip", {"other": b"1"}), out, r"holds another archive \(a\.zip\)")
+    (out / "AVE/-a.mp4").write_bytes(b"short")
+    refused(archive, out, r"1 of the 2 files of a\.zip are gone or have another length \('AVE/-a\.mp4'\)")
+    (out / archives.MARK).unlink()
+    refused(archive, out, "holds other files")
+    refused(archive, place / "b.zip", "is no folder")
+
+
+def test_the_command_says_what_it_did(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = zipped(place / "a.zip", FILES)
+    arguments = ["data", "unpack", str(archive), "--out", str(place / "out")]
+    assert main(arguments) == 0
+    assert "2 files, 0.0 MB, unpacked" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "already unpacked" in capsys.readouterr().out
+    assert main(["data", "unpack", str(zipped(place / "b.zip", {"../x": b""})), "--out", str(place / "b")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("lavish data unpack: ")
+    assert error.count("\n") == 1

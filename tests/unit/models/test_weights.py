@@ -1,0 +1,235 @@
+"""Weights: from disk, from a stand-in of the model hub, refused when they are not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from lavish.cli.main import main
+from lavish.config.schema import FileWeights
+from lavish.errors import LavishError
+from lavish.io.checksums import sha256_of
+from lavish.models.weights import read_weights, take_file, write_weights
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def small_file(path: Path) -> Path:
+    save_file({"weight": torch.arange(4.0)}, path)
+    return path
+
+
+def test_written_weights_carry_their_checksum(tmp_path):
+    path = tmp_path / "new/w.safetensors"
+    write_weights({"weight": torch.ones(2)}, path, {"source": "test"})
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts == {"source": "test", "sha256": sha256_of(path)}
+    assert torch.equal(read_weights(path)["weight"], torch.ones(2))
+
+
+def test_a_pickle_is_refused_unread(tmp_path):
+    path = tmp_path / "w.safetensors"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    for payload in (pickle.dumps(Bomb()), None):
+        if payload is None:
+            torch.save({"weight": torch.ones(1)}, path)
+        else:
+            path.write_bytes(payload)
+        with pytest.raises(LavishError, match=r"no safetensors file but a pickle"):
+            read_weights(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_damaged_and_a_missing_file_are_named(tmp_path):
+    path = small_file(tmp_path / "w.safetensors")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(LavishError, match=r"w\.safetensors is no safetensors file but damaged"):
+        read_weights(path)
+    with pytest.raises(LavishError, match=r"no weights at .*absent"):
+        read_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_wrong_checksum_names_both(tmp_path):
+    path = small_file(tmp_path / "w.safetensors")
+    out = tmp_path / "out.safetensors"
+    take_file(FileWeights(path=path, sha256=sha256_of(path).upper()), out)
+    assert sha256_of(out) == sha256_of(path)
+    out.unlink()
+    with pytest.raises(LavishError, match=rf"sha256 is {sha256_of(path)}, but weights\.sha256 says {'0' * 64}"):
+        take_file(FileWeights(path=path, sha256="0" * 64), out)
+    assert not out.exists()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in of the model hub with one repository and one file."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        if self.path != f"/timm/vit_tiny_patch16_224.test/resolve/{REVISION}/model.safetensors":
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", REVISION)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(self.content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    Hub.content = small_file(tmp_path / "hub.safetensors").read_bytes()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def fetch(endpoint: str, tmp_path: Path, **weights: str) -> subprocess.CompletedProcess[str]:
+    config = {"model": "vit_tiny_patch16_224.test", "weights": {"source": "hub", "revision": REVISION, **weights}}
+    return fetch_with(endpoint, tmp_path, "--config", json.dumps(config))
+
+
+def fetch_with(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lavish", "weights", "fetch", *arguments, "--out", str(tmp_path / "out.safetensors")],
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_weights_are_fetched_checked_and_described(hub, tmp_path):
+    expected = hashlib.sha256(Hub.content).hexdigest()
+    done = fetch(hub, tmp_path, sha256=expected)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert facts["sha256"] == expected
+    assert facts["revision"] == REVISION
+    assert facts["repository"] == "timm/vit_tiny_patch16_224.test"
+
+
+def test_fetched_weights_that_differ_are_refused(hub, tmp_path):
+    done = fetch(hub, tmp_path, sha256="f" * 64)
+    assert done.returncode == 1
+    assert "weights.sha256 says " + "f" * 64 in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_hub_out_of_reach_is_one_clear_message(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    done = fetch(endpoint, tmp_path)
+    assert done.returncode == 1
+    assert "the model hub is out of reach" in done.stderr
+    assert "weights: {source: file, path: ...}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_the_hub_does_not_have_is_one_clear_message(hub, tmp_path):
+    done = fetch(hub, tmp_path, filename="absent.safetensors")
+    assert done.returncode == 1
+    assert "could not be fetched" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_person_fetches_by_name(hub, tmp_path):
+    expected = hashlib.sha256(Hub.content).hexdigest()
+    arguments = ["--model", "vit_tiny_patch16_224.test", "--revision", REVISION, "--sha256", expected]
+    done = fetch_with(hub, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["sha256"] == expected
+    # Once there, and pinned, nothing is asked of the hub again: here it answers nobody, and nothing is cached.
+    shutil.rmtree(tmp_path / "cache")
+    done = fetch_with("http://127.0.0.1:9", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "out.safetensors").write_bytes(b"half")
+    done = fetch_with(hub, tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.safetensors").read_bytes() == Hub.content
+
+
+def test_pins_beside_a_configuration_are_refused(capsys, tmp_path):
+    arguments = ["--config", "{}", "--revision", "main", "--out", str(tmp_path / "out.safetensors")]
+    assert main(["weights", "fetch", *arguments]) == 1
+    assert "--revision goes with --model" in capsys.readouterr().err
+
+
+def test_a_checked_file_is_described(capsys, tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_weights({"weight": torch.ones(2, 3), "bias": torch.ones(1)}, path, {"source": "test"})
+    assert main(["weights", "check", str(path), "--sha256", sha256_of(path)]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["format"] == "safetensors"
+    assert facts["sha256"] == sha256_of(path)
+    assert (facts["tensors"], facts["parameters"], facts["types"], facts["source"]) == ("2", "7", "F32", "test")
+
+
+def test_a_file_with_a_wrong_checksum_does_not_pass(capsys, tmp_path):
+    path = small_file(tmp_path / "w.safetensors")
+    assert main(["weights", "check", str(path), "--sha256", "0" * 64]) == 1
+    assert f"sha256 is {sha256_of(path)}, but --sha256 says {'0' * 64}" in capsys.readouterr().err
+    path.with_suffix(".json").write_text(json.dumps({"sha256": "1" * 64}))
+    assert main(["weights", "check", str(path)]) == 1
+    assert f"w.json: says sha256 {'1' * 64}, but w.safetensors has" in capsys.readouterr().err
+
+
+def test_a_pickle_does_not_pass_and_is_not_opened(capsys, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.ones(1)}, path)
+    assert main(["weights", "check", str(path)]) == 1
+    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    out = tmp_path / "out.safetensors"
+    config = {"model": "vit", "weights": {"source": "file", "path": str(path)}}
+    assert main(["weights", "fetch", "--config", json.dumps(config), "--out", str(out)]) == 1
+    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["w.pth"]
+
+
+def test_a_file_is_checked_against_a_backbone(capsys, tmp_path):
+    path = tmp_path / "deit.safetensors"
+    tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
+    save_file(tensors, path)
+    assert main(["weights", "check", str(path), "--model", "deit_tiny_patch16_224"]) == 0
+    assert "fits        deit_tiny_patch16_224" in capsys.readouterr().out
+    save_file({key: value for key, value in tensors.items() if key != "cls_token"}, path)
+    assert main(["weights", "check", str(path), "--model", "deit_tiny_patch16_224"]) == 1
+    assert "cls_token" in capsys.readouterr().err
+    assert main(["weights", "check", str(path), "--model", "resnet50"]) == 1
+    assert "is not a ViT or Swin V2" in capsys.readouterr().err

@@ -1,0 +1,548 @@
+"""Resolving configuration files into runs, data, weights and tables, and the identities of all of these."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lavish.config.hashing import canonical_json
+from lavish.config.schema import RunConfig
+from lavish.config.validation import parse
+from lavish.errors import LavishError
+from lavish.planning import identities
+from lavish.planning.experiments import Experiments, load
+from lavish.planning.identities import MissingInput, Run
+from lavish.reporting.tables import write_table
+
+CONFIG = Path("config/config.yaml")
+TABLE = Path("config/tables/small.yaml")
+TASK = "event_localization"
+S4 = "segmentation_s4"
+FIGURE = {"kind": "metric_against_cost", "title": "", "section": "All"}
+ROWS: list[dict[str, Any]] = [
+    {"variant": "lavish", "label": "LAVISH", "set": {}, "published": ["known"]},
+    {"variant": "avish", "set": {"adapter": {"options": {"latents": 0}}}},
+]
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the embedded default, one small table and one published number."""
+    repository = Path(__file__).parents[3]
+    (tmp_path / "config/tables").mkdir(parents=True)
+    shutil.copy(repository / CONFIG, tmp_path / CONFIG)
+    monkeypatch.chdir(tmp_path)
+    change(CONFIG, lambda values: values.update(tables=["small"]))
+    Path("config/published.csv").write_text("id,table,method,value\nknown,ave,LAVISH,81.1\n")
+    table = {"title": "Small", "task": "event_localization", "baseline": "lavish", "columns": ["metric"]}
+    write(TABLE, {**table, "sections": [{"title": "All", "rows": copy.deepcopy(ROWS)}]})
+    return tmp_path
+
+
+def write(file: Path, values: Any) -> None:
+    file.write_text(yaml.safe_dump(values))
+
+
+def change(file: Path, edit: Change) -> None:
+    values = yaml.safe_load(file.read_text())
+    edit(values)
+    write(file, values)
+
+
+def with_rows(*rows: dict[str, Any]) -> None:
+    change(TABLE, lambda values: values["sections"][0].update(rows=list(rows)))
+
+
+def run(variant: str, loaded: Experiments | None = None) -> Run:
+    found = loaded or load([CONFIG])
+    row = next(row for row in found.table("small").spec["sections"][0]["rows"] if row["variant"] == variant)
+    return next(run for run in found.runs.values() if run.folder == row["runs"][TASK]["folder"])
+
+
+def refused(*files: Path, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(LavishError) as caught:
+        load([CONFIG, *files], overrides)
+    return str(caught.value)
+
+
+# --- resolving ---
+
+
+def test_rows_say_only_what_differs() -> None:
+    lavish, avish = run("lavish").config, run("avish").config
+    assert avish.adapter.options == {**lavish.adapter.options, "latents": 0}
+    assert avish.model_copy(update={"adapter": lavish.adapter}) == lavish
+
+
+def test_a_row_may_repeat_a_variant_under_another_label() -> None:
+    with_rows(*ROWS, {"variant": "lavish", "label": "Once more"})
+    loaded = load([CONFIG])
+    rows = loaded.table("small").spec["sections"][0]["rows"]
+    assert [row["label"] for row in rows] == ["LAVISH", "avish", "Once more"]
+    assert rows[0]["runs"] == rows[2]["runs"]
+    assert len(loaded.table("small").runs) == 2
+
+
+def test_tables_share_runs_that_are_the_same_whatever_their_names() -> None:
+    change(CONFIG, lambda values: values.update(tables=["small", "another"]))
+    shutil.copy(TABLE, "config/tables/another.yaml")
+    change(
+        Path("config/tables/another.yaml"),
+        lambda values: values["sections"][0]["rows"][1].update(variant="without_latents"),
+    )
+    loaded = load([CONFIG])
+    assert {name.split("-")[1] for name in loaded.runs} == {"lavish", "without_latents"}
+    assert loaded.table("small").runs == loaded.table("another").runs
+
+
+def test_options_left_at_their_default_are_part_of_the_configuration() -> None:
+    with_rows(*ROWS, {"variant": "spelt", "set": {"adapter": {"options": {"latent_init": "uniform"}}}})
+    assert run("spelt") is not run("avish")
+    assert run("spelt").name == run("lavish").name
+    assert "norm_before" in run("lavish").config.adapter.options
+
+
+def test_another_kind_replaces_what_described_the_former(tmp_path: Path) -> None:
+    (tmp_path / "assets/cat").mkdir(parents=True)
+    (tmp_path / "assets/cat/picture.png").write_bytes(b"picture")
+    Path("more.yaml").write_text("defaults: {data: {compose: {assets: {kind: folder, root: assets}}}}")
+    folder_assets = run("lavish", load([CONFIG, Path("more.yaml")])).config.data.compose.assets
+    assert folder_assets.kind == "folder"
+    assert len(folder_assets.sha256) == 64
+
+
+def test_a_described_audio_encoder_is_left_out_until_a_row_uses_it() -> None:
+    with_rows(*ROWS, {"variant": "joined", "set": {"audio_encoder": {"use": "join"}}})
+    assert run("lavish").config.audio_encoder is None
+    assert run("lavish").audio_encoder is None
+    assert run("joined").config.audio_encoder.use == "join"
+    assert run("joined").audio_encoder.kind == "audio_encoder"
+
+
+def test_published_numbers_and_facts_reach_the_table() -> None:
+    spec = load([CONFIG]).table("small").spec
+    assert spec["sections"][0]["rows"][0]["published"] == [
+        {"id": "known", "table": "ave", "method": "LAVISH", "value": "81.1"}
+    ]
+    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "pretrained in the workflow" in spec["facts"]["backbone"]
+    assert json.loads(canonical_json(spec)) == spec
+
+
+def test_select_on_test_is_marked_and_changes_what_a_training_reads() -> None:
+    with_rows(*ROWS, {"variant": "published", "set": {"select_on": "test"}})
+    assert run("lavish").training_splits == ("train", "val")
+    assert run("published").training_splits == ("train", "test")
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [row["runs"][TASK]["select_on"] for row in rows] == ["val", "val", "test"]
+
+
+def test_resolved_configuration_passes_through_the_command_line_unchanged() -> None:
+    config = run("avish").config
+    assert parse(RunConfig, json.loads(canonical_json(config)), "--config") == config
+
+
+def test_figure_is_told_of_its_section_alone() -> None:
+    other = {"title": "Other", "rows": [{"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}]}
+    figure = {"kind": "metric_against_cost", "title": "Figure", "section": "Other"}
+    change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
+    drawn = load([CONFIG]).figure("cost")
+    assert [run.name.split("-")[1] for run in drawn.runs] == ["v2a"]
+    assert [section["title"] for section in drawn.spec["sections"]] == ["Other", "Baseline"]
+
+
+# --- several tasks ---
+
+
+def of_both_tasks(*rows: dict[str, Any], **more: Any) -> None:
+    columns = ["metric", "difference", "metric@segmentation_s4", "mean:F_score@segmentation_s4"]
+    change(TABLE, lambda values: values.update(columns=columns, **more))
+    with_rows(*(rows or ROWS))
+
+
+def test_a_row_is_run_on_every_task_of_the_columns() -> None:
+    of_both_tasks()
+    loaded = load([CONFIG])
+    spec = loaded.table("small").spec
+    [row, _] = spec["sections"][0]["rows"]
+    assert list(row["runs"]) == [TASK, S4]
+    assert row["runs"][S4]["folder"].startswith("results/runs/segmentation_s4-lavish-")
+    assert spec["titles"] == {TASK: "AVE", S4: "S4"}
+    assert {run.config.task.name for run in loaded.table("small").runs} == {"event_localization", "segmentation"}
+    assert {name.rpartition("-")[0] for name in loaded.data} == {"composed_ave", "composed_avsbench_s4"}
+    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "composed (AVSBENCH-S4 layout)" in spec["facts"]["data"]
+
+
+def test_a_row_may_be_of_some_tasks_only() -> None:
+    of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [list(row["runs"]) for row in rows] == [[TASK, S4], [TASK, S4], [TASK]]
+
+
+def test_a_row_of_a_table_of_costs_may_have_a_task_of_its_own() -> None:
+    with_rows(*ROWS, {"variant": "masks", "set": {}, "task": S4})
+    change(TABLE, lambda values: values.update(columns=["trainable_params"]))
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [(row["task"], list(row["runs"])) for row in rows] == [(TASK, [TASK]), (TASK, [TASK]), (S4, [S4])]
+
+
+def test_a_figure_is_told_of_its_task_alone() -> None:
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
+    change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
+    loaded = load([CONFIG])
+    figure = loaded.figure("masks")
+    assert figure.draws_examples
+    assert not loaded.figure("cost").draws_examples
+    assert [row["variant"] for row in figure.spec["sections"][0]["rows"]] == ["lavish", "avish"]
+    assert {run.config.task.name for run in figure.runs} == {"segmentation"}
+    assert figure.spec["task"] == S4
+
+
+# --- backbones of the configuration ---
+
+
+BACKBONES = [
+    {"name": "vit", "label": "ViT", "set": {}},
+    {"name": "deep", "label": "deeper", "set": {"backbone": {"spec": {"depth": 8}}}},
+]
+
+
+def with_backbones(*rows: dict[str, Any]) -> None:
+    change(CONFIG, lambda values: values.update(backbones=BACKBONES))
+    with_rows(*rows)
+
+
+def test_a_row_is_repeated_on_each_backbone() -> None:
+    row = {"variant": "direct", "label": "Direct", "set": ROWS[1]["set"], "each_backbone": True}
+    with_backbones(ROWS[0], row)
+    loaded = load([CONFIG])
+    rows = loaded.table("small").spec["sections"][0]["rows"]
+    assert [(row["variant"], row["label"]) for row in rows] == [
+        ("lavish", "LAVISH"), ("direct_vit", "Direct, ViT"), ("direct_deep", "Direct, deeper"),
+    ]  # fmt: skip
+    deep = run("direct_deep", loaded).config
+    assert deep.backbone.spec["depth"] == 8
+    assert deep.adapter.options["latents"] == 0
+
+
+def test_a_variant_from_above_is_put_on_each_backbone_and_shares_runs() -> None:
+    with_backbones(*ROWS, {"variant": "lavish", "each_backbone": True})
+    rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
+    assert [row["label"] for row in rows] == ["LAVISH", "avish", "LAVISH, ViT", "LAVISH, deeper"]
+    assert rows[2]["runs"] == rows[0]["runs"]
+    assert rows[2]["published"] == []
+
+
+def test_an_overlay_replaces_the_backbones() -> None:
+    with_backbones(*ROWS, {"variant": "lavish", "each_backbone": True})
+    Path("more.yaml").write_text("backbones: [{name: one, label: One, set: {}}]")
+    rows = load([CONFIG, Path("more.yaml")]).table("small").spec["sections"][0]["rows"]
+    assert [row["variant"] for row in rows] == ["lavish", "avish", "lavish_one"]
+
+
+# --- identity ---
+
+
+def names(*overrides: dict[str, Any]) -> tuple[set[str], set[str], set[str], set[str]]:
+    loaded = load([CONFIG], overrides[0] if overrides else None)
+    return set(loaded.composed), set(loaded.data), set(loaded.weights), set(loaded.runs)
+
+
+def changed(overrides: dict[str, Any]) -> list[bool]:
+    return [old.isdisjoint(new) for old, new in zip(names(), names(overrides), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "expected"),
+    [
+        # what changes:                                         composed prepared weights runs
+        ({"training": {"epochs": 7}}, [False, False, False, True]),
+        ({"fusion": {"direction": "none"}}, [False, False, False, True]),
+        ({"backbone": {"tune_norms": True}}, [False, False, False, True]),
+        ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
+        ({"data": {"frame_size": 64}}, [False, True, False, True]),
+        ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
+        ({"training": {"epochs": 3}}, [False, False, False, False]),  # as it was
+    ],
+)
+def test_a_change_reaches_what_depends_on_it_and_nothing_else(defaults: dict[str, Any], expected: list[bool]) -> None:
+    assert changed({"defaults": defaults}) == expected
+
+
+def test_seeds_labels_and_tables_change_no_identity() -> None:
+    before = names()
+    change(TABLE, lambda values: values.update(title="Another", columns=["metric", "difference"]))
+    change(TABLE, lambda values: values["sections"][0]["rows"][0].update(label="Another"))
+    assert names({"seeds": [5]}) == before
+
+
+def test_recipe_version_is_part_of_every_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names()
+    monkeypatch.setattr(identities, "RECIPE_VERSION", identities.RECIPE_VERSION + 1)
+    assert all(old.isdisjoint(new) for old, new in zip(before, names(), strict=True))
+
+
+def official(root: Path, annotation: str = "text") -> dict[str, Any]:
+    (root / "AVE").mkdir(parents=True)
+    (root / "Annotations.txt").write_text(annotation)
+    (root / "AVE/clip.mp4").write_bytes(b"video")
+    return {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}}
+
+
+def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: Path) -> None:
+    here, there = names(official(tmp_path / "here")), names(official(tmp_path / "there"))
+    other = names(official(tmp_path / "other", "another text"))
+    assert here == there
+    assert here[1].isdisjoint(other[1])
+    assert here[3].isdisjoint(other[3])
+    assert not here[0]  # nothing to compose
+
+
+def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Path) -> None:
+    def weights(name: str, content: bytes) -> dict[str, Any]:
+        file = tmp_path / name
+        file.write_bytes(content)
+        return {"defaults": {"backbone": {"weights": {"source": "file", "path": str(file)}}}}
+
+    one = weights("one.safetensors", b"one")
+    assert names(one) == names(weights("two.safetensors", b"one"))
+    assert names(one)[2].isdisjoint(names(weights("three.safetensors", b"three"))[2])
+    assert run("lavish", load([CONFIG], one)).config.backbone.weights.sha256 is not None
+
+
+# --- what is wrong ---
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda t: t.update(baseline="lavsh"), "key 'baseline': no row defines 'lavsh' (did you mean 'lavish'?)"),
+        (lambda t: t.update(task="event_localisation"), "unknown task 'event_localisation' (did you mean 'event_loc"),
+        (lambda t: t.update(columns=["metrc"]), "key 'columns.0': unknown column 'metrc' (did you mean 'metric'?)"),
+        (lambda t: t.update(columns=["metric@segmentaton_s4"]), "unknown task 'segmentaton_s4' (did you mean 'segment"),
+        (
+            lambda t: t.update(columns=["metric", "mean:F_scor@segmentation_s4"]),
+            "column 'mean:F_scor@segmentation_s4': task 'segmentation_s4' has no measure 'F_scor' (did you mean 'F_sc",
+        ),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "breakdown", "measures": ["acc"]}}),
+            "figure 'f': task 'event_localization' has no measure 'acc'",
+        ),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "task": "segmentation_s4"}}),
+            "no column is of task 'segmentation_",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(tasks=["segmentation_s4"]),
+            "row 'avish': no column is of task 'segmentation_s4'",
+        ),
+        (lambda t: t["sections"][0]["rows"][1].update(task="segmentation_s4"), "row 'avish' is of another task"),
+        (
+            lambda t: (
+                t.update(columns=["metric", "metric@segmentation_s4"]),
+                t["sections"][0]["rows"][0].update(tasks=["segmentation_s4"]),
+            ),
+            "key 'baseline': row 'lavish' is not run on task 'event_localization'",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(each_backbone=True, published=["known"]),
+            "belong to one backbone",
+        ),
+        (lambda t: t.update(published_only=[{"label": "M", "published": ["known"]}]), "needs the column 'published'"),
+        (
+            lambda t: t.update(columns=["metric", "published"], published_only=[{"label": "M", "published": ["knwn"]}]),
+            "published_only 'M': config/published.csv has no id 'knwn'",
+        ),
+        (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
+        (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
+        (
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "examples"}}),
+            "figure 'f': row 'lavish': task 'event_localization' draws no pictures, and figures of 'examples' show",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "segment": 1}},
+            ),
+            "figure 'f': segment 1 is counted from 0, but clips of row 'lavish' have data.segments: 1",
+        ),
+        (
+            lambda t: t.update(
+                columns=["metric", "metric@segmentation_s4"],
+                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "clips": 9}},
+            ),
+            "key 'figures.f.examples.clips': 9 clips, but of each run examples of 8 are kept",
+        ),
+        (
+            lambda t: (
+                t.update(
+                    columns=["metric", "metric@segmentation_s4"],
+                    figures={"f": {**FIGURE, "section": "One", "task": "segmentation_s4"}},
+                ),
+                t["sections"].append(
+                    {"title": "One", "rows": [{"variant": "one", "set": {}, "tasks": ["event_localization"]}]}
+                ),
+            ),
+            "figure 'f': no row of section 'One' is run on task 'segmentation_s4'",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set_by_task={"event_localisation": {}}),
+            "row 'avish': key 'set_by_task': unknown task 'event_localisation' (did you mean 'event_localization'?)",
+        ),
+        (lambda t: t["sections"][0]["rows"].append({"variant": "avsh"}), "row 'avsh': refers to a variant that no row"),
+        (lambda t: t["sections"][0]["rows"].append({"variant": "avish", "set": {}}), "row 'avish': defined twice"),
+        (lambda t: t["sections"][0]["rows"][0].update(published=["knwn"]), "row 'lavish': config/published.csv has no"),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"fusion": {"directon": "none"}}),
+            "row 'avish':\n  unknown key 'fusion.directon' (did you mean 'direction'?)",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"adapter": {"method": "lavsh"}}),
+            "row 'avish':\n  key 'adapter': unknown method 'lavsh' (did you mean 'lavish'?)",
+        ),
+    ],
+)
+def test_messages_name_table_row_and_the_nearest_valid_name(edit: Change, expected: str) -> None:
+    change(TABLE, edit)
+    message = refused()
+    assert message.startswith("config/tables/small.yaml:")
+    assert expected in message
+
+
+def test_mistakes_in_the_defaults_are_not_blamed_on_a_row() -> None:
+    message = refused(overrides={"defaults": {"data": {"frame_sze": 64}}})
+    assert message.splitlines() == [
+        "config/config.yaml: defaults with tasks.event_localization:",
+        "  unknown key 'data.frame_sze' (did you mean 'frame_size'?)",
+    ]
+
+
+def test_messages_name_all_files_that_were_laid_over_each_other() -> None:
+    Path("more.yaml").write_text("sedes: [1]")
+    assert (
+        refused(Path("more.yaml")) == "config/config.yaml + more.yaml:\n  unknown key 'sedes' (did you mean 'seeds'?)"
+    )
+
+
+@pytest.mark.parametrize("content", ["seeds: [0", "- a\n- b\n", ""])
+def test_files_that_hold_no_mapping(content: str) -> None:
+    Path("more.yaml").write_text(content)
+    assert refused(Path("more.yaml")).startswith("more.yaml ")
+
+
+def test_each_backbone_needs_backbones() -> None:
+    with_rows(*ROWS, {"variant": "lavish", "each_backbone": True})
+    change(CONFIG, lambda values: values.pop("backbones"))
+    assert "row 'lavish' is for each backbone, but the configuration has no `backbones`" in refused()
+
+
+def test_missing_files() -> None:
+    assert refused(Path("absent.yaml")) == "there is no configuration file absent.yaml"
+    assert refused(overrides={"tables": ["smal"]}) == (
+        "config/config.yaml: key 'tables': there is no config/tables/smal.yaml (did you mean 'small'?)"
+    )
+    Path("config/published.csv").write_text("id,table\n" + "x" * 140000 + ",ave\n")
+    assert refused().startswith("config/published.csv: not a table (field larger than")
+    Path("config/published.csv").unlink()
+    assert refused().startswith("there is no config/published.csv")
+
+
+def test_a_seed_listed_twice() -> None:
+    assert refused(overrides={"seeds": [0, 1, 1]}) == "config/config.yaml: key 'seeds': 1 is listed more than once"
+
+
+def test_two_tables_with_figures_of_one_name() -> None:
+    change(TABLE, lambda values: values.update(figures={"cost": FIGURE}))
+    shutil.copy(TABLE, "config/tables/another.yaml")
+    assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
+
+
+def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "AVE"
+    loaded = load([CONFIG], {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}})
+    assert loaded.table_names == ["small"]
+    with pytest.raises(MissingInput, match=r"table 'small' cannot be made: .*no folder .*AVE; .*ECCV 2018"):
+        loaded.table("small")
+
+
+def without_s4(root: Path) -> Experiments:
+    """Load the small table over two tasks, one of which has no data here."""
+    change(TABLE, lambda t: t.update(columns=["metric", f"metric@{S4}", f"difference@{S4}"]))
+    return load([CONFIG], {"tasks": {S4: {"data": {"root": str(root), "compose": None, "num_classes": 1}}}})
+
+
+def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missing(tmp_path: Path) -> None:
+    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
+    loaded = without_s4(tmp_path / "AVSBench")
+    assert not loaded.missing
+    table = loaded.table("small")
+    assert {run.name.split("-")[0] for run in table.runs} == {TASK}
+    for row in table.spec["sections"][0]["rows"]:
+        assert set(row["runs"]) == {TASK}
+        assert row["missing"] == {S4: f"data not here: {tmp_path}/AVSBench"}
+    assert "there is no folder" in table.spec["facts"]["not here"]
+    assert loaded.figure_names == ["cost"]
+    assert loaded.figure("cost").runs == table.runs
+    with pytest.raises(MissingInput, match=r"figure 'masks' cannot be made: .*no folder .*AVSBench; "):
+        loaded.figure("masks")
+
+
+def test_its_cells_say_why(tmp_path: Path) -> None:
+    change(TABLE, lambda values: values["sections"][0]["rows"][0].pop("published"))
+    write_table(without_s4(tmp_path / "AVSBench").table("small").spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    reason = f"data not here: {tmp_path}/AVSBench"
+    assert all(line.count(reason) == 2 for line in text.splitlines() if line.startswith(("| LAVISH", "| avish")))
+    assert text.count(reason) == 4
+    assert "- Not here: data set 'composed' (avsbench_s4): there is no folder" in text
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [line["status"].count(reason) for line in lines] == [1, 1]
+    assert S4 not in lines[0]["runs"]
+
+
+def test_missing_assets_and_weights(tmp_path: Path) -> None:
+    assets = {"kind": "folder", "root": str(tmp_path / "pairs")}
+    with pytest.raises(MissingInput, match=r"no folder .*pairs; it holds one folder a class"):
+        load([CONFIG], {"defaults": {"data": {"compose": {"assets": assets}}}}).table("small")
+    weights = {"source": "file", "path": str(tmp_path / "vit.safetensors")}
+    with pytest.raises(MissingInput, match=r"no file of weights .*vit\.safetensors; set weights\.path"):
+        load([CONFIG], {"defaults": {"backbone": {"weights": weights}}}).table("small")
+
+
+def test_a_data_set_that_is_not_the_pinned_one(tmp_path: Path) -> None:
+    overrides = official(tmp_path / "ave")
+    overrides["tasks"][TASK]["data"]["sha256"] = "0" * 64
+    message = refused(overrides=overrides)
+    assert f"the checksum over {tmp_path / 'ave'} is" in message
+    assert "data.sha256 says 000" in message
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    loaded = load([CONFIG])
+    for look_up in (loaded.table, loaded.figure, loaded.run, loaded.data_set, loaded.composition, loaded.weights_named):
+        with pytest.raises(LavishError, match=r"the configuration has no .* 'nonsense'"):
+            look_up("nonsense")
+
+
+def test_neither_torch_nor_snakemake_is_needed() -> None:
+    import subprocess
+
+    code = "import sys, lavish.planning.experiments; print([m for m in ('torch', 'snakemake', 'pandas') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,324 @@
+"""Steps that a standby runs: the same as others, each a process of its own, and none outlives who asked for it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lavish.config.schema import RunConfig
+from lavish.config.validation import parse
+from lavish.errors import LavishError
+from lavish.runtime import fork_client as standby
+from lavish.runtime import fork_server as standby_process
+from lavish.training.jobs import provide_weights
+from tests.stores import run_values, write_store
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a standby is for Linux")
+
+COMMAND = """#!{python}
+if __name__ == "__main__":
+    import sys
+    from lavish.__main__ import main
+    sys.exit(main())
+"""
+
+# Ends with status 77 where the command would be run in the process itself.
+HAND_OVER = "import sys; from lavish.runtime.fork_client import hand_over; status = hand_over(sys.argv); "
+HAND_OVER += "sys.exit(77 if status is None else status)"
+
+CONFIG = json.dumps(run_values())
+
+
+class Server:
+    """A standby, with the environment of the steps that it runs."""
+
+    def __init__(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(standby.VARIABLE, "")
+            process = standby.start()
+            self.environ = dict(os.environ)
+        assert process is not None
+        self.process, self.pid, self.path = process, process.pid, Path(self.environ[standby.VARIABLE])
+        assert self.path.is_socket()
+
+    def call(self, *arguments: object, folder: Path | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Call a step that only a standby runs."""
+        return subprocess.run(
+            [sys.executable, "-c", HAND_OVER, *map(str, arguments)],
+            cwd=folder,
+            env={**self.environ, **changes},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def alone(self, *arguments: object) -> None:
+        """Call a step that runs by itself."""
+        environ = {**self.environ, standby.VARIABLE: ""}
+        # By a shell, because a process's peak memory is at least that of the one it was forked from.
+        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "lavish", *map(str, arguments)]
+        subprocess.run(command, env=environ, check=True)
+
+    def forks(self) -> int:
+        """Return the page faults of children that have ended."""
+        return int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[8])
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The command `lavish` on the path, and one thread for each library, as jobs have it."""
+    command = tmp_path_factory.mktemp("bin") / "lavish"
+    command.write_text(COMMAND.format(python=sys.executable))
+    command.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        for which in standby.THREADS:
+            patch.setenv(f"{which}_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(environment: None) -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+def test_a_step_writes_and_prints_what_it_does_by_itself(server, tmp_path):
+    done = server.call("cost", "--config", CONFIG, "--out", "one.json", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    server.alone("cost", "--config", CONFIG, "--out", tmp_path / "two.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["cost", "--config", "{}", "--out", "cost.json"], 1, "lavish cost: --config:\n  missing key 'task'"),
+        (["cost", "--config", CONFIG, "--out", "/dev/null/cost.json"], 1, "FileExistsError: "),
+        (["cost", "--config", CONFIG], 2, "lavish cost: error: the following arguments are required: --out"),
+    ],
+    ids=["message", "traceback", "usage"],
+)
+def test_errors_reach_the_caller(server, arguments, status, said):
+    done = server.call(*arguments)
+    assert done.returncode == status
+    assert said in done.stderr
+
+
+def test_the_command_hands_steps_over(server, tmp_path):
+    before = server.forks()
+    step = ["lavish", "cost", "--config", CONFIG, "--out", str(tmp_path / "cost.json")]
+    subprocess.run(step, env=server.environ, check=True)
+    assert server.forks() > before
+
+
+def test_the_environment_is_the_callers(server):
+    """Spoken without the client, which would not hand over what differs."""
+    request = {"argv": ["lavish", "cost", "--help"], "cwd": "/", "environ": {**server.environ, "COLUMNS": "44"}}
+    reading, writing = os.pipe()
+    with socket.socket(socket.AF_UNIX) as connection, Path(os.devnull).open() as nothing:
+        connection.connect(str(server.path))
+        answers = connection.makefile("rb")
+        assert json.loads(answers.readline())["$PATH"] == server.environ["PATH"]
+        socket.send_fds(connection, [b"\n"], [nothing.fileno(), writing, writing])
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        assert answers.readline() == b"0\n"
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        lines = output.read().splitlines()
+    assert lines[0].startswith("usage: lavish cost")
+    assert 30 < max(map(len, lines)) <= 44
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["show", "absent"], ["train", "--device", "cuda"], ["train", "--device=cuda"], ["standby", "--socket", "x"], []],
+)
+def test_other_commands_run_by_themselves(server, arguments):
+    assert server.call(*arguments).returncode == 77
+
+
+@pytest.mark.parametrize("path", ["absent", "file", ""])
+def test_without_a_standby_a_step_runs_by_itself(server, tmp_path, path):
+    (tmp_path / "file").write_text("")
+    changes = {standby.VARIABLE: str(tmp_path / path) if path else ""}
+    done = server.call("cost", "--config", "{}", "--out", "cost.json", **changes)
+    assert (done.returncode, done.stderr) == (77, "")
+
+
+def test_a_step_in_another_environment_runs_by_itself_and_says_why(server):
+    done = server.call(
+        "cost", "--config", "{}", "--out", "cost.json", OMP_NUM_THREADS="4", MORE="1", TMPDIR="/tmp/other"
+    )
+    assert done.returncode == 77
+    assert done.stderr == "lavish cost: not run by the standby, which has other $MORE, $OMP_NUM_THREADS\n"
+
+
+def test_an_edited_package_is_another(monkeypatch, tmp_path):
+    for name in ("standby.py", "other.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(standby, "__file__", str(tmp_path / "standby.py"))
+    before = standby.identity()
+    os.utime(tmp_path / "other.py", (2e9, 2e9))
+    assert {key for key, value in standby.identity().items() if before[key] != value} == {"package"}
+
+
+# --- life and death ---
+
+
+class Waiting:
+    """A training that waits for another one, which holds the lock of its folder."""
+
+    def __init__(self, server: Server, out: Path) -> None:
+        out.mkdir()
+        self.lock = (out / "lock").open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        others = children(server.pid)
+        files = ["--data", "absent", "--weights", "absent", "--out", str(out)]
+        self.client = subprocess.Popen(
+            [sys.executable, "-c", HAND_OVER, "train", "--config", CONFIG, "--seed", "0", *files],
+            env=server.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.client.stderr is not None
+        assert "another process is training in" in self.client.stderr.readline()
+        [self.pid] = children(server.pid) - others
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the client; return its status and what it has said since."""
+        _, said = self.client.communicate(timeout=60)
+        wait_for(lambda: not Path(f"/proc/{self.pid}").exists())
+        self.lock.close()
+        return self.client.returncode, said
+
+
+def children(pid: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_caller_takes_its_step_along(server, tmp_path, number):
+    waiting = Waiting(server, tmp_path / "run")
+    waiting.client.send_signal(number)
+    assert waiting.end()[0] == -number
+    assert server.call("cost", "--config", "{}", "--out", "cost.json").returncode == 1  # the standby goes on
+
+
+def test_an_interrupted_caller_takes_its_step_along(server, tmp_path):
+    waiting = Waiting(server, tmp_path / "run")
+    waiting.client.send_signal(signal.SIGINT)
+    assert waiting.end() == (130, "lavish train: interrupted; call it again to go on\n")
+
+
+def test_a_killed_step_is_reported(server, tmp_path):
+    waiting = Waiting(server, tmp_path / "run")
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert waiting.end() == (137, "lavish train: killed by SIGKILL (out of memory?)\n")
+
+
+def test_steps_share_neither_files_nor_session_and_the_standby_has_no_threads(server, tmp_path):
+    waiting = [Waiting(server, tmp_path / name) for name in ("one", "two")]
+    for step in waiting:
+        files = [str(file.readlink()) for file in Path(f"/proc/{step.pid}/fd").iterdir()]
+        # Standard files and lock, the connection, and a pipe that tells the end of the standby.
+        assert sum(name.startswith("socket:") for name in files) == 1
+        assert sum(name.endswith("/lock") for name in files) == 1
+        assert len(files) == 6
+        assert os.getsid(step.pid) == step.pid
+    assert f"{tmp_path}" not in " ".join(str(file.readlink()) for file in Path(f"/proc/{server.pid}/fd").iterdir())
+    assert "\nThreads:\t1\n" in Path(f"/proc/{server.pid}/status").read_text()
+    for step in waiting:
+        step.client.kill()
+        step.end()
+
+
+def test_steps_end_with_a_killed_standby(environment, tmp_path):
+    server = Server()
+    waiting = Waiting(server, tmp_path / "run")
+    server.process.kill()
+    status, said = waiting.end()
+    assert (status, said) == (1, "lavish train: the standby process that ran it has ended; call it again to go on\n")
+    assert server.call("cost", "--config", "{}", "--out", "cost.json").returncode == 77
+    server.stop()
+    server.path.unlink()
+    server.path.parent.rmdir()
+
+
+def test_a_standby_ends_with_the_process_that_started_it(environment):
+    code = "import os, lavish.runtime.fork_client as s; p = s.start(); print(p.pid, os.environ[s.VARIABLE], flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid, path = process.stdout.readline().split()
+    assert Path(path).parent.stat().st_mode & 0o777 == 0o700
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() and not Path(path).parent.exists())
+
+
+def test_a_socket_needs_a_folder_of_its_own_and_a_short_path(tmp_path):
+    with pytest.raises(LavishError, match=r"--socket .*/standby: File exists; name a file in a folder that is not"):
+        standby_process.serve(tmp_path / "standby")
+    with pytest.raises(LavishError, match="AF_UNIX path too long"):
+        standby_process.serve(tmp_path / ("x" * 100) / "standby")
+    assert not list(tmp_path.iterdir())
+
+
+# --- numbers ---
+
+
+def test_a_training_gives_the_same_numbers(server, tmp_path):
+    for seed, split in enumerate(("train", "val")):
+        write_store(tmp_path / "data" / split, seed=seed)
+    weights = tmp_path / "vit.safetensors"
+    provide_weights(parse(RunConfig, run_values(), "test").backbone, weights)
+    step = ["train", "--config", CONFIG, "--seed", "1", "--data", tmp_path / "data", "--weights", weights, "--out"]
+    threads = threading.Thread(target=server.call, args=(*step, tmp_path / "first"))
+    threads.start()  # beside another one, as in a workflow
+    done = server.call(*step, tmp_path / "forked")
+    threads.join()
+    assert done.returncode == 0, done.stderr
+    server.alone(*step, tmp_path / "alone")
+    for name in ("best.safetensors", "history.csv"):
+        contents = {(tmp_path / run / name).read_bytes() for run in ("first", "forked", "alone")}
+        assert len(contents) == 1
+    memory = [
+        json.loads((tmp_path / run / "record.json").read_text())["peak_memory_bytes"] for run in ("forked", "alone")
+    ]
+    # Its own: without the pages of libraries that only the standby has touched, some 200 MB.
+    assert 0.5 < memory[0] / memory[1] < 1.1

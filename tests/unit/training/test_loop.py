@@ -1,0 +1,204 @@
+"""Training: what is resumed, repeated, accumulated and selected."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lavish.config.schema import RunConfig, ScheduleConfig
+from lavish.config.validation import parse
+from lavish.errors import LavishError
+from lavish.io.checksums import sha256_of
+from lavish.training import loop as training
+from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
+from lavish.training.schedule import schedule
+from tests.stores import run_values, write_store
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    for seed, (split, clips) in enumerate({"train": 24, "val": 12, "test": 12}.items()):
+        write_store(root / split, clips=clips, seed=seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    provide_weights(configured().backbone, path)
+    return path
+
+
+def configured(**changes: object) -> RunConfig:
+    return parse(RunConfig, run_values(**changes), "test")
+
+
+def run(config: RunConfig, data: Path, weights: Path, out: Path, seed: int = 0) -> dict:
+    train(RunInputs(config, seed, data, weights), out)
+    return json.loads((out / "record.json").read_text())
+
+
+def test_learns_and_records_what_it_did(data, weights, tmp_path):
+    config = configured(training={"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01})
+    record = run(config, data, weights, tmp_path / "seed0")
+    assert record["best_value"] > 0.8  # chance is a third
+    assert record["metric"] == "accuracy"
+    assert record["selected_on"] == "val"
+    assert record["config"] == config.model_dump(mode="json")
+    assert set(record["data"]) == {"train", "val"}
+    assert record["weights"]["sha256"] == sha256_of(weights)
+    evaluate(RunInputs(config, 0, data, weights), "test", tmp_path / "seed0")
+    metrics = json.loads((tmp_path / "seed0/test/metrics.json").read_text())
+    assert metrics["value"] > 0.8
+    assert metrics["units"] == 12
+
+
+def test_two_runs_of_a_seed_are_identical_and_of_two_seeds_are_not(data, weights, tmp_path):
+    hashes = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(configured(), data, weights, tmp_path / name, seed)
+        hashes.append((sha256_of(tmp_path / name / "best.safetensors"), (tmp_path / name / "history.csv").read_text()))
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]
+
+
+@pytest.mark.parametrize("modalities", ["audio", "visual"])
+def test_a_single_stream_trains_without_reading_the_other(data, weights, tmp_path, modalities):
+    silent = tmp_path / "store"
+    shutil.copytree(data, silent)
+    array = silent / "train" / ("frames.npy" if modalities == "audio" else "log_mels.npy")
+    values = np.load(array)
+    np.save(array, np.full_like(values, 255 if modalities == "audio" else np.nan))
+    config = configured(
+        modalities=modalities, training={"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01}
+    )
+    assert run(config, silent, weights, tmp_path / "run")["best_value"] > 0.5
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing gets to clean up."""
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_training_that_was_cut_off_ends_with_the_same_numbers(data, weights, tmp_path, monkeypatch, optimizer):
+    options = {"epochs": 4, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "optimizer": optimizer}
+    config = configured(training={**options, "weight_decay": 0.01, "schedule": {"kind": "cosine", "warmup": 0.2}})
+    whole = run(config, data, weights, tmp_path / "whole")
+
+    evaluated = training.evaluate
+    calls = []
+
+    def dies_in_the_third_epoch(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 3:
+            raise Killed
+        return evaluated(*arguments, **options)
+
+    monkeypatch.setattr(training, "evaluate", dies_in_the_third_epoch)
+    with pytest.raises(Killed):
+        run(config, data, weights, tmp_path / "cut")
+    assert not (tmp_path / "cut/best.safetensors").exists()
+    monkeypatch.setattr(training, "evaluate", evaluated)
+    resumed = run(config, data, weights, tmp_path / "cut")
+
+    for name in ("best.safetensors", "history.csv"):
+        assert sha256_of(tmp_path / "cut" / name) == sha256_of(tmp_path / "whole" / name)
+    assert resumed["best_value"] == whole["best_value"]
+    assert not (tmp_path / "cut/resume.safetensors").exists()
+
+
+def test_the_state_of_another_run_is_not_resumed(data, weights, tmp_path, monkeypatch):
+    evaluated = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(configured(), data, weights, tmp_path / "run", seed=1)
+    monkeypatch.setattr(training, "evaluate", evaluated)
+    run(configured(), data, weights, tmp_path / "run", seed=0)
+    run(configured(), data, weights, tmp_path / "fresh", seed=0)
+    assert sha256_of(tmp_path / "run/best.safetensors") == sha256_of(tmp_path / "fresh/best.safetensors")
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(data, weights, tmp_path):
+    # Without batch norms a group of batches, a short last one included, must equal the large batch.
+    adapter = {"method": "lavish", "options": {"reduction": 4, "batch_norm": False}}
+    common = {"epochs": 2, "lr_adapter": 0.01, "lr_head": 0.01}
+    large = configured(adapter=adapter, training={**common, "batch_size": 14})
+    small = configured(adapter=adapter, training={**common, "batch_size": 7, "accumulate": 2})
+    losses = []
+    for name, config in (("large", large), ("small", small)):
+        run(config, data, weights, tmp_path / name)
+        rows = (tmp_path / name / "history.csv").read_text().splitlines()[1:]
+        losses.append([float(row.split(",")[1]) for row in rows])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_training_stops_early_and_keeps_the_best(data, weights, tmp_path):
+    record = run(
+        configured(training={"epochs": 50, "batch_size": 5, "lr_adapter": 1e-9, "lr_head": 1e-9, "patience": 2}),
+        data,
+        weights,
+        tmp_path / "run",
+    )
+    assert record["best_epoch"] == 0
+    assert record["epochs"] == 3
+
+
+def test_a_loss_that_explodes_is_one_clear_message(data, weights, tmp_path):
+    config = configured(training={"epochs": 30, "batch_size": 5, "lr_adapter": 1e30, "lr_head": 1e30})
+    with pytest.raises(LavishError, match=r"lower training\.lr_adapter"):
+        run(config, data, weights, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(data, weights, tmp_path):
+    run(configured(), data, weights, tmp_path / "run")
+    other = configured(adapter={"method": "lavish", "options": {"reduction": 4, "gate": "none"}})
+    with pytest.raises(LavishError, match=r"does not fit this configuration"):
+        evaluate(RunInputs(other, 0, data, weights), "test", tmp_path / "run")
+
+
+def test_bfloat16_trains(data, weights, tmp_path):
+    options = {"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "precision": "bf16"}
+    assert run(configured(training=options), data, weights, tmp_path / "run")["best_value"] > 0.7
+
+
+def test_schedules():
+    def values(**options: object) -> list[float]:
+        factor = schedule(ScheduleConfig(**options), steps_per_epoch=2, epochs=5)
+        return [round(factor(step), 3) for step in range(10)]
+
+    assert values() == [1.0] * 10
+    assert values(kind="step", factor=0.1, every=2) == [1.0] * 4 + [0.1] * 4 + [0.01] * 2
+    cosine = values(kind="cosine", warmup=0.2)
+    assert cosine[:3] == [0.5, 1.0, 1.0]
+    assert cosine[2:] == sorted(cosine[2:], reverse=True)
+    assert 0 < cosine[-1] < 0.1
+
+
+def test_only_trainable_tensors_and_batch_norm_buffers_are_saved(data, weights, tmp_path):
+    from safetensors import safe_open
+
+    run(configured(), data, weights, tmp_path / "run")
+    with safe_open(tmp_path / "run/best.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    assert any("running_mean" in name for name in names)
+    assert not any(name.startswith("encoder.backbone") for name in names)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_training_that_is_cut_off_while_it_ends_is_ended_by_the_next_call(data, weights, tmp_path, monkeypatch):
+    run(configured(), data, weights, tmp_path / "whole")
+    monkeypatch.setattr(training, "_write_history", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(configured(), data, weights, tmp_path / "cut")
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "_epoch", lambda *_: pytest.fail("nothing is left to be trained"))
+    run(configured(), data, weights, tmp_path / "cut")
+    for name in ("best.safetensors", "history.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "cut").glob("*so_far*")) + list((tmp_path / "cut").glob("resume*"))

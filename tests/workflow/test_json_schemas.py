@@ -1,0 +1,36 @@
+"""The schemas that editors read agree with the classes that the workflow validates with."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+from harness import ROOT
+
+from lavish.planning import json_schemas as schemas
+
+
+@pytest.mark.parametrize("name", ["config.schema.json", "table.schema.json"])
+def test_schemas_are_current(name: str) -> None:
+    stored = (ROOT / schemas.FOLDER / name).read_text()
+    assert stored == schemas.generate()[name], "call `make schemas`"
+
+
+FILES = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config/tables").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_configuration_files_fit_their_schema(file) -> None:
+    schema = "table.schema.json" if file.parent.name == "tables" else "config.schema.json"
+    assert f"schemas/{schema}" in file.read_text().splitlines()[0]
+    validator = jsonschema.Draft202012Validator(json.loads(schemas.generate()[schema]))
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()))] == []
+
+
+def test_schema_refuses_what_the_classes_refuse() -> None:
+    values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    values["defaults"]["fusion"]["directon"] = "both"
+    validator = jsonschema.Draft202012Validator(json.loads(schemas.generate()["config.schema.json"]))
+    assert any("directon" in error.message for error in validator.iter_errors(values))
