@@ -8,10 +8,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
-import lavish.experiments
-import lavish.standby
-from lavish.config import canonical_json
+from lavish.config.hashing import canonical_json
 from lavish.errors import LavishError
+from lavish.planning.experiments import load
+from lavish.runtime import fork_client
 
 
 wildcard_constraints:
@@ -43,7 +43,7 @@ config_files = [
     Path("config/config.yaml"),
     *(Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles),
 ]
-experiments = or_stop(lavish.planning.experiments.load, config_files, workflow.config_settings.config)
+experiments = or_stop(load, config_files, workflow.config_settings.config)
 
 # Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. Last on the path, because
 # the environment that `--sdm conda` activates for a job shall win.
@@ -84,7 +84,7 @@ def keep_standby():
     """
     global standby  # its standard input is open as long as this process lives
     if workflow.local_exec:
-        standby = lavish.runtime.fork_client.start()
+        standby = fork_client.start()
 
 
 def run_of(wildcards):
