@@ -1,13 +1,43 @@
-"""Writing files that are whole or absent."""
+"""Atomic writing: a file is there as a whole or not at all, whatever ends the process that writes it."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that an interruption leaves no half-written one."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `path` that takes its place when the block ends without an error.
+
+    The folder of `path` is made if necessary. A temporary file left by a killed process is overwritten by the next one
+    that writes the same file; processes that may write one file at the same time have to lock it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a binary file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a UTF-8 text file atomically, with line ends as they are in `content`."""
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON text, indented by two spaces, atomically."""
+    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lavish.errors import LavishError
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 from lavish.reporting.overlays import overlay
 from lavish.training.device import autocast
 
@@ -43,7 +43,7 @@ class Examples:
         content = io.BytesIO()
         np.savez_compressed(content, **vars(self))
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, content.getvalue())
+        write_bytes(out, content.getvalue())
 
     def write_overlays(self, folder: Path) -> None:
         """Write a PNG of each clip: its frames, below them the truth and the prediction laid over them."""
@@ -57,7 +57,7 @@ class Examples:
             sheet = np.concatenate([np.concatenate(list(line), axis=1) for line in lines])
             content = io.BytesIO()
             Image.fromarray(sheet).save(content, "PNG")
-            write_whole(folder / f"{_file_name(str(clip))}.png", content.getvalue())
+            write_bytes(folder / f"{_file_name(str(clip))}.png", content.getvalue())
 
 
 def choose(clips: int, count: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from lavish.data.synthetic.assets import AssetLibrary, open_library
 from lavish.data.synthetic.rendering import Medium
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.errors import LavishError, did_you_mean
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 from lavish.io.fingerprint import fingerprint
 from lavish.runtime.workers import open_pool
 
@@ -112,7 +112,7 @@ def compose(config: CompositionConfig, out: Path, jobs: int) -> None:
         for written in _write_all(config, worker, folder, pending, jobs):
             bar.update(written)
     lines = [json.dumps(_inspectable(layout.clip_id(seed, scene), scene, library.classes)) for scene in everything]
-    write_whole(folder / "scenes.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(folder / "scenes.jsonl", "".join(f"{line}\n" for line in lines).encode())
     layout.write_lists(folder, seed, scenes, library.classes, medium)
     if out.exists():
         shutil.rmtree(out)
@@ -222,7 +222,7 @@ def _open(folder: Path, description: bytes) -> None:
     if not marker.is_file() or marker.read_bytes() != description:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_whole(marker, description)
+        write_bytes(marker, description)
 
 
 def _inspectable(clip: str, scene: Scene, classes: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 
 # Sampling frequencies of the AAC standard (ISO/IEC 14496-3, table 1.18) from 8 kHz on.
 SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -47,4 +47,4 @@ def write_video(path: Path, frames: np.ndarray, frame_rate: int, sound: np.ndarr
         samples.sample_rate, samples.pts, samples.time_base = sample_rate, 0, Fraction(1, sample_rate)
         container.mux(audio.encode(samples))
         container.mux(audio.encode(None))
-    write_whole(path, memory.getvalue())
+    write_bytes(path, memory.getvalue())

@@ -17,7 +17,7 @@ from lavish.data.synthetic.clip_names import video_id
 from lavish.data.synthetic.rendering import Medium
 from lavish.data.synthetic.scene_videos import check_video, write_scene_video
 from lavish.errors import LavishError
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 
 OPTIONS = ("frame_rate", "silent_object", "unseen_sound")
 
@@ -78,6 +78,6 @@ def write_lists(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "split"))
     writer.writerows((clip_id(seed, scene), scene.action, scene.split) for part in scenes.values() for scene in part)
-    write_whole(out / "clips.csv", text.getvalue().encode())
+    write_bytes(out / "clips.csv", text.getvalue().encode())
     names = "".join(f"{name}\n" for name in action_scenes.actions(classes))
-    write_whole(out / "classes.txt", names.encode())
+    write_bytes(out / "classes.txt", names.encode())

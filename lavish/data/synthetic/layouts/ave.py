@@ -15,7 +15,7 @@ from lavish.data.synthetic.event_scenes import EventScene
 from lavish.data.synthetic.rendering import Medium
 from lavish.data.synthetic.scene_videos import check_video, write_scene_video
 from lavish.errors import LavishError
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 
 OPTIONS = ("frame_rate", "silent_object", "unseen_sound")
 _HEADER = "Category&VideoID&Quality&StartTime&EndTime"
@@ -89,4 +89,4 @@ def _path(out: Path, seed: int, scene: EventScene) -> Path:
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())

@@ -30,7 +30,7 @@ from lavish.data.synthetic.scene_graph import (
 )
 from lavish.data.synthetic.scenes import draw_places
 from lavish.errors import LavishError
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 
 OPTIONS = ("objects",)
 
@@ -134,13 +134,13 @@ def write_media(
 def write_table(path: Path, header: str, rows: Sequence[str]) -> None:
     """Write a csv file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(f"{row}\n" for row in (header, *rows)).encode())
+    write_bytes(path, "".join(f"{row}\n" for row in (header, *rows)).encode())
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     memory = io.BytesIO()
     Image.fromarray(pixels).save(memory, "PNG", compress_level=1)
-    write_whole(path, memory.getvalue())
+    write_bytes(path, memory.getvalue())
 
 
 def _write_wav(path: Path, sound: np.ndarray, sample_rate: int) -> None:
@@ -150,4 +150,4 @@ def _write_wav(path: Path, sound: np.ndarray, sample_rate: int) -> None:
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(np.rint(32767 * sound).astype("<i2").tobytes())
-    write_whole(path, memory.getvalue())
+    write_bytes(path, memory.getvalue())

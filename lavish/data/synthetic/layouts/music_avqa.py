@@ -23,7 +23,7 @@ from lavish.data.synthetic.rendering import Medium
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.data.synthetic.scene_videos import check_video, write_scene_video
 from lavish.errors import LavishError
-from lavish.io.atomic import write_whole
+from lavish.io.atomic import write_bytes
 
 OPTIONS = ("frame_rate",)
 _VIDEOS = "MUSIC-AVQA-videos-Real"
@@ -91,7 +91,7 @@ def write_lists(
             for place, (clip, candidate) in enumerate(asked)
         ]
         count += len(records)
-        write_whole(out / f"avqa-{split}.json", f"{json.dumps(records, indent=1)}\n".encode())
+        write_bytes(out / f"avqa-{split}.json", f"{json.dumps(records, indent=1)}\n".encode())
 
 
 def _record(video: str, number: int, question: Candidate) -> dict[str, str | int]:
