@@ -1,16 +1,42 @@
-"""Reading what command line options hold: configuration as JSON text, or the path of a JSON or YAML file."""
+"""Shared parts of the command line: adding a command, and reading configuration from JSON text or files."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from lavish.config.schema import Config
+from lavish.config.schema import AudioEncoderConfig, BackboneConfig, Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
 
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What commands are added to."""
+
 T = TypeVar("T", bound=Config)
+
+WEIGHT_KINDS: dict[str, type[BackboneConfig] | type[AudioEncoderConfig]] = {
+    "backbone": BackboneConfig,
+    "audio_encoder": AudioEncoderConfig,
+}
+
+
+def add_command(
+    commands: Subparsers,
+    name: str,
+    function: Callable[[argparse.Namespace], int | None],
+    summary: str,
+    *,
+    config: bool = False,
+) -> argparse.ArgumentParser:
+    """Add a command to a parser; `function` runs it, and `config` gives it the option `--config`."""
+    parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    parser.set_defaults(function=function)
+    if config:
+        parser.add_argument("--config", required=True, help="JSON text, or the path of a JSON or YAML file")
+    return parser
 
 
 def read_values(text: str, option: str) -> Any:

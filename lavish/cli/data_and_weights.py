@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from lavish.cli.arguments import read_config
-from lavish.config.schema import AudioEncoderConfig, BackboneConfig
+from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, read_config
+from lavish.config.schema import BackboneConfig
 from lavish.config.validation import parse
 from lavish.data.formats.official import OFFICIAL
 from lavish.errors import LavishError
 
-KINDS: dict[str, type[BackboneConfig] | type[AudioEncoderConfig]] = {
-    "backbone": BackboneConfig,
-    "audio_encoder": AudioEncoderConfig,
-}
+
+def add_to(commands: Subparsers) -> None:
+    """Add the commands to the parser of `lavish`."""
+    _add_data(_actions(commands, "data", "check a data set on disk, unpack an archive"))
+    _add_weights(_actions(commands, "weights", "fetch weights, check a file of weights"))
 
 
-def add_to(commands: Any) -> None:
-    """Add both commands to the parser of `lavish`."""
-    _add_data(_group(commands, "data", "check a data set on disk, unpack an archive"))
-    _add_weights(_group(commands, "weights", "fetch weights, check a file of weights"))
-
-
-def _group(commands: Any, name: str, summary: str) -> Callable[..., argparse.ArgumentParser]:
+def _actions(commands: Subparsers, name: str, summary: str) -> Subparsers:
     parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(
-        name: str, function: Callable[[argparse.Namespace], int | None], summary: str, **options: Any
-    ) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False, **options)
-        sub.set_defaults(function=function)
-        return sub
-
-    return action
+    return parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
 
-def _add_data(action: Callable[..., argparse.ArgumentParser]) -> None:
-    check = action(
+def _add_data(actions: Subparsers) -> None:
+    check = add_command(
+        actions,
         "check",
         _check_data,
         "say what of a data set is there, what is missing and where it comes from; status 1 when anything is wrong",
@@ -55,7 +40,7 @@ def _add_data(action: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("--segment-seconds", type=float, help="length of a segment (default: the official one)")
     check.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all processors)")
 
-    unpack = action("unpack", _unpack, "unpack a zip or tar archive, safely and whole or not at all")
+    unpack = add_command(actions, "unpack", _unpack, "unpack a zip or tar archive, safely and whole or not at all")
     unpack.add_argument("archive", type=Path, metavar="ARCHIVE")
     unpack.add_argument("--out", type=Path, required=True, help="folder to write")
     unpack.add_argument(
@@ -63,8 +48,9 @@ def _add_data(action: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
 
-def _add_weights(action: Callable[..., argparse.ArgumentParser]) -> None:
-    fetch = action(
+def _add_weights(actions: Subparsers) -> None:
+    fetch = add_command(
+        actions,
         "fetch",
         _fetch_weights,
         "fetch weights from the model hub, or take them as a configuration says, and check their sha256",
@@ -72,14 +58,16 @@ def _add_weights(action: Callable[..., argparse.ArgumentParser]) -> None:
     what = fetch.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="timm name of a backbone with its weights tag, to be fetched from the hub")
     what.add_argument("--config", help="configuration of a backbone or audio encoder: JSON text, or a file's path")
-    fetch.add_argument("--kind", choices=tuple(KINDS), default="backbone", help="what --config describes")
+    fetch.add_argument("--kind", choices=tuple(WEIGHT_KINDS), default="backbone", help="what --config describes")
     fetch.add_argument("--revision", help="with --model: commit of the hub repository (default: its newest)")
     fetch.add_argument("--sha256", help="with --model: checksum that the file must have")
     fetch.add_argument("--repository", help="with --model: hub repository (default: timm's own for the model)")
     fetch.add_argument("--filename", help="with --model: file of the repository (default: model.safetensors)")
     fetch.add_argument("--out", type=Path, required=True, help="safetensors file to write")
 
-    check = action("check", _check_weights, "say what a file of weights holds, and whether it is the expected one")
+    check = add_command(
+        actions, "check", _check_weights, "say what a file of weights holds, and whether it is the expected one"
+    )
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--sha256", help="checksum that it must have")
     check.add_argument("--model", help="timm name of the backbone that it must fit")
@@ -116,7 +104,7 @@ def _fetch_weights(options: argparse.Namespace) -> None:
     if options.config is not None:
         if pins:
             raise LavishError(f"--{next(iter(pins))} goes with --model; with --config it is a key of `weights`")
-        provide_weights(read_config(options.config, KINDS[options.kind]), options.out)
+        provide_weights(read_config(options.config, WEIGHT_KINDS[options.kind]), options.out)
         return
     values = {"model": options.model, "weights": {"source": "hub", **pins}}
     provide_weights(parse(BackboneConfig, values, "--model"), options.out)

@@ -385,6 +385,11 @@ class WorkflowConfig(Config):
         default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
     )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+    fork_server: bool = Field(
+        default=True,
+        description="Fork jobs on this machine from one process that has imported all libraries (Linux, CPU). Without it "
+        "every job starts an interpreter of its own: the results are the same, and each job takes two seconds longer.",
+    )
     all_tasks: bool = Field(
         default=False,
         description="Run the rows of tables on all tasks that the columns name, those that rows leave out with `tasks` "

@@ -1,17 +1,15 @@
-"""Unpacking archives from outside: zip and tar, whole or not at all, and never outside the folder that was named.
+"""Unpacking of untrusted zip and tar archives: completely or not at all, and never outside the given folder.
 
-Archives are untrusted. Data sets consist of files and folders, so anything else in one (a symbolic or a hard link, a
-device, a pipe) is refused, and so is a name that is absolute, climbs with '..', or comes twice. Announced sizes are
-added up, and no more is written than was announced, so that a small file which unpacks to a full disk is stopped.
+Data sets consist of files and folders, so links, devices and pipes are refused, and so are names that are absolute,
+contain '..', or occur twice. tarfile's own filter for data checks each member of a tar archive as well. No member may
+write more than its declared size, and the sum of the declared sizes is limited, which stops decompression bombs.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import lzma
-import os
 import shutil
 import stat
 import tarfile
@@ -23,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
 
 MARK = ".unpacked.json"
-"""In an unpacked folder: the archive's sha256, and every file with its size. Hidden, so no part of a data set."""
+"""File in an unpacked folder: the archive's sha256 and the size of every file. Hidden, so readers ignore it."""
 
 MAX_MEMBERS = 5_000_000
 _CHUNK = 1 << 20
@@ -38,7 +37,7 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EO
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What lies in a folder after unpacking; `earlier` when it did so before."""
+    """The content of an unpacked folder; `earlier` if an earlier call has unpacked it."""
 
     files: int
     size: int
@@ -57,17 +56,17 @@ class _Member:
 def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
     """Unpack a zip or tar archive (compressed or not) to the folder `out`.
 
-    The work goes on in ``<out>.partial``, which becomes `out` by one rename at the end; what an interrupted call left
-    is started anew. An `out` that holds this very archive, every file at its full length, is left as it is.
+    Files are written to ``<out>.partial``, which is renamed to `out` at the end; the remains of an interrupted call are
+    removed. An `out` that holds the complete content of this archive is left as it is.
 
     Args:
-        archive: the file; its name and its suffix mean nothing.
+        archive: the file; its format is recognised by content, not by name.
         out: folder to write; it must be absent or empty, or hold what an earlier call unpacked from this archive.
-        max_bytes: the most that the files may take together.
+        max_bytes: limit of the total size of the files.
 
     Raises:
         LavishError: the archive is damaged, holds anything but plain files and folders below `out`, or is too large, or
-            `out` holds something else. Nothing is left behind then.
+            `out` holds something else. Nothing is left behind.
     """
     if not archive.is_file():
         raise LavishError(f"{archive}: there is no such file")
@@ -86,7 +85,7 @@ def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
 
 
 def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
-    """Return what an earlier call unpacked to `out`; None where there is nothing yet."""
+    """Return what an earlier call unpacked to `out`; None if it is absent or empty."""
     if not out.exists():
         return None
     if not out.is_dir():
@@ -121,30 +120,26 @@ def _size(path: Path) -> int | None:
 
 @contextmanager
 def _partial_folder(out: Path) -> Iterator[Path]:
-    """Make an empty folder beside `out` that no other process writes to, and remove what is left of it at the end."""
+    """Create and lock an empty folder beside `out`, and remove it at the end unless it was renamed."""
     folder = out.with_name(out.name + ".partial")
+    lock = FileLock(out.with_name(f"{out.name}.lock"))
     try:
-        folder.mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise LavishError(f"another process is unpacking to {out}: wait for it to end") from None
+    try:
+        if folder.is_symlink() or folder.is_file():
+            raise LavishError(f"{folder}: not a folder: remove it, or choose another --out")
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        yield folder
     except OSError as error:
         raise LavishError(f"{folder}: {error.strerror}: remove it, or choose another --out") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LavishError(f"another process is unpacking to {out}: wait for it to end") from None
-        for left in folder.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
-        try:
-            yield folder
-        finally:
-            if folder.exists():
-                shutil.rmtree(folder)
     finally:
-        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
@@ -152,7 +147,7 @@ def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
     total = 0
     try:
-        with _open(archive) as members, tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None) as bar:
+        with _open(archive, folder) as members, tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None) as bar:
             for number, member in enumerate(members):
                 path = _safe_path(archive, member.name)
                 total += member.size
@@ -178,7 +173,7 @@ def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
     except _DAMAGED as error:
         raise LavishError(f"{archive}: damaged archive ({error}): get it again") from None
     except UnicodeError:
-        raise LavishError(f"{archive}: {member.name!r} is no name that this file system takes") from None
+        raise LavishError(f"{archive}: {member.name!r} is not a valid name on this file system") from None
     except RuntimeError as error:  # what zipfile says of an encrypted member
         raise LavishError(f"{archive}: {error}") from None
     except OSError as error:
@@ -195,14 +190,14 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or str(path) == MARK:
         raise LavishError(
-            f"{archive}: the entry {name!r} does not name a place below the folder (an absolute path, '..', a "
-            "backslash): refused, nothing was unpacked; get the archive from its authors"
+            f"{archive}: the entry {name!r} is not a path below the folder (an absolute path, '..', a backslash): "
+            "refused, nothing was unpacked; get the archive from its authors"
         )
     return path
 
 
 @contextmanager
-def _open(archive: Path) -> Iterator[Iterator[_Member]]:
+def _open(archive: Path, folder: Path) -> Iterator[Iterator[_Member]]:
     with archive.open("rb") as file:
         start = file.read(4)
     if start in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -214,7 +209,7 @@ def _open(archive: Path) -> Iterator[Iterator[_Member]]:
     except tarfile.ReadError:
         raise LavishError(f"{archive}: neither a zip nor a tar archive") from None
     with tar:
-        yield _tar_members(archive, tar)
+        yield _tar_members(archive, tar, folder)
 
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -228,15 +223,17 @@ def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
             yield _Member(info.filename, info.file_size, _opener(opened.open, info))
 
 
-def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(archive: Path, opened: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
     for info in opened:
         if not (info.isreg() or info.isdir()):
             raise _no_plain_file(archive, info.name)
+        _safe_path(archive, info.name)  # refuses an absolute path, which the filter would only strip
+        tarfile.data_filter(info, str(folder))
         if info.isdir():
             yield _Member(info.name, 0, None)
         else:
             yield _Member(info.name, info.size, _opener(opened.extractfile, info))
-        opened.members = []  # type: ignore[attr-defined]  # or a million of them would stay in memory
+        opened.members = []  # type: ignore[attr-defined]  # keep no list of a million members in memory
 
 
 def _opener(open_member: Any, info: Any) -> Callable[[], IO[bytes]]:

@@ -1,7 +1,7 @@
-"""Checksums of material on disk that are not computed anew each time the workflow is parsed.
+"""A cache of checksums, so that files are not read again each time the workflow is parsed.
 
-A data set of gigabytes takes minutes to read. Like git's index and make, this trusts the sizes and times of change of
-files: while none of them differs from when a checksum was computed, it still holds.
+Reading a data set of gigabytes takes minutes. Like git's index, the cache trusts sizes and modification times: a
+checksum holds as long as neither has changed for any file.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from lavish.config.hashing import digest
 from lavish.errors import LavishError
+from lavish.io.atomic import write_json
 from lavish.io.checksums import sha256_of
 from lavish.io.fingerprint import fingerprint
 
 
 class Checksums:
-    """Checksums of files and folders, remembered in a file (`memory`) that may be deleted at any time."""
+    """Checksums of files and folders, cached in the file `path`, which may be deleted at any time."""
 
-    def __init__(self, memory: Path) -> None:
-        self.memory = memory
-        try:
-            self.known: dict[str, list[str]] = json.loads(memory.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            self.known = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known = self._read()
 
     def of_file(self, path: Path) -> str:
         """Return the sha256 of a file."""
@@ -43,9 +43,18 @@ class Checksums:
             raise LavishError(f"{error.filename}: {error.strerror}: restore it or take it out of {path}") from None
         key, state = str(path.resolve()), digest(sorted(states))
         if self.known.get(key, [""])[0] != state:
-            self.known[key] = [state, compute(path)]
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
-            partial.write_text(json.dumps(self.known, indent=1), encoding="utf-8")
-            os.replace(partial, self.memory)
+            self._remember(key, [state, compute(path)])
         return self.known[key][1]
+
+    def _read(self) -> dict[str, list[str]]:
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def _remember(self, key: str, entry: list[str]) -> None:
+        """Add an entry to the file and keep those that other processes have added meanwhile."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            self.known = self.known | self._read() | {key: entry}
+            write_json(self.path, self.known)

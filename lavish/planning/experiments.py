@@ -55,6 +55,8 @@ class Experiments:
     """Everything that a configuration asks for, by name."""
 
     seeds: list[int]
+    fork_server: bool
+    """Whether the workflow starts a fork server for its jobs."""
     tables: dict[str, Table] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     """Name of a figure -> name of the table whose runs it shows."""
@@ -178,6 +180,7 @@ class _Resolver:
         self.identities = Identities()
         self.experiments = Experiments(
             seeds=config.seeds,
+            fork_server=config.fork_server,
             runs=self.identities.runs,
             data=self.identities.data,
             composed=self.identities.composed,

@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lavish.config.hashing import digest
 from lavish.config.options import budget_option
 from lavish.config.schema import Config, RunConfig
 from lavish.errors import LavishError
+from lavish.io.atomic import write_json
 from lavish.planning.identities import with_options
 from lavish.provenance import RECIPE_VERSION
 
@@ -95,11 +98,10 @@ def sizes(requests: Mapping[str, Request]) -> dict[str, Match]:
     wanted = {name: one for name, one in requests.items() if keys[name] not in known}
     if wanted:
         found = _search(wanted)
-        known = _known() | {keys[name]: match for name, match in found.items()}
         FOUND.parent.mkdir(parents=True, exist_ok=True)
-        partial = FOUND.with_name(f"{FOUND.name}.{os.getpid()}")
-        partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, FOUND)
+        with FileLock(f"{FOUND}.lock"):
+            known = _known() | {keys[name]: match for name, match in found.items()}
+            write_json(FOUND, known)
     return {name: Match(**known[key]) for name, key in keys.items()}
 
 

@@ -1,21 +1,22 @@
-"""A process that stands by with everything imported, and forks itself for each step.
+"""The client of the fork server: starts it for a workflow, and hands commands over to it.
 
-A table is made of a hundred steps, and importing torch and timm takes each of them two seconds of processor time. The
-workflow starts one `lavish standby`, which imports once. A step that is called afterwards (`lavish train ...`) finds
-its socket in the environment variable ``LAVISH_STANDBY``, hands arguments, environment, folder and open files over,
-waits, and ends with the status of the process that was forked for it. A step remains a process of its own: nothing that
-it does reaches another. Where there is no standby, or one that is not exactly alike, a step runs as it always does.
+A table takes about a hundred jobs, and importing torch and timm takes each of them two seconds of processor time. The
+workflow therefore starts one ``lavish fork-server``, which imports everything once. A command that is called afterwards
+(``lavish train ...``) finds the server's socket in the environment variable ``LAVISH_FORK_SERVER``, sends its arguments,
+environment, working directory and standard files, waits, and exits with the status of the process that was forked for
+it. Each command still runs in a process of its own. Without a server, or with one whose interpreter, package or
+environment differs, a command runs in its own process as usual.
 
-One connection goes like this::
+The protocol of one connection::
 
-    standby  listens, imports, accepts, forks; all that follows is done by the new process
-    child    -> its identity: interpreter, package, environment      client goes on alone if it differs from its own
-    client   -> its files 0 to 2; arguments, folder and environment  (JSON, one line)
-    child    runs the command; kills itself when the client or the standby is gone
-    standby  -> exit status of the child, or minus the signal that killed it
+    server  accepts and forks; the forked child does everything that follows
+    child   -> its identity: interpreter, package, environment     the client runs the command itself if its own differs
+    client  -> file descriptors 0 to 2; arguments, working directory and environment (one line of JSON)
+    child   runs the command; kills itself if the client or the server disappears
+    server  -> exit status of the child, or minus the signal that killed it
 
-For CPUs: a CUDA context does not survive a fork. Linux only. Here is what the workflow and the command need; it is read
-before every step, and so uses the standard library alone. The process itself is in :mod:`lavish.runtime.fork_server`.
+Only for commands on the CPU, because a CUDA context does not survive a fork, and only on Linux. This module is imported
+before every command, so it uses the standard library alone. The server is in :mod:`lavish.runtime.fork_server`.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import subprocess
 
-VARIABLE = "LAVISH_STANDBY"
+VARIABLE = "LAVISH_FORK_SERVER"
 
-# Steps that use what the standby has imported.
-STEPS = ("cost", "encode-audio", "evaluate", "examples", "pretrain", "train")
+# The commands that benefit from what the server has imported.
+FORKED_COMMANDS = ("cost", "encode-audio", "evaluate", "examples", "pretrain", "train")
 
-# Set by Snakemake to a job's threads, and read by libraries while they are imported. More than one could start threads
-# here, so a step that is given more (training.cpu_threads) does not find its environment, and runs by itself.
+# Snakemake sets these to a job's threads, and libraries read them on import. The server has one thread, so a job with
+# more (training.cpu_threads) has another environment and runs in its own process.
 THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 
-# What a shell or Snakemake sets for a single job, and nothing reads while it is imported.
-OF_ONE_JOB = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
+# Variables that a shell or Snakemake sets for a single job, and that no library reads on import.
+PER_JOB_VARIABLES = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
 
 
 def start() -> subprocess.Popen[str] | None:
-    """Start `lavish standby` and name its socket in this process's environment, for the steps it starts.
+    """Start the fork server and put its socket into the environment of this process and its children.
 
     Returns:
-        The process. It ends when its ``stdin`` is closed, and so with the caller, whatever ends that. None where there
-        is no standby: not on Linux, or the command `lavish` is not on the path.
+        The server process, which ends when its ``stdin`` is closed and therefore with its caller. None where there is no
+        fork server: not on Linux, or the command `lavish` is not on the path.
     """
     import secrets
     import shutil
@@ -59,14 +60,14 @@ def start() -> subprocess.Popen[str] | None:
     command = shutil.which("lavish")
     if sys.platform != "linux" or command is None:
         return None
-    path = Path(tempfile.gettempdir(), f"lavish-{secrets.token_hex(8)}", "standby")
+    path = Path(tempfile.gettempdir(), f"lavish-{secrets.token_hex(8)}", "socket")
     process = subprocess.Popen(
-        [command, "standby", "--socket", path],
+        [command, "fork-server", "--socket", path],
         env={**os.environ, **{f"{which}_THREADS": "1" for which in THREADS}},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # neither an interrupt from the keyboard nor a killed group keeps it from tidying up
+        start_new_session=True,  # an interrupt from the keyboard or a killed group must not prevent its clean-up
     )
     assert process.stdout is not None
     if process.stdout.readline():
@@ -74,26 +75,28 @@ def start() -> subprocess.Popen[str] | None:
     return process
 
 
-# --- the step that is called ---
-
-
 def hand_over(argv: list[str]) -> int | None:
-    """Have a step run by the standby that the environment names, and return its exit status; None: run it here.
+    """Run a command on the fork server that the environment names.
+
+    A command is run once more, by this process, if the server ends before it reports a status.
 
     Args:
-        argv: of the process, the name of the command included.
+        argv: of the process, including the name of the command.
+
+    Returns:
+        The exit status, or None if this process has to run the command.
     """
     path = os.environ.get(VARIABLE)
-    if not path or sys.platform != "linux" or argv[1:2] == [] or argv[1] not in STEPS:
+    if not path or sys.platform != "linux" or argv[1:2] == [] or argv[1] not in FORKED_COMMANDS:
         return None
     if "cuda" in argv or "--device=cuda" in argv:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.settimeout(60)  # longer than imports take anywhere
+            connection.settimeout(60)  # longer than the imports take
             connection.connect(path)
             answers = connection.makefile("rb")
-            if Path(path).stat().st_uid != os.getuid() or not _alike(argv[1], answers.readline()):
+            if Path(path).stat().st_uid != os.getuid() or not _matches(argv[1], answers.readline()):
                 return None
             request = {"argv": argv, "cwd": str(Path.cwd()), "environ": dict(os.environ)}
             socket.send_fds(connection, [b"\n"], [0, 1, 2])
@@ -104,11 +107,12 @@ def hand_over(argv: list[str]) -> int | None:
         try:
             status = answers.readline()
         except KeyboardInterrupt:
-            print(f"lavish {argv[1]}: interrupted; call it again to go on", file=sys.stderr)
+            print(f"lavish {argv[1]}: interrupted; call it again to resume", file=sys.stderr)
             return 130
     if not status:
-        print(f"lavish {argv[1]}: the standby process that ran it has ended; call it again to go on", file=sys.stderr)
-        return 1
+        # The forked child holds this connection too: its end is only seen after both the server and the child are gone.
+        print(f"lavish {argv[1]}: failed because the fork server ended; running it again without it", file=sys.stderr)
+        return None
     code = int(status)
     if code < 0:
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
@@ -118,20 +122,20 @@ def hand_over(argv: list[str]) -> int | None:
 
 
 def identity() -> dict[str, str]:
-    """Return all that must be alike for a step to be the same in either process."""
-    package = Path(__file__).parent
+    """Return what has to be equal for a command to do the same in either process."""
+    package = Path(__file__).parents[1]
     edited = max(file.stat().st_mtime_ns for file in package.rglob("*.py"))
-    environment = {f"${name}": value for name, value in os.environ.items() if name not in OF_ONE_JOB}
+    environment = {f"${name}": value for name, value in os.environ.items() if name not in PER_JOB_VARIABLES}
     return environment | {
         "interpreter": f"{sys.executable} {sys.version}",
         "package": f"{package} {edited}",
     }
 
 
-def _alike(step: str, line: bytes) -> bool:
-    """Return whether a standby's identity is this process's own; where it is not, say why: it costs two seconds."""
+def _matches(command: str, line: bytes) -> bool:
+    """Return whether the server's identity is that of this process; print the difference, which costs two seconds."""
     theirs, ours = json.loads(line or b"{}"), identity()
     if theirs and theirs != ours:
-        other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-        print(f"lavish {step}: not run by the standby, which has other {', '.join(other)}", file=sys.stderr)
+        different = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+        print(f"lavish {command}: not run by the fork server, which differs in {', '.join(different)}", file=sys.stderr)
     return theirs == ours

@@ -1,6 +1,6 @@
-"""The process that stands by: imports once, then forks itself for each step (:mod:`lavish.runtime.fork_client`).
+"""The fork server: imports libraries once, then forks itself for each command (:mod:`lavish.runtime.fork_client`).
 
-It has one thread and computes nothing, because a fork carries no other thread over.
+It has a single thread and computes nothing, because a forked process inherits no other threads.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from lavish.errors import LavishError
-from lavish.runtime.fork_client import OF_ONE_JOB, identity
-
-# Imported in this order. Neither pyarrow nor pandas is: they start threads, which no fork carries over.
-_MODULES = (
-    "lavish.training.jobs", "torch", "timm", "fvcore.nn", "lavish.training.loop", "lavish.training.evaluation", "lavish.training.examples",
-    "lavish.cost.counter", "lavish.models.weights", "lavish.provenance", "lavish.training.audio_features",
-    "lavish.training.pretraining.audio_encoder", "lavish.training.pretraining.backbone",
-)  # fmt: skip
+from lavish.runtime.fork_client import PER_JOB_VARIABLES, identity
 
 
-def serve(path: Path) -> None:
-    """Answer steps at the socket `path` until standard input ends; its folder is made, and removed at the end.
+def serve(path: Path, run: Callable[[], int], preload: Sequence[str]) -> None:
+    """Run commands for clients of the socket `path` until standard input ends.
 
-    Prints a line as soon as steps can connect: those that do wait until everything is imported.
+    Prints a line as soon as clients can connect; they wait until everything is imported.
+
+    Args:
+        path: of the socket, in a folder that does not exist yet; the folder is removed at the end.
+        run: runs the command in ``sys.argv`` and returns its exit status.
+        preload: modules to import beforehand, in this order. None of them may start a thread.
 
     Raises:
         LavishError: the folder or the socket cannot be made.
@@ -38,7 +36,7 @@ def serve(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700)
     except OSError as error:
-        raise LavishError(f"--socket {path}: {error.strerror}; name a file in a folder that is not there yet") from None
+        raise LavishError(f"--socket {path}: {error.strerror}; name a file in a folder that does not exist") from None
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             try:
@@ -49,28 +47,25 @@ def serve(path: Path) -> None:
             line = json.dumps(identity()).encode() + b"\n"
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             print("ready", flush=True)
-            _import()
-            _answer(listener, line)
+            _import(preload)
+            _accept(listener, line, run)
     finally:
         path.unlink(missing_ok=True)
         path.parent.rmdir()
 
 
-def _import() -> None:
+def _import(modules: Sequence[str]) -> None:
     import gc
     import importlib
 
-    from lavish.runtime.fast_start import without_compiler
-
-    without_compiler()
-    for module in _MODULES:
+    for module in modules:
         importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # a collection in a child would write to, and so copy, every page of what is imported
+    gc.freeze()  # a collection in a child would write to, and so copy, every page of the imported modules
 
 
-def _answer(listener: socket.socket, line: bytes) -> None:
-    alive = os.pipe()  # held open by this process alone: children read its end
+def _accept(listener: socket.socket, line: bytes, run: Callable[[], int]) -> None:
+    alive = os.pipe()  # only the server holds the writing end open: children see when it is closed
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -90,14 +85,14 @@ def _answer(listener: socket.socket, line: bytes) -> None:
             connection = listener.accept()[0]
             try:
                 pid = os.fork()
-            except OSError:  # no memory, or too many processes: the step tries by itself
+            except OSError:  # no memory, or too many processes: the client runs the command itself
                 connection.close()
                 continue
             if pid == 0:
                 for inherited in (listener, woken, waker, *children.values()):
                     inherited.close()
                 os.close(alive[1])
-                _end(_run, connection, alive[0], line)
+                _exit_with(_run, connection, alive[0], line, run)
             children[pid] = connection
 
 
@@ -106,11 +101,11 @@ def _report(connection: socket.socket, code: int) -> None:
         connection.sendall(b"%d\n" % code)
 
 
-# --- the process of one step ---
+# --- the forked process of one command ---
 
 
-def _run(connection: socket.socket, standby: int, line: bytes) -> int:
-    """Become the process that the client would have been, and run its command."""
+def _run(connection: socket.socket, server: int, line: bytes, run: Callable[[], int]) -> int:
+    """Take over the client's arguments, environment, working directory and standard files, and run its command."""
     import tempfile
     import threading
 
@@ -126,29 +121,27 @@ def _run(connection: socket.socket, standby: int, line: bytes) -> int:
     except OSError:
         return 0
     if not request:
-        return 0  # the client is not alike, or gone
+        return 0  # the client's identity differs, or it is gone
     asked = json.loads(request)
-    threading.Thread(target=_end_with, args=(connection, standby), daemon=True).start()
+    threading.Thread(target=_kill_group_without, args=(connection, server), daemon=True).start()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
-    for name in OF_ONE_JOB:  # all others are alike, but for what imports have set
+    for name in PER_JOB_VARIABLES:  # all others are equal, apart from those that imports have set
         os.environ.pop(name, None)
     os.environ.update(asked["environ"])
     os.chdir(asked["cwd"])
     tempfile.tempdir = None
     sys.argv = asked["argv"]
-
-    from lavish.cli.main import main
-
-    return main()
+    return run()
 
 
-def _end(function: Callable[..., int], *arguments: object) -> NoReturn:
-    """Call a function and end with the status that it returns, as an interpreter would.
+def _exit_with(function: Callable[..., int], *arguments: object) -> NoReturn:
+    """Call a function and exit with the status that it returns, as an interpreter would.
 
-    But by ``os._exit``: taking what was imported down touches, and so copies, all of it, which takes a second.
+    Uses ``os._exit``: tearing down the imported modules would touch, and so copy, all of their pages, which takes a
+    second.
     """
     import atexit
     import threading
@@ -169,7 +162,7 @@ def _end(function: Callable[..., int], *arguments: object) -> NoReturn:
         os._exit(status if isinstance(status, int) else 1)
 
 
-def _end_with(connection: socket.socket, standby: int) -> None:
-    """Kill this process and its workers once the client or the standby is gone, however it ended."""
-    select.select([connection.fileno(), standby], [], [])  # neither sends anything more
+def _kill_group_without(connection: socket.socket, server: int) -> None:
+    """Kill this process and its workers as soon as the client or the server is gone."""
+    select.select([connection.fileno(), server], [], [])  # neither sends anything more
     os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Features of the extra audio encoder, computed once per split: the encoder is frozen, so training only reads them."""
+"""Features of the separate audio encoder, computed once per split: it is frozen, so training only reads them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
+from lavish.io.atomic import replacing
 from lavish.models.audio_encoders.base import AudioEncoder
 
 
@@ -17,10 +18,9 @@ from lavish.models.audio_encoders.base import AudioEncoder
 def encode_split(
     encoder: AudioEncoder, split: Path, out: Path, *, batch_size: int = 8, device: str = "cpu", progress: bool = True
 ) -> None:
-    """Write one feature per segment of every clip of a prepared split: `out`, npy float32 (clips, segments, D).
+    """Write one feature per segment of every clip of a prepared split to `out`, npy float32 (clips, segments, D).
 
-    Clips keep the store's order. The file appears only when it is whole. Equal inputs give equal bytes on a CPU with
-    the same number of threads.
+    Clips keep the store's order. On a CPU with the same number of threads, equal inputs give equal bytes.
 
     Args:
         encoder: A frozen encoder in evaluation mode.
@@ -31,11 +31,11 @@ def encode_split(
         progress: Show a progress bar on stderr.
 
     Raises:
-        LavishError: the store's sound is not what the encoder was trained on, or a feature is not finite.
+        LavishError: the store's audio is not in the form the encoder was trained on, or a feature is not finite.
     """
     store = SplitStore(split)
     encoder.check_store(store)
-    sound = store.log_mels if encoder.reads == "log_mels" else store.waveforms
+    audio = store.log_mels if encoder.reads == "log_mels" else store.waveforms
     segments = store.log_mels.shape[1]
     segment_seconds = float(store.manifest["config"]["segment_seconds"])
     encoder = encoder.to(device).eval()
@@ -44,7 +44,7 @@ def encode_split(
     with tqdm(total=len(store), desc=f"encode audio of {split.name}", unit="clip", disable=not progress) as bar:
         for start in range(0, len(store), batch_size):
             rows = slice(start, min(start + batch_size, len(store)))
-            clips = torch.from_numpy(np.array(sound[rows])).to(device)
+            clips = torch.from_numpy(np.array(audio[rows])).to(device)
             features[rows] = encoder.encode_clip_batch(clips, segments, segment_seconds).cpu().numpy()
             bar.update(rows.stop - rows.start)
     broken = ~np.isfinite(features).all(axis=(1, 2))
@@ -53,13 +53,5 @@ def encode_split(
         raise LavishError(
             f"{split}: the audio encoder's features of clip '{clip}' are not finite; are its weights damaged?"
         )
-    write_array(features, out)
-
-
-def write_array(array: np.ndarray, out: Path) -> None:
-    """Write an npy file that is either whole or absent: a killed segment must not leave half of one behind."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    partial.replace(out)
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.save(file, features, allow_pickle=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lavish.io.atomic import replacing
+
 if TYPE_CHECKING:
     from lavish.learner.model import AudioVisualModel
 
 
 @dataclass
 class Progress:
-    """What a resumed training needs besides tensors."""
+    """The state of a training apart from its tensors."""
 
     epoch: int = 0
     step: int = 0
@@ -32,13 +33,13 @@ class Progress:
 
 
 def forget_state(out: Path) -> None:
-    """Remove what an interrupted training goes on from: the training in the folder `out` is finished and recorded."""
+    """Remove the resumable state from the folder `out` of a training that is finished and recorded."""
     for name in ("resume.safetensors", "best_so_far.safetensors"):
         (out / name).unlink(missing_ok=True)
 
 
 class TrainingState:
-    """The file that an interrupted training resumes from: tensors and, in its header, the rest as JSON."""
+    """The file that an interrupted training resumes from: tensors and, in its header, :class:`Progress` as JSON."""
 
     def __init__(
         self,
@@ -85,7 +86,6 @@ class TrainingState:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """Write tensors as a safetensors file that is whole or absent."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
-    os.replace(partial, path)
+    """Write a safetensors file atomically."""
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)

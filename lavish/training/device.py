@@ -1,4 +1,4 @@
-"""The device a step runs on: choice, determinism, precision, memory."""
+"""The device of a job: choice, determinism, precision, memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from lavish.errors import LavishError
 
 
 def choose(name: str, cpu_threads: int) -> torch.device:
-    """Return the device `cpu` or `cuda`; a CPU is held to `cpu_threads` threads."""
+    """Return the device `cpu` or `cuda`, and limit torch to `cpu_threads` threads on a CPU.
+
+    Raises:
+        LavishError: `cuda` where torch finds no GPU.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise LavishError("--device cuda, but torch finds no GPU here: run with --resources gpu=0 to train on the CPU")
     torch.set_num_threads(cpu_threads)
@@ -19,12 +23,12 @@ def choose(name: str, cpu_threads: int) -> torch.device:
 
 
 def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> None:
-    """Seed torch and, where asked, demand deterministic algorithms."""
+    """Seed torch and, if `deterministic`, demand deterministic algorithms."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Fused attention's backward has no deterministic kernel for every shape on a GPU: there it may only warn. This
-        # is `use_deterministic_algorithms` without its import of torch's compiler (lavish/runtime/fast_start.py says why).
+        # On a GPU it only warns, because the backward pass of fused attention lacks a deterministic kernel for some
+        # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
         torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
 
 
@@ -35,7 +39,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that were in use: of the GPU's memory, or resident on a CPU."""
+    """Return the peak memory in bytes: allocated on the GPU, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

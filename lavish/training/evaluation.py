@@ -1,8 +1,7 @@
-"""Evaluating a trained model on a split: the metric, and every unit's score for the statistics."""
+"""Evaluation of a trained model on a split: the metric, and the score of every unit for the statistics."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from lavish.data.store.batches import SplitReader
+from lavish.io.atomic import replacing, write_json
 from lavish.training.device import autocast
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metric on a split and the units it is the mean of, in the order of the store."""
+    """The metric on a split, and the scores of its units in the order of the store."""
 
     metric: str
     value: float
@@ -30,7 +30,7 @@ class Evaluation:
     columns: dict[str, np.ndarray]
     """`score` and the task's own columns, one entry per unit."""
     measures: dict[str, float]
-    """The task's further numbers of the split; NaN where nothing counts."""
+    """The task's further measures of the split; NaN where no unit counts."""
 
 
 def evaluate(
@@ -44,8 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on every unit of `reader`, `batch_size` clips at a time, each encoded once.
 
-    With `calibrate` the task then chooses on this split what is to be chosen on one (thresholds), and keeps it with
-    its weights: for the split that selection is made on, never for another.
+    With `calibrate` the task then calibrates itself on this split (thresholds) and keeps the result with its weights.
+    Only for the selection split.
     """
     model.eval()
     groups = reader.by_clip(batch_size)
@@ -72,31 +72,31 @@ def evaluate(
 def write_evaluation(result: Evaluation, out: Path, origin: dict[str, Any]) -> None:
     """Write ``predictions.parquet`` (one row per unit) and ``metrics.json`` to the folder `out`.
 
-    `origin` says what the evaluation was made from and with; it becomes the key of that name of metrics.json.
+    `origin` describes the inputs, the code and the machine; it is stored under that key of metrics.json.
     """
     import pyarrow
     import pyarrow.parquet
 
-    out.mkdir(parents=True, exist_ok=True)
     kept = {name: values for name, values in result.columns.items() if not name.startswith("_")}
     columns = {name: _arrow(values) for name, values in {"clip": np.array(result.clips), **kept}.items()}
     table = pyarrow.Table.from_arrays(list(columns.values()), names=list(columns))
-    pyarrow.parquet.write_table(table, out / "predictions.parquet")
+    with replacing(out / "predictions.parquet") as temporary:
+        pyarrow.parquet.write_table(table, temporary)
     metrics = {
         "metric": result.metric,
         "value": result.value,
         "units": len(result.clips),
-        # JSON has no NaN: a measure that nothing counts for is left out.
+        # JSON has no NaN: a measure without any counted unit is omitted.
         "measures": {name: value for name, value in result.measures.items() if not np.isnan(value)},
         "origin": origin,
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "metrics.json", metrics)
 
 
 def _arrow(values: np.ndarray) -> pyarrow.Array:
-    """Return a column of numbers, texts or, for two axes, lists of numbers.
+    """Return a column of numbers, strings or, for two axes, lists of numbers.
 
-    From its memory: Arrow's own conversion first imports pandas, which takes longer than all else that is written.
+    Built from the array's memory: Arrow's own conversion imports pandas, which takes longer than the rest of writing.
     """
     import pyarrow
 

@@ -1,8 +1,7 @@
-"""Examples to look at: what a trained model makes of some clips of a split, as arrays and as overlays on the frames."""
+"""Example predictions: what a trained model predicts for some clips of a split."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 
 from lavish.errors import LavishError
 from lavish.io.atomic import write_bytes
-from lavish.reporting.overlays import overlay
 from lavish.training.device import autocast
 
 if TYPE_CHECKING:
@@ -23,14 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Some clips with what was predicted of them.
+class ExamplePredictions:
+    """Predictions for n clips.
 
     Attributes:
         clips: names (n,).
         frames: uint8 (n, segments, H, W, 3).
         predicted: uint8 (n, segments, H, W), probabilities times 255.
-        truth: uint8 (n, segments, H, W): 1, 0, or 255 where nobody has annotated.
+        truth: uint8 (n, segments, H, W): 1, 0, or 255 where there is no annotation.
     """
 
     clips: np.ndarray
@@ -39,43 +36,29 @@ class Examples:
     truth: np.ndarray
 
     def write(self, out: Path) -> None:
-        """Write an npz file of the arrays by their names; it appears whole or not at all."""
+        """Write the arrays by their names as an npz file."""
         content = io.BytesIO()
         np.savez_compressed(content, **vars(self))
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, content.getvalue())
 
-    def write_overlays(self, folder: Path) -> None:
-        """Write a PNG of each clip: its frames, below them the truth and the prediction laid over them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for clip, frames, predicted, truth in zip(self.clips, self.frames, self.predicted, self.truth, strict=True):
-            lines = [
-                frames,
-                np.stack([overlay(*pair) for pair in zip(frames, truth == 1, strict=True)]),
-                np.stack([overlay(*pair) for pair in zip(frames, predicted / 255, strict=True)]),
-            ]
-            sheet = np.concatenate([np.concatenate(list(line), axis=1) for line in lines])
-            content = io.BytesIO()
-            Image.fromarray(sheet).save(content, "PNG")
-            write_bytes(folder / f"{_file_name(str(clip))}.png", content.getvalue())
 
-
-def choose(clips: int, count: int) -> np.ndarray:
-    """Return the positions of `count` of `clips` clips, evenly spread, the same each time."""
+def evenly_distributed(clips: int, count: int) -> np.ndarray:
+    """Return `count` evenly distributed positions among `clips` clips; deterministic."""
     return np.unique(np.linspace(0, clips - 1, min(count, clips)).round().astype(np.int64))
 
 
-def make_examples(
+def predict(
     model: AudioVisualModel,
     reader: SplitReader,
     clips: np.ndarray,
     batch_size: int,
     device: torch.device,
     precision: str,
-) -> Examples:
+) -> ExamplePredictions:
     """Run `model` on the clips at these positions of a split whose units are its clips.
 
-    Raises LavishError when the task has nothing to look at.
+    Raises:
+        LavishError: the task predicts nothing that can be shown as an image.
     """
     model.eval()
     store = reader.store
@@ -85,23 +68,17 @@ def make_examples(
         for batch in reader.batches(groups, device):
             with autocast(device, precision):
                 output = model(batch)
-            pictures = model.task.pictures(output, batch.targets)
-            if pictures is None:
+            images = model.task.pictures(output, batch.targets)
+            if images is None:
                 raise LavishError(
                     f"task '{type(model.task).__name__}' predicts nothing that can be laid over frames: ask for "
-                    "examples of a segmentation"
+                    "examples of a segmentation task"
                 )
-            predicted.append((255 * pictures["predicted"].float()).round().byte().cpu().numpy())
-            truth.append(pictures["truth"].cpu().numpy())
-    return Examples(
+            predicted.append((255 * images["predicted"].float()).round().byte().cpu().numpy())
+            truth.append(images["truth"].cpu().numpy())
+    return ExamplePredictions(
         np.array([store.clips[clip] for clip in clips]),
         np.asarray(store.frames[clips]),
         np.concatenate(predicted),
         np.concatenate(truth),
     )
-
-
-def _file_name(clip: str) -> str:
-    """Return a name for a file of a clip, whose own name comes from outside and may hold anything."""
-    plain = "".join(character if character.isalnum() or character in "-_#" else "_" for character in clip)[:80]
-    return plain if plain == clip else f"{plain}-{hashlib.sha256(clip.encode()).hexdigest()[:8]}"

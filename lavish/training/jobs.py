@@ -1,22 +1,25 @@
-"""The steps of the workflow as functions: what each `lavish` command does once its arguments are parsed.
+"""The workflow's jobs as functions: pretraining, weights, training, evaluation, example predictions.
 
-Every step reads files and writes files; nothing else passes between steps.
+Every job reads files and writes files; nothing else passes between jobs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import Timeout, UnixFileLock
 
 from lavish.config.hashing import digest
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, RunConfig
 from lavish.errors import LavishError
+from lavish.io.atomic import write_json
 from lavish.provenance import RECIPE_VERSION
 
 if TYPE_CHECKING:
@@ -25,11 +28,12 @@ if TYPE_CHECKING:
 
     from lavish.data.store.batches import SplitReader
     from lavish.learner.model import AudioVisualModel
+    from lavish.training.examples import ExamplePredictions
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """All that a run with one seed reads, and where it is computed."""
+    """The inputs of a run with one seed, and its device."""
 
     config: RunConfig
     seed: int
@@ -58,7 +62,7 @@ def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
 
 
 def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
-    """Fetch weights from the hub, or check those on disk, and put them at `out`."""
+    """Fetch weights from the hub, or check those on disk, and write them to `out`."""
     from lavish.models.weights import fetch, take_file, write_weights
 
     if config.weights.source == "hub":
@@ -88,22 +92,31 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
 def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as lock:
-        if _wait_for(lock, out) and (out / "record.json").exists():
-            return  # whoever held the lock has finished this very training
+    with _locked(out) as had_to_wait:
+        if had_to_wait and (out / "record.json").exists():
+            return  # the process that held the lock has finished this very training
         _train(inputs, out)
-    (out / "lock").unlink()
 
 
-def _wait_for(lock: IO[str], folder: Path) -> bool:
-    """Take a lock; return whether it had to be waited for: a training may outlive the workflow that started it."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder and yield whether another process held the lock: a training may outlive its workflow.
+
+    The lock is released when its process ends, however it ends.
+    """
+    lock = UnixFileLock(folder / "lock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+        had_to_wait = False
+    except Timeout:
         print(f"another process is training in {folder}: waiting for it to end", file=sys.stderr)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return True
-    return False
+        lock.acquire()
+        had_to_wait = True
+    try:
+        yield had_to_wait
+    finally:
+        (folder / "lock").unlink(missing_ok=True)  # while it is held: those that wait notice, and make a new one
+        lock.release()
 
 
 def _train(inputs: RunInputs, out: Path) -> None:
@@ -117,7 +130,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
     seed_everything(seed, device, deterministic=config.training.deterministic)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
-    # Before anything is trained: what is noted is what was read and run, and what cannot be right stops here.
+    # Collected before training, so that the record describes what was read, and invalid inputs fail early.
     features = inputs.audio_features
     origin = _origin(inputs) | {
         "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
@@ -134,9 +147,9 @@ def _train(inputs: RunInputs, out: Path) -> None:
         "selected_on": config.select_on,
         **vars(result),
         **origin,
-        **_end(started),
+        **_finished(started),
     }
-    _write_json(out / "record.json", record)
+    write_json(out / "record.json", record)
     forget_state(out)
 
 
@@ -159,20 +172,17 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
         "audio_features": None if features is None else sha256_of(features / f"{split}.npy"),
     }
     result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
-    write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _end(started))
+    write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
 
 
-def examples(inputs: RunInputs, split: str, run: Path, count: int, overlays: Path | None) -> None:
-    """Write what a trained run predicts of some clips to `run/split/examples.npz`, and as pictures to `overlays`."""
-    from lavish.training.examples import choose, make_examples
+def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> ExamplePredictions:
+    """Return the predictions of a trained run for `count` clips, evenly distributed over a split."""
+    from lavish.training.examples import evenly_distributed, predict
 
     options = inputs.config.training
     model, reader, device = _trained(inputs, split, run / "best.safetensors")
-    chosen = choose(len(reader.store), count)
-    made = make_examples(model, reader, chosen, options.batch_size, device, options.precision)
-    made.write(run / split / "examples.npz")
-    if overlays is not None:
-        made.write_overlays(overlays)
+    chosen = evenly_distributed(len(reader.store), count)
+    return predict(model, reader, chosen, options.batch_size, device, options.precision)
 
 
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
@@ -187,23 +197,6 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     return model.to(device), reader, device
-
-
-def cost(config: RunConfig, out: Path) -> None:
-    """Count parameters and multiply-adds of one clip; needs neither data nor weights."""
-    from lavish.cost.counter import count, count_backbone, example_clips
-    from lavish.learner.uninitialised import uninitialised_model
-    from lavish.models.backbones.build import classifier_sizes
-
-    data = config.data
-    model, encoder = uninitialised_model(config)
-    feature_dim = encoder.feature_dim if encoder else 0
-    extra = None if encoder is None else (encoder, encoder.example_inputs(data.segments, data.segment_seconds))
-    counts = count(model, example_clips(model, data, feature_dim), data.segments, extra)
-    heads = classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)
-    alone = count_backbone(model.encoder.backbone, data.frame_size, *heads)
-    counts["total_params"] += alone["classifier_params"]
-    _write_json(out, {**counts, **alone})
 
 
 def _reader(inputs: RunInputs, split: str) -> SplitReader:
@@ -241,7 +234,7 @@ def _checksums(split: Path) -> dict[str, str]:
 
 
 def _origin(inputs: RunInputs) -> dict[str, Any]:
-    """Return what every record of a job says of the code, the machine and the frozen weights."""
+    """Return the entries of every record on code, machine and frozen weights."""
     from lavish import provenance
 
     return {
@@ -254,7 +247,7 @@ def _origin(inputs: RunInputs) -> dict[str, Any]:
     }
 
 
-def _end(started: float) -> dict[str, Any]:
+def _finished(started: float) -> dict[str, Any]:
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "job_seconds": time.time() - started,
@@ -262,7 +255,7 @@ def _end(started: float) -> dict[str, Any]:
 
 
 def _weights_facts(weights: Path) -> dict[str, Any]:
-    """Return where frozen weights came from, and the sha256 of the file as it is now."""
+    """Return where frozen weights came from, and the measured sha256 of the file."""
     from lavish.io.checksums import sha256_of
     from lavish.models.weights import read_description, read_weights
 
@@ -284,10 +277,3 @@ def _device_name(device: str) -> str:
 
         return torch.cuda.get_device_name()
     return "cpu"
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

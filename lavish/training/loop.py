@@ -1,10 +1,9 @@
-"""Training one run: one seed, the training split, selection on another split, resumable after each epoch."""
+"""The training loop, for every task and method: one run with one seed, resumable after each epoch."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
+from lavish.io.atomic import replacing
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
 from lavish.training.device import autocast, peak_memory
 from lavish.training.evaluation import evaluate
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What the record says of a finished training."""
+    """The result of a finished training, as the record stores it."""
 
     best_epoch: int
     best_value: float
@@ -54,12 +54,20 @@ def train(
 ) -> TrainingResult:
     """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
 
-    After every epoch ``resume.safetensors`` holds all that a later call needs to go on, until :func:`forget_state`; a
-    training that was cut off ends with the same numbers as one that was not. `identity` names configuration and seed:
-    the state of another run is ignored. Random numbers depend on seed and epoch alone.
+    After every epoch ``resume.safetensors`` holds the state that a later call resumes from, with the same result as an
+    uninterrupted training. Random numbers depend only on seed and epoch.
+
+    Args:
+        model: the learner; moved to `device`.
+        training, selection: the split that is trained on, and the one whose metric selects the epoch.
+        options: of the optimisation.
+        seed: of the training.
+        device: to train on.
+        out: folder to write.
+        identity: of configuration and seed; the state of another run is ignored.
 
     Raises:
-        LavishError: when the loss stops being a finite number.
+        LavishError: the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     model.to(device)
@@ -72,7 +80,7 @@ def train(
         [group for group in groups if group["params"]],
         lr=0.0,
         weight_decay=options.weight_decay,
-        fused=True,  # adapters are hundreds of small tensors: one by one they take longer than a block's forward pass
+        fused=True,  # updating hundreds of small tensors one by one takes longer than a block's forward pass
     )
     whole_clips = options.batch_of == "clips"
     rows = len(training.store) if whole_clips else len(training)
@@ -87,8 +95,8 @@ def train(
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, progress.epoch))
         rng = np.random.default_rng([seed, progress.epoch])
-        draw = training.by_clip if whole_clips else training.shuffled
-        batches = training.batches(draw(options.batch_size, rng), device, rng if model.task.negatives else None)
+        sample = training.by_clip if whole_clips else training.shuffled
+        batches = training.batches(sample(options.batch_size, rng), device, rng if model.task.negatives else None)
         loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
         value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})
@@ -103,11 +111,10 @@ def train(
         )
         bar.update()
     bar.close()
-    # Only now, because Snakemake deletes the declared outputs of a job that was cut off. Copied, because the job may be
-    # cut off before it is finished with them.
-    partial = out / "best.safetensors.partial"
-    shutil.copyfile(out / "best_so_far.safetensors", partial)
-    os.replace(partial, out / "best.safetensors")
+    # Declared outputs are written last, because Snakemake deletes those of an interrupted job. The best epoch is copied,
+    # because the job may still be interrupted before its record is written.
+    with replacing(out / "best.safetensors") as temporary:
+        shutil.copyfile(out / "best_so_far.safetensors", temporary)
     _write_history(out / "history.csv", progress.history)
     return TrainingResult(
         best_epoch=progress.best_epoch,
@@ -141,7 +148,7 @@ def _epoch(
         for batch in group:
             with autocast(device, options.precision):
                 output = model(batch)
-            # Weighted by units: where the loss is their mean, the gradient is that of the whole group as one batch.
+            # Weighted by units, so that the gradient of a mean loss is that of the whole group as one batch.
             loss = model.loss(output, batch) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())
@@ -176,7 +183,7 @@ def _mix(seed: int, epoch: int) -> int:
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

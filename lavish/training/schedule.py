@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def schedule(options: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
-    """Return the factor on both learning rates as a function of the optimizer step: nothing to resume."""
+    """Return the factor on both learning rates as a function of the optimizer step; it has no state to resume."""
     total = max(1, steps_per_epoch * epochs)
     warmup = round(options.warmup * total)
 

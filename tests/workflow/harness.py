@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-# Stands in for the command `lavish`: makes the files that each step leaves, and nothing in them.
+# Replaces the command `lavish`: makes the output files of each job, with no content.
 STUB = """\
 #!/usr/bin/env bash
 set -eu
@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
   case $1 in --out) out=$2 ;; --run) run=$2 ;; --socket) socket=$2 ;; --split) split=$2 ;; esac
   shift
 done
-[ "$command" = standby ] || echo "$command ${LAVISH_STANDBY:-none}" >> steps.txt
+[ "$command" = fork-server ] || echo "$command ${LAVISH_FORK_SERVER:-none}" >> jobs.txt
 leave() { for file in "$@"; do mkdir -p "$(dirname "$file")"; echo "$command" > "$file"; done; }
 case $command in
   compose) mkdir -p "$out" ;;
@@ -35,7 +35,7 @@ case $command in
   examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;
-  standby) echo "$socket" >> standby.txt; echo ready; cat > /dev/null; echo ended >> standby.txt ;;
+  fork-server) echo "$socket" >> server.txt; echo ready; cat > /dev/null; echo ended >> server.txt ;;
   *) leave "$out" ;;
 esac
 """

@@ -1,9 +1,9 @@
-# What the rules share: the experiments that the configuration describes, and how a job is told about its part of them.
-import fcntl
+# Shared by the rules: the experiments that the configuration describes, and the inputs and parameters of each job.
 import os
 import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
@@ -26,9 +26,9 @@ wildcard_constraints:
 
 
 def or_stop(function, *arguments):
-    """Call a function of the library; end with its message alone where it says that the configuration is wrong.
+    """Call a function of the library; if it raises a LavishError, print its message and exit.
 
-    An exception that passes through here would reach the user wrapped in the places of the workflow it passed.
+    Snakemake would print any exception together with the locations in the workflow that it passed through.
     """
     try:
         return function(*arguments)
@@ -37,28 +37,28 @@ def or_stop(function, *arguments):
         sys.exit(1)
 
 
-# Snakemake has merged the files into `config` key by key. That is too simple where a file names another kind of
-# something (assets from a folder instead of procedural ones): `load` then drops what described the former kind.
+# Snakemake merges the files into `config` key by key. That is wrong where a file selects another kind of something, such
+# as assets from a folder instead of procedural ones: `load` then drops the keys of the former kind.
 config_files = [
     Path("config/config.yaml"),
     *(Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles),
 ]
 experiments = or_stop(load, config_files, workflow.config_settings.config)
 
-# Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. Last on the path, because
-# the environment that `--sdm conda` activates for a job shall win.
+# Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. It comes last on the path,
+# so that an environment activated by `--sdm conda` takes precedence.
 os.environ.update(PATH=os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)]))
 
-# More jobs than processors only slow each other down, so `--cores 8` on a machine with two means two.
+# More jobs than processors slow each other down, so `--cores 8` on a machine with two processors means two.
 processors = available_cpu_count()
 if (workflow.global_resources["_cores"].value or 0) > processors:
     logger.info(f"This machine has {processors} processors: not more than {processors} cores will be used.")
     workflow.register_resource("_cores", processors)
 
-# Half of the processors, so that pretraining can go on beside data that is being composed or prepared.
+# Half of the processors, so that pretraining can run beside composing and preparing.
 workers = min(8, max(1, processors // 2))
 
-# Whether there are GPUs is for the profile or the command line (--resources gpu=1) to say.
+# The profile or the command line (--resources gpu=1) says whether there are GPUs.
 gpus = workflow.global_resources.get("gpu")
 gpu, device = (1, "cuda") if gpus is not None and gpus.value else (0, "cpu")
 
@@ -66,25 +66,24 @@ gpu, device = (1, "cuda") if gpus is not None and gpus.value else (0, "cpu")
 def take_lock():
     """Refuse to run beside another Snakemake in the same folder.
 
-    In place of Snakemake's own lock (`nolock` in the profiles), which outlives a killed run and then refuses the next
-    one until somebody unlocks. The kernel releases this one, whatever ends the process.
+    Snakemake's own lock (switched off by `nolock` in the profiles) outlives a killed run and then refuses the next one
+    until it is unlocked by hand. The kernel releases this lock when the process ends, even if it was killed.
     """
-    global lock  # open as long as this process lives
-    lock = open(".snakemake/lavish.lock", "w")
+    global lock  # held as long as this process lives
+    lock = FileLock(".snakemake/lavish.lock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise WorkflowError("Another Snakemake is at work in this folder: wait until it has ended.") from None
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise WorkflowError("Another Snakemake is running in this folder: wait until it has ended.") from None
 
 
-def keep_standby():
-    """Start the process that steps are forked from, because importing takes a small step longer than what it does.
-
-    Jobs on other machines start by themselves. It ends with this process, as the lock does.
+def start_fork_server():
+    """Start the process that jobs are forked from, unless `fork_server: false`: small jobs take longer to import
+    their libraries than to run. It ends with this process. Jobs on other machines start their own interpreter.
     """
-    global standby  # its standard input is open as long as this process lives
-    if workflow.local_exec:
-        standby = fork_client.start()
+    global fork_server  # its standard input is open as long as this process lives
+    if workflow.local_exec and experiments.fork_server:
+        fork_server = fork_client.start()
 
 
 def run_of(wildcards):
@@ -124,7 +123,7 @@ def composition(wildcards):
 
 
 def composed_folder_is_done(wildcards):
-    """The mark that a composed folder is whole; a data set on disk needs none: its checksum is in the store's name."""
+    """The file that marks a composed folder as complete. A data set on disk has none: its checksum is in the store's name."""
     data = data_of(wildcards)
     return [f"results/data/composed/{data.composed}.done"] if data.composed else []
 
@@ -161,13 +160,13 @@ def run_config(wildcards):
 
 
 def training_stores(wildcards):
-    """The splits a training may read. The test split is one of them only where the run says `select_on: test`."""
+    """The splits that a training may read; the test split only if the run says `select_on: test`."""
     run = run_of(wildcards)
     return [store_file(run.data, split) for split in run.training_splits]
 
 
 def evaluation_stores(wildcards):
-    """The split itself, and the training split's statistics, with which every split is normalised."""
+    """The split itself, and the training split for its statistics, which normalise every split."""
     data = run_of(wildcards).data
     return [store_file(data, split) for split in dict.fromkeys([wildcards.split, "train"])]
 
@@ -181,7 +180,7 @@ def backbone_weights(wildcards):
 
 
 def audio_features(run, splits):
-    """Features of the extra audio encoder; nothing for a run without one."""
+    """Features of the separate audio encoder, if the run has one."""
     if run.audio_encoder is None:
         return []
     return [f"results/data/audio_features/{run.data.name}/{run.audio_encoder.name}/{split}.npy" for split in splits]
@@ -197,12 +196,12 @@ def evaluated_audio_features(wildcards):
 
 
 def audio_features_arguments(wildcards, input):
-    """The option that names the folder of audio features, where there are any."""
+    """The option with the folder of audio features, if there are any."""
     return ["--audio-features", os.path.dirname(input.audio_features[0])] if input.audio_features else []
 
 
 def training_threads(wildcards):
-    # On a CPU the numbers depend on the number of threads, so that it is part of a run's configuration.
+    # On a CPU the results depend on the number of threads, so it is part of a run's configuration.
     return run_of(wildcards).config.training.cpu_threads
 
 
@@ -210,7 +209,7 @@ def training_threads(wildcards):
 
 
 def records(table):
-    """Everything a table or figure is made from: small files, so that it can be made again without weights or data."""
+    """The small files that a table or figure is made from, so that it can be remade without weights or data."""
     costs = {"costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs])}
     if not table.needs_results:
         return costs
@@ -235,7 +234,7 @@ def table_records(wildcards):
 
 
 def examples(figure):
-    """Pictures of what each run predicts: of one seed, because they are to be looked at and not averaged."""
+    """Example predictions of each run, with the first seed only, because they are looked at and not averaged."""
     return {
         "examples": collect(
             "results/runs/{run}/seed{seed}/test/examples.npz",

@@ -1,10 +1,10 @@
-# REQUIRED INPUTS: none, or a data set in its official layout, or a folder of pictures and sounds (config: data)
+# REQUIRED INPUTS: none, or a data set in its official layout, or a folder of images and recordings (config: data)
 # OUTPUTS: results/data/composed/<name>-<hash>/            a composed data set in its official layout
 #          results/data/prepared/<name>-<hash>/<split>/    the store that training and evaluation read
-#          results/data/audio_features/<data>/<weights>/   features of an extra audio encoder
+#          results/data/audio_features/<data>/<weights>/   features of a separate audio encoder
 
 
-# Only a mark is declared: Snakemake would delete a declared folder when the job is cut off, and all clips with it.
+# Only a marker file is declared: Snakemake would delete a declared folder of an interrupted job, with all its clips.
 rule compose:
     output:
         done=touch("results/data/composed/{composed}.done"),
@@ -26,8 +26,8 @@ rule compose:
         "( set -x; lavish compose --config {params.config:q} --out {params.out:q} --jobs {threads} ) &> {log:q}"
 
 
-# One job a split, so that no job that trains waits for the test split or could read it. The arrays beside store.json
-# are undeclared for the same reason as above: what an interrupted job has prepared is kept.
+# One job per split, so that no training waits for the test split or could read it. The arrays beside store.json are
+# undeclared for the same reason as above: an interrupted job keeps what it has prepared.
 rule prepare:
     input:
         composed_folder_is_done,
@@ -72,7 +72,7 @@ rule encode_audio:
         config=weights_config,
         data=subpath(input.store, parent=True),
     message:
-        "Encoding the sound of split {wildcards.split} of {wildcards.data} with {wildcards.weights}"
+        "Encoding the audio of split {wildcards.split} of {wildcards.data} with {wildcards.weights}"
     shell:
         "( set -x; lavish encode-audio --config {params.config:q} --weights {input.weights:q} --data {params.data:q}"
         " --out {output.features:q} ) &> {log:q}"

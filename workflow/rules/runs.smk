@@ -4,8 +4,8 @@
 #          results/runs/<task>-<variant>-<hash>/cost.json
 
 
-# The state that an interrupted training resumes from lies beside the outputs, undeclared: Snakemake deletes declared
-# outputs of a job that was cut off.
+# The state that an interrupted training resumes from is written beside the outputs, undeclared: Snakemake deletes the
+# declared outputs of an interrupted job.
 rule train:
     input:
         stores=training_stores,
@@ -84,7 +84,7 @@ rule evaluate:
         " --device {resources.device} ) &> {log:q}"
 
 
-# For figures that show predictions: a few clips, the same ones for every run on the same data.
+# For figures that show predictions: a few clips, the same ones for all runs on the same data.
 rule examples:
     input:
         stores=evaluation_stores,
@@ -117,7 +117,7 @@ rule examples:
         " --device {resources.device} ) &> {log:q}"
 
 
-# Needs neither data nor weights, and nothing but tables needs it: it fills the time in which others wait.
+# Needs neither data nor weights, and only tables need it: it has the lowest priority and runs while others wait.
 rule cost:
     output:
         cost=report(

@@ -1,5 +1,5 @@
 # REQUIRED INPUTS: none, or a file of weights or the model hub (config: backbone.weights, audio_encoder.weights)
-# OUTPUTS: results/weights/pretrained/<model>-<hash>.safetensors    trained here, with a .json that says how
+# OUTPUTS: results/weights/pretrained/<model>-<hash>.safetensors    trained in the workflow, with a .json of the recipe
 #          results/weights/pinned/<model>-<hash>.safetensors        checked against their sha256, with a .json
 
 

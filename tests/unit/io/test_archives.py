@@ -99,8 +99,8 @@ def test_zip_archives_with_folders_are_unpacked_and_unpacked_once(place: Path) -
     "name", ["../precious.txt", "a/../../precious.txt", "/tmp/lavish-escaped.txt", "..\\precious.txt", ".unpacked.json"]
 )
 def test_names_that_leave_the_folder_are_refused(place: Path, name: str) -> None:
-    refused(zipped(place / "a.zip", {**FILES, name: b"evil"}), place / "out", "does not name a place below the folder")
-    refused(tarred(place / "a.tar", files={**FILES, name: b"evil"}), place / "out", "does not name a place below")
+    refused(zipped(place / "a.zip", {**FILES, name: b"evil"}), place / "out", "is not a path below the folder")
+    refused(tarred(place / "a.tar", files={**FILES, name: b"evil"}), place / "out", "is not a path below")
     assert not Path("/tmp/lavish-escaped.txt").exists()
 
 

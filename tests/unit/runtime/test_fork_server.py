@@ -1,4 +1,4 @@
-"""Steps that a standby runs: the same as others, each a process of its own, and none outlives who asked for it."""
+"""Commands on the fork server: same results, a process each, and none outlives its client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,11 @@ import pytest
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError
-from lavish.runtime import fork_client as standby
-from lavish.runtime import fork_server as standby_process
+from lavish.runtime import fork_client, fork_server
 from lavish.training.jobs import provide_weights
 from tests.stores import run_values, write_store
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a standby is for Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server needs Linux")
 
 COMMAND = """#!{python}
 if __name__ == "__main__":
@@ -41,19 +40,19 @@ CONFIG = json.dumps(run_values())
 
 
 class Server:
-    """A standby, with the environment of the steps that it runs."""
+    """A fork server, with the environment of its clients."""
 
     def __init__(self) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(standby.VARIABLE, "")
-            process = standby.start()
+            patch.setenv(fork_client.VARIABLE, "")
+            process = fork_client.start()
             self.environ = dict(os.environ)
         assert process is not None
-        self.process, self.pid, self.path = process, process.pid, Path(self.environ[standby.VARIABLE])
+        self.process, self.pid, self.path = process, process.pid, Path(self.environ[fork_client.VARIABLE])
         assert self.path.is_socket()
 
     def call(self, *arguments: object, folder: Path | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Call a step that only a standby runs."""
+        """Call a command that may only run on the fork server."""
         return subprocess.run(
             [sys.executable, "-c", HAND_OVER, *map(str, arguments)],
             cwd=folder,
@@ -65,14 +64,14 @@ class Server:
         )
 
     def alone(self, *arguments: object) -> None:
-        """Call a step that runs by itself."""
-        environ = {**self.environ, standby.VARIABLE: ""}
-        # By a shell, because a process's peak memory is at least that of the one it was forked from.
+        """Call a command that runs in its own process."""
+        environ = {**self.environ, fork_client.VARIABLE: ""}
+        # Through a shell, because a process's peak memory is at least that of its parent when it was forked.
         command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "lavish", *map(str, arguments)]
         subprocess.run(command, env=environ, check=True)
 
     def forks(self) -> int:
-        """Return the page faults of children that have ended."""
+        """Return the page faults of the children that have ended."""
         return int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[8])
 
     def stop(self) -> None:
@@ -83,14 +82,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The command `lavish` on the path, and one thread for each library, as jobs have it."""
+    """The command `lavish` on the path, and one thread per library, as for jobs."""
     command = tmp_path_factory.mktemp("bin") / "lavish"
     command.write_text(COMMAND.format(python=sys.executable))
     command.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-        for which in standby.THREADS:
+        for which in fork_client.THREADS:
             patch.setenv(f"{which}_THREADS", "1")
         yield
 
@@ -102,7 +101,7 @@ def server(environment: None) -> Iterator[Server]:
     server.stop()
 
 
-def test_a_step_writes_and_prints_what_it_does_by_itself(server, tmp_path):
+def test_a_forked_command_writes_and_prints_the_same(server, tmp_path):
     done = server.call("cost", "--config", CONFIG, "--out", "one.json", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     server.alone("cost", "--config", CONFIG, "--out", tmp_path / "two.json")
@@ -118,21 +117,21 @@ def test_a_step_writes_and_prints_what_it_does_by_itself(server, tmp_path):
     ],
     ids=["message", "traceback", "usage"],
 )
-def test_errors_reach_the_caller(server, arguments, status, said):
+def test_errors_reach_the_client(server, arguments, status, said):
     done = server.call(*arguments)
     assert done.returncode == status
     assert said in done.stderr
 
 
-def test_the_command_hands_steps_over(server, tmp_path):
+def test_the_lavish_command_uses_the_fork_server(server, tmp_path):
     before = server.forks()
     step = ["lavish", "cost", "--config", CONFIG, "--out", str(tmp_path / "cost.json")]
     subprocess.run(step, env=server.environ, check=True)
     assert server.forks() > before
 
 
-def test_the_environment_is_the_callers(server):
-    """Spoken without the client, which would not hand over what differs."""
+def test_the_environment_is_that_of_the_client(server):
+    """Uses the protocol directly, because the client refuses an environment that differs."""
     request = {"argv": ["lavish", "cost", "--help"], "cwd": "/", "environ": {**server.environ, "COLUMNS": "44"}}
     reading, writing = os.pipe()
     with socket.socket(socket.AF_UNIX) as connection, Path(os.devnull).open() as nothing:
@@ -151,35 +150,42 @@ def test_the_environment_is_the_callers(server):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["show", "absent"], ["train", "--device", "cuda"], ["train", "--device=cuda"], ["standby", "--socket", "x"], []],
+    [
+        ["show", "absent"],
+        ["train", "--device", "cuda"],
+        ["train", "--device=cuda"],
+        ["fork-server", "--socket", "x"],
+        [],
+    ],
 )
-def test_other_commands_run_by_themselves(server, arguments):
+def test_other_commands_run_in_their_own_process(server, arguments):
     assert server.call(*arguments).returncode == 77
 
 
 @pytest.mark.parametrize("path", ["absent", "file", ""])
-def test_without_a_standby_a_step_runs_by_itself(server, tmp_path, path):
+def test_without_a_fork_server_a_command_runs_in_its_own_process(server, tmp_path, path):
     (tmp_path / "file").write_text("")
-    changes = {standby.VARIABLE: str(tmp_path / path) if path else ""}
+    changes = {fork_client.VARIABLE: str(tmp_path / path) if path else ""}
     done = server.call("cost", "--config", "{}", "--out", "cost.json", **changes)
     assert (done.returncode, done.stderr) == (77, "")
 
 
-def test_a_step_in_another_environment_runs_by_itself_and_says_why(server):
+def test_a_different_environment_is_reported_and_not_forked(server):
     done = server.call(
         "cost", "--config", "{}", "--out", "cost.json", OMP_NUM_THREADS="4", MORE="1", TMPDIR="/tmp/other"
     )
     assert done.returncode == 77
-    assert done.stderr == "lavish cost: not run by the standby, which has other $MORE, $OMP_NUM_THREADS\n"
+    assert done.stderr == "lavish cost: not run by the fork server, which differs in $MORE, $OMP_NUM_THREADS\n"
 
 
-def test_an_edited_package_is_another(monkeypatch, tmp_path):
-    for name in ("standby.py", "other.py"):
+def test_an_edited_package_changes_the_identity(monkeypatch, tmp_path):
+    (tmp_path / "runtime").mkdir()
+    for name in ("runtime/fork_client.py", "other.py"):
         (tmp_path / name).write_text("")
-    monkeypatch.setattr(standby, "__file__", str(tmp_path / "standby.py"))
-    before = standby.identity()
+    monkeypatch.setattr(fork_client, "__file__", str(tmp_path / "runtime/fork_client.py"))
+    before = fork_client.identity()
     os.utime(tmp_path / "other.py", (2e9, 2e9))
-    assert {key for key, value in standby.identity().items() if before[key] != value} == {"package"}
+    assert {key for key, value in fork_client.identity().items() if before[key] != value} == {"package"}
 
 
 # --- life and death ---
@@ -188,22 +194,26 @@ def test_an_edited_package_is_another(monkeypatch, tmp_path):
 class Waiting:
     """A training that waits for another one, which holds the lock of its folder."""
 
-    def __init__(self, server: Server, out: Path) -> None:
+    def __init__(self, server: Server, out: Path, command: Sequence[str] = ("-c", HAND_OVER)) -> None:
         out.mkdir()
         self.lock = (out / "lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         others = children(server.pid)
         files = ["--data", "absent", "--weights", "absent", "--out", str(out)]
         self.client = subprocess.Popen(
-            [sys.executable, "-c", HAND_OVER, "train", "--config", CONFIG, "--seed", "0", *files],
+            [sys.executable, *command, "train", "--config", CONFIG, "--seed", "0", *files],
             env=server.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.client.stderr is not None
-        assert "another process is training in" in self.client.stderr.readline()
+        assert "another process is training in" in self.said()
         [self.pid] = children(server.pid) - others
+
+    def said(self) -> str:
+        """Return the next line on stderr."""
+        assert self.client.stderr is not None
+        return self.client.stderr.readline()
 
     def end(self) -> tuple[int, str]:
         """Wait for the client; return its status and what it has said since."""
@@ -233,33 +243,32 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_caller_takes_its_step_along(server, tmp_path, number):
+def test_a_killed_client_ends_its_command(server, tmp_path, number):
     waiting = Waiting(server, tmp_path / "run")
     waiting.client.send_signal(number)
     assert waiting.end()[0] == -number
-    assert server.call("cost", "--config", "{}", "--out", "cost.json").returncode == 1  # the standby goes on
+    assert server.call("cost", "--config", "{}", "--out", "cost.json").returncode == 1  # the server goes on
 
 
-def test_an_interrupted_caller_takes_its_step_along(server, tmp_path):
+def test_an_interrupted_client_ends_its_command(server, tmp_path):
     waiting = Waiting(server, tmp_path / "run")
     waiting.client.send_signal(signal.SIGINT)
-    assert waiting.end() == (130, "lavish train: interrupted; call it again to go on\n")
+    assert waiting.end() == (130, "lavish train: interrupted; call it again to resume\n")
 
 
-def test_a_killed_step_is_reported(server, tmp_path):
+def test_a_killed_command_is_reported_and_not_repeated(server, tmp_path):
     waiting = Waiting(server, tmp_path / "run")
     os.kill(waiting.pid, signal.SIGKILL)
     assert waiting.end() == (137, "lavish train: killed by SIGKILL (out of memory?)\n")
 
 
-def test_steps_share_neither_files_nor_session_and_the_standby_has_no_threads(server, tmp_path):
+def test_commands_share_neither_files_nor_session_and_the_server_has_one_thread(server, tmp_path):
     waiting = [Waiting(server, tmp_path / name) for name in ("one", "two")]
     for step in waiting:
         files = [str(file.readlink()) for file in Path(f"/proc/{step.pid}/fd").iterdir()]
-        # Standard files and lock, the connection, and a pipe that tells the end of the standby.
+        # Standard files and lock, the connection, and a pipe that tells the end of the fork_client.
         assert sum(name.startswith("socket:") for name in files) == 1
-        assert sum(name.endswith("/lock") for name in files) == 1
-        assert len(files) == 6
+        assert len(files) == 5
         assert os.getsid(step.pid) == step.pid
     assert f"{tmp_path}" not in " ".join(str(file.readlink()) for file in Path(f"/proc/{server.pid}/fd").iterdir())
     assert "\nThreads:\t1\n" in Path(f"/proc/{server.pid}/status").read_text()
@@ -268,20 +277,26 @@ def test_steps_share_neither_files_nor_session_and_the_standby_has_no_threads(se
         step.end()
 
 
-def test_steps_end_with_a_killed_standby(environment, tmp_path):
+def test_a_command_is_repeated_after_the_server_was_killed(environment, tmp_path):
+    """Once, by the client: here that process fails, because there is no data."""
     server = Server()
-    waiting = Waiting(server, tmp_path / "run")
+    waiting = Waiting(server, tmp_path / "run", command=["-m", "lavish"])
     server.process.kill()
+    assert waiting.said() == "lavish train: failed because the fork server ended; running it again without it\n"
+    wait_for(lambda: not Path(f"/proc/{waiting.pid}").exists())
+    assert "another process is training in" in waiting.said()
+    waiting.lock.close()
     status, said = waiting.end()
-    assert (status, said) == (1, "lavish train: the standby process that ran it has ended; call it again to go on\n")
+    assert status == 1 and "absent" in said and "Traceback" not in said
     assert server.call("cost", "--config", "{}", "--out", "cost.json").returncode == 77
     server.stop()
     server.path.unlink()
     server.path.parent.rmdir()
 
 
-def test_a_standby_ends_with_the_process_that_started_it(environment):
-    code = "import os, lavish.runtime.fork_client as s; p = s.start(); print(p.pid, os.environ[s.VARIABLE], flush=True); input()"
+def test_the_server_ends_with_the_process_that_started_it(environment):
+    code = "import os; from lavish.runtime import fork_client; process = fork_client.start(); "
+    code += "print(process.pid, os.environ[fork_client.VARIABLE], flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pid, path = process.stdout.readline().split()
@@ -291,18 +306,20 @@ def test_a_standby_ends_with_the_process_that_started_it(environment):
     wait_for(lambda: not Path(f"/proc/{pid}").exists() and not Path(path).parent.exists())
 
 
-def test_a_socket_needs_a_folder_of_its_own_and_a_short_path(tmp_path):
-    with pytest.raises(LavishError, match=r"--socket .*/standby: File exists; name a file in a folder that is not"):
-        standby_process.serve(tmp_path / "standby")
+def test_a_socket_needs_a_new_folder_and_a_short_path(tmp_path):
+    with pytest.raises(
+        LavishError, match=r"--socket .*/socket: File exists; name a file in a folder that does not exist"
+    ):
+        fork_server.serve(tmp_path / "socket", lambda: 0, [])
     with pytest.raises(LavishError, match="AF_UNIX path too long"):
-        standby_process.serve(tmp_path / ("x" * 100) / "standby")
+        fork_server.serve(tmp_path / ("x" * 100) / "socket", lambda: 0, [])
     assert not list(tmp_path.iterdir())
 
 
 # --- numbers ---
 
 
-def test_a_training_gives_the_same_numbers(server, tmp_path):
+def test_a_forked_training_gives_the_same_numbers(server, tmp_path):
     for seed, split in enumerate(("train", "val")):
         write_store(tmp_path / "data" / split, seed=seed)
     weights = tmp_path / "vit.safetensors"
@@ -320,5 +337,5 @@ def test_a_training_gives_the_same_numbers(server, tmp_path):
     memory = [
         json.loads((tmp_path / run / "record.json").read_text())["peak_memory_bytes"] for run in ("forked", "alone")
     ]
-    # Its own: without the pages of libraries that only the standby has touched, some 200 MB.
+    # Its own: without the pages of libraries that only the server has touched, some 200 MB.
     assert 0.5 < memory[0] / memory[1] < 1.1

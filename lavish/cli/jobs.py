@@ -1,0 +1,180 @@
+"""The commands that the workflow's rules call, one per job."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, read_config, read_values
+from lavish.config.schema import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
+from lavish.errors import LavishError
+from lavish.planning.tables.schema import EXAMPLE_CLIPS
+
+if TYPE_CHECKING:
+    from lavish.training.jobs import RunInputs
+
+# What the fork server imports, in this order. Neither pyarrow nor pandas: they start threads, which no fork inherits.
+PRELOAD = (
+    "lavish.training.jobs", "torch", "timm", "fvcore.nn", "lavish.training.loop", "lavish.training.evaluation",
+    "lavish.training.examples", "lavish.cost.counter", "lavish.models.weights", "lavish.provenance",
+    "lavish.training.audio_features", "lavish.training.pretraining.audio_encoder",
+    "lavish.training.pretraining.backbone",
+)  # fmt: skip
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the commands to the parser of `lavish`."""
+    _add_data(commands)
+    _add_runs(commands)
+    _add_tables(commands)
+
+
+def _add_data(commands: Subparsers) -> None:
+    compose = add_command(commands, "compose", _compose, "compose clips in a data set's official layout", config=True)
+    compose.add_argument("--out", type=Path, required=True, help="folder to write")
+    compose.add_argument("--jobs", type=int, default=1, help="processes")
+
+    prepare = add_command(commands, "prepare", _prepare, "decode one split into the prepared store", config=True)
+    prepare.add_argument("--root", type=Path, required=True, help="folder in the official layout")
+    prepare.add_argument("--split", choices=SPLITS, required=True)
+    prepare.add_argument("--out", type=Path, required=True, help="folder to write")
+    prepare.add_argument("--jobs", type=int, default=1, help="processes")
+
+    pretrain = add_command(
+        commands, "pretrain", _pretrain, "train a small frozen backbone or audio encoder", config=True
+    )
+    pretrain.add_argument("--kind", choices=tuple(WEIGHT_KINDS), required=True)
+    pretrain.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+
+    summary = "compute a separate audio encoder's features of one split"
+    encode = add_command(commands, "encode-audio", _encode_audio, summary, config=True)
+    encode.add_argument("--weights", type=Path, required=True)
+    encode.add_argument("--data", type=Path, required=True, help="prepared split")
+    encode.add_argument("--out", type=Path, required=True, help="npy file to write")
+
+
+def _add_runs(commands: Subparsers) -> None:
+    train = add_command(commands, "train", _train, "train one run with one seed", config=True)
+    evaluate = add_command(commands, "evaluate", _evaluate, "evaluate a trained run on a split", config=True)
+    summary = "write a trained run's predictions for some clips, to be looked at"
+    examples = add_command(commands, "examples", _examples, summary, config=True)
+    for parser in (train, evaluate, examples):
+        parser.add_argument("--seed", type=int, required=True)
+        parser.add_argument("--data", type=Path, required=True, help="prepared store")
+        parser.add_argument("--weights", type=Path, required=True, help="frozen backbone (safetensors)")
+        parser.add_argument("--audio-features", type=Path, help="folder of the separate audio encoder's features")
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    train.add_argument("--out", type=Path, required=True, help="folder to write")
+    for parser in (evaluate, examples):
+        parser.add_argument("--split", choices=SPLITS, required=True)
+        parser.add_argument("--run", type=Path, required=True, help="folder that `lavish train` wrote")
+    examples.add_argument(
+        "--count",
+        type=int,
+        default=EXAMPLE_CLIPS,
+        help=f"clips, evenly distributed over the split (default: {EXAMPLE_CLIPS})",
+    )
+    examples.add_argument("--overlays", type=Path, help="also write a PNG of each clip to this folder")
+
+    cost = add_command(commands, "cost", _cost, "count parameters and multiply-adds of a run", config=True)
+    cost.add_argument("--out", type=Path, required=True, help="JSON file to write")
+
+
+def _add_tables(commands: Subparsers) -> None:
+    match = add_command(commands, "match", _match, "find sizes that match the trainable parameters of another method")
+    match.add_argument("--requests", required=True, help="JSON text or file: for each name `config` and `target`")
+    match.add_argument("--out", type=Path, required=True, help="JSON file to write")
+
+    table = add_command(commands, "table", _table, "write a table as Markdown, CSV and LaTeX")
+    table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
+    table.add_argument("--out", type=Path, required=True, help="path to write, without suffix")
+
+    figure = add_command(commands, "figure", _figure, "draw a figure of a table")
+    figure.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
+    figure.add_argument("--figure", required=True, help="name of the figure in the table's file")
+    figure.add_argument("--out", type=Path, required=True, help="SVG, PDF or PNG file to write")
+
+
+def _compose(options: argparse.Namespace) -> None:
+    from lavish.data.synthetic.composer import compose
+
+    compose(read_config(options.config, CompositionConfig), options.out, options.jobs)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from lavish.data.store.preparation import prepare
+
+    prepare(read_config(options.config, DataConfig), options.root, options.split, options.out, options.jobs)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import pretrain
+
+    pretrain(read_config(options.config, WEIGHT_KINDS[options.kind]), options.out)
+
+
+def _encode_audio(options: argparse.Namespace) -> None:
+    from lavish.models.audio_encoders.build import build
+    from lavish.training.audio_features import encode_split
+
+    config = read_config(options.config, AudioEncoderConfig)
+    encode_split(build(config.kind, config.spec, options.weights), options.data, options.out)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import train
+
+    train(_run_inputs(options), options.out)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import evaluate
+
+    evaluate(_run_inputs(options), options.split, options.run)
+
+
+def _examples(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import predict_examples
+
+    if options.count < 1:
+        raise LavishError(f"--count {options.count}: give at least 1")
+    predicted = predict_examples(_run_inputs(options), options.split, options.run, options.count)
+    predicted.write(options.run / options.split / "examples.npz")
+    if options.overlays is not None:
+        from lavish.reporting.overlays import write_overlays
+
+        write_overlays(predicted.clips, predicted.frames, predicted.truth, predicted.predicted, options.overlays)
+
+
+def _run_inputs(options: argparse.Namespace) -> RunInputs:
+    from lavish.training.jobs import RunInputs
+
+    config = read_config(options.config, RunConfig)
+    return RunInputs(config, options.seed, options.data, options.weights, options.audio_features, options.device)
+
+
+def _cost(options: argparse.Namespace) -> None:
+    from lavish.cost.job import count_run
+    from lavish.io.atomic import write_json
+
+    write_json(options.out, count_run(read_config(options.config, RunConfig)))
+
+
+def _match(options: argparse.Namespace) -> None:
+    from lavish.cost.size_search import read_requests, search
+    from lavish.io.atomic import write_json
+
+    write_json(options.out, search(read_requests(read_values(options.requests, "--requests"))))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from lavish.reporting.tables import write_table
+
+    write_table(read_values(options.table, "--table"), options.out)
+
+
+def _figure(options: argparse.Namespace) -> None:
+    from lavish.reporting.figures import write_figure
+
+    write_figure(read_values(options.table, "--table"), options.figure, options.out)
