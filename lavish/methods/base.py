@@ -1,56 +1,45 @@
-"""What every method is: trainable parts that act at named points of the walk through a frozen backbone.
+"""What a method is: trainable parts that act at hooks of the forward pass through a frozen backbone.
 
-A method is one file of this package with one class. Most methods are small modules beside or after a sublayer: those
-derive from :class:`Adapter` and see one place of one stream at a time. All others derive from :class:`Method` and take
-the points of the walk they need:
+A method is one file of this package with one class. Most methods are small modules beside or after a sublayer: they
+derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the hooks
+that they need:
 
-    tokens  = embed(patches)                               tokens may be added
+    tokens = after_embedding(tokens)                            may add tokens
     for each block:
-        tokens = before(tokens)                            tokens may be added; the clip's segments may be mixed
-        for attention, then for the feed-forward layer:
-            operate(layer, input) for each frozen layer    what acts on weights
-            tokens += branch + beside(tokens, branch)      what acts beside or after a sublayer
-        tokens = after(tokens)
-    features = finish(features)                            what acts on the backbone's output
+        tokens = before_block(tokens)                           may add tokens, or mix the segments of a clip
+        for the attention sublayer, then the feed-forward one:
+            apply_layer(layer, input) for each frozen layer     changes what frozen layers compute
+            tokens += branch + residual_update(tokens, branch)  adds to the residual stream
+        tokens = after_block(tokens)
+    features = transform_features(features)                     changes what the head receives
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from lavish.models.backbones.base import Backbone, Operation
-from lavish.models.interfaces import Position, Stream, Streams
-
-if TYPE_CHECKING:
-    from lavish.models.interfaces import StreamFeatures
-
-
-@dataclass(frozen=True)
-class MethodContext:
-    """Where a method acts."""
-
-    streams: tuple[Stream, ...]
-    """The streams there are."""
-    readers: frozenset[Stream]
-    """The streams that may read the other one: the direction of fusion."""
-    blocks: tuple[int, ...]
-    """The backbone's blocks that were chosen."""
-    tokens: dict[Stream, tuple[int, ...]]
-    """Tokens of a picture in each block, those before the patches included."""
-    grids: dict[Stream, tuple[tuple[int, int], ...]]
-    """Rows and columns of the patches in each block."""
-    segments: int
-    """Segments of a clip."""
+from lavish.models.interfaces import (
+    POSITIONS,
+    ForwardContext,
+    MethodContext,
+    Position,
+    Stream,
+    StreamFeatures,
+    Streams,
+    other_stream,
+)
 
 
 @dataclass(frozen=True)
 class AdapterSite:
-    """One place of one :class:`Adapter`."""
+    """One sublayer of one block in one stream. Without a second stream, the `other_` values are those of this one."""
 
     stream: Stream
     block: int
@@ -60,83 +49,102 @@ class AdapterSite:
     other_width: int
     """Channels C' of the other stream's tokens."""
     tokens: int
-    """Tokens N of this stream's picture."""
+    """Number N of this stream's tokens: class and register tokens, then the patches of `grid` row by row."""
     other_tokens: int
-    """Tokens N' of the other stream's picture."""
+    """Number N' of the other stream's tokens."""
+    grid: tuple[int, int]
+    """Rows and columns of this stream's patches."""
+    other_grid: tuple[int, int]
+    """Rows and columns of the other stream's patches."""
     cross_modal: bool
-    """Whether the other stream may be read."""
+    """Whether this stream may read the other one."""
+
+    @property
+    def name(self) -> str:
+        """The site's name in checkpoints."""
+        return site_name(self.block, self.position, self.stream)
 
 
-@dataclass
-class ForwardContext:
-    """One forward pass through the backbone, as the points of a :class:`Method` see it."""
+def site_name(block: int, position: Position, stream: Stream) -> str:
+    """Return the name of a site in checkpoints."""
+    return f"{block}_{position}_{stream}"
 
-    backbone: Backbone
-    segments: int
-    """Segments of a clip: the rows of all tensors are clips x segments, the segments of a clip one after the other."""
-    tokens: Streams = field(default_factory=dict)
-    """The residual stream as it enters the present sublayer, (B, N, C)."""
-    cache: dict[str, Any] = field(default_factory=dict)
-    """What one point leaves for a later one."""
-    auxiliary_losses: list[Tensor] = field(default_factory=list)
-    """Scalars that training adds to the task's loss."""
+
+def adapter_sites(
+    backbone: Backbone, context: MethodContext, positions: Sequence[Position] = POSITIONS
+) -> Iterator[AdapterSite]:
+    """Yield the sites of a method: by block, then by position, then by stream."""
+    for block, position, stream in product(context.blocks, positions, context.streams):
+        other = other_stream(stream) if len(context.streams) == 2 else stream
+        yield AdapterSite(
+            stream=stream,
+            block=block,
+            position=position,
+            width=backbone.widths[block],
+            other_width=backbone.widths[block],
+            tokens=context.tokens[stream][block],
+            other_tokens=context.tokens[other][block],
+            grid=context.grids[stream][block],
+            other_grid=context.grids[other][block],
+            cross_modal=stream in context.readers,
+        )
 
 
 class Method(nn.Module, ABC):
-    """A method of adapting a frozen backbone; every point of the walk leaves things as they are unless overridden.
+    """A method of adapting a frozen backbone. A hook that is not overridden changes nothing.
 
-    The constructor takes the backbone, to read its sizes from, and the context, then the method's options,
-    keyword-only, each with a type and a default: they are what `adapter.options` may say.
+    The constructor takes the backbone, whose sizes it may read, and the context, then the method's options as
+    keyword-only arguments, each with a type and a default. They are the keys of `adapter.options`.
     """
 
     cross_modal: ClassVar[bool] = False
-    """Whether the method reads the other stream at all, where the direction of fusion lets it."""
+    """Whether the method can read the other stream."""
     temporal: ClassVar[bool] = False
-    """Whether the segments of a clip are mixed, so that the cost of a picture depends on their number."""
+    """Whether it mixes the segments of a clip, so that the cost of a segment depends on their number."""
     budget_option: ClassVar[str | None] = None
-    """The option that sets the number of trainable parameters (a rank, a reduction), for comparisons at one budget."""
+    """The option that sets the number of trainable parameters (a rank, a reduction), for comparisons at equal size."""
 
     def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
         """Return the backbone's own parameters that are trained."""
         return ()
 
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        """Return the names of the frozen layers of a block that :meth:`apply_layer` applies; None: those outside blocks."""
+        """Return the names of a block's frozen layers that :meth:`apply_layer` applies; None: layers outside blocks."""
         return frozenset()
 
     def after_embedding(self, tokens: Streams, context: ForwardContext) -> Streams:
-        """Change the tokens (B, N, C) before the first block."""
+        """Return the tokens (B, N, C) that enter the first block."""
         return tokens
 
     def before_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        """Change the tokens before a block, behind the merging of patches if there is any."""
+        """Return the tokens that enter a block, after patch merging if there is any."""
         return tokens
 
     def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        """Return the outputs of one frozen layer for its inputs in all streams; called for what :meth:`intercepted_layers` names."""
+        """Return the outputs of one frozen layer in all streams; called for the :meth:`intercepted_layers`."""
         return {stream: operation.layer(operation.tokens) for stream, operation in operations.items()}
 
     def residual_update(
         self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
-        """Return what is added to the residual stream besides a sublayer's own branch; a stream left out gets nothing.
+        """Return what is added to the residual stream besides the sublayer's own output; streams may be omitted.
 
         Args:
             block, position: the sublayer.
-            tokens: what it read, (B, N, C).
-            branches: what it returned, (B, N, C).
+            tokens: its input, (B, N, C).
+            branches: its output, (B, N, C).
             context: this forward pass.
         """
         return {}
 
     def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        """Change the tokens after a block."""
+        """Return the tokens that leave a block."""
         return tokens
 
     def transform_features(
         self, features: dict[Stream, StreamFeatures], context: ForwardContext
     ) -> dict[Stream, StreamFeatures]:
-        """Change what the head gets."""
+        """Return the features that the head receives."""
         return features
 
     def feature_dim(self, backbone: Backbone) -> int:
@@ -145,7 +153,7 @@ class Method(nn.Module, ABC):
 
 
 class Adapter(nn.Module, ABC):
-    """A module at one place of one stream; a method of this kind is one file with one subclass.
+    """A module at one site of one stream.
 
     The constructor takes the site, then the method's options as for a :class:`Method`.
     """
@@ -153,13 +161,13 @@ class Adapter(nn.Module, ABC):
     cross_modal: ClassVar[bool] = True
     budget_option: ClassVar[str | None] = None
     position: ClassVar[Literal["both", "attention", "ffn"]] = "both"
-    """The sublayers it sits at, unless `fusion.position` says otherwise."""
+    """The sublayers with an adapter, unless `fusion.position` says otherwise."""
     arrangement: ClassVar[Literal["parallel", "sequential"]] = "parallel"
-    """What it reads, unless `fusion.arrangement` says otherwise: the sublayer's input or its output."""
+    """Whether it reads the sublayer's input or its output, unless `fusion.arrangement` says otherwise."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
-        """Return the update of this stream's `tokens` (B, N, C) given the `other` stream's (B, N', C').
+        """Return the update of this stream's `tokens` (B, N, C), given the `other` stream's (B, N', C').
 
-        Row b of both belongs to the same moment of the same clip. The update is added to the residual stream.
+        The update is added to the residual stream.
         """

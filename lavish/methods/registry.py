@@ -1,18 +1,18 @@
-"""Building a method from its name: adapters are put at their places, all others place themselves."""
+"""Methods by name: finding their class, and building them."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, get_args
+from typing import Any
 
 from lavish.config.options import available, method_class, method_path
-from lavish.methods.base import Adapter, AdapterSite, ForwardContext, Method, MethodContext
+from lavish.methods.base import Adapter, Method, adapter_sites, site_name
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Position, Streams
+from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams, other_stream
 
 
 class _Adapters(Method):
-    """One :class:`Adapter` at every place; every one reads the streams before any is updated."""
+    """One :class:`Adapter` per site. All of them read the streams before any is updated."""
 
     def __init__(
         self,
@@ -25,29 +25,19 @@ class _Adapters(Method):
     ) -> None:
         super().__init__()
         self._reads_output = arrangement == "sequential"
-        positions: tuple[Position, ...] = get_args(Position)
-        if position != "both":
-            positions = tuple(p for p in positions if p == position)
-        for block in context.blocks:
-            width = backbone.widths[block]
-            for here in positions:
-                for stream in context.streams:
-                    tokens = context.tokens[stream][block]
-                    other = context.tokens[context.streams[-1 - context.streams.index(stream)]][block]
-                    crosses = stream in context.readers
-                    site = AdapterSite(stream, block, here, width, width, tokens, other, crosses)
-                    self.add_module(f"{block}_{here}_{stream}", kind(site, **options))
+        positions = [each for each in POSITIONS if position in ("both", each)]
+        for site in adapter_sites(backbone, context, positions):
+            self.add_module(site.name, kind(site, **options))
 
     def residual_update(
         self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         read = branches if self._reads_output else tokens
-        streams = list(read)
         updates: Streams = {}
-        for own, stream in enumerate(streams):
-            adapter = self._modules.get(f"{block}_{position}_{stream}")
+        for stream, x in read.items():
+            adapter = self._modules.get(site_name(block, position, stream))
             if adapter is not None:
-                updates[stream] = adapter(read[stream], read[streams[-1 - own]])
+                updates[stream] = adapter(x, read.get(other_stream(stream), x))
         return updates
 
 
@@ -58,7 +48,7 @@ def adapter_class(method: str) -> type[Adapter] | type[Method]:
 
 
 def methods() -> list[str]:
-    """Return the names of all methods: one file each."""
+    """Return the names of all methods, one per file."""
     return available("methods")
 
 
@@ -70,9 +60,9 @@ def build_method(
     position: str = "default",
     arrangement: str = "default",
 ) -> Method:
-    """Build a method; `options` are its own and are validated by its constructor's signature.
+    """Build a method from its name and its options.
 
-    `position` and `arrangement` place an :class:`Adapter`; 'default' is its own, as its class says.
+    `position` and `arrangement` apply to an :class:`Adapter`; 'default' means those of its class.
     """
     kind = adapter_class(method)
     if not issubclass(kind, Adapter):

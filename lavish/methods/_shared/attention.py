@@ -1,4 +1,4 @@
-"""Attention as several methods have it: bare, through latent tokens, with heads."""
+"""Attention that several methods share: without projections, through latent tokens, and with heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lavish.errors import LavishError
 def attend(queries: Tensor, keys: Tensor) -> Tensor:
     """Return softmax(q k^T) k for q (B, N, C) and k (B, M, C): one head, keys as values, no scaling.
 
-    Fused, so that without latent tokens no N x N' matrix is ever in memory.
+    Fused, so that the N x M matrix is never stored.
     """
     return functional.scaled_dot_product_attention(
         queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), scale=1.0
@@ -24,32 +24,36 @@ def attend(queries: Tensor, keys: Tensor) -> Tensor:
 def attend_through(latents: Tensor, tokens: Tensor, other: Tensor, gate: Tensor) -> Tensor:
     """Return x + g softmax(x m'^T) m' for x (B, N, C), m' = m + softmax(m y^T) y, m (M, C), y (B, N', C) and scalar g.
 
-    M latent tokens m read `other` y, then `tokens` x read what they have become.
+    The M latent tokens m attend to `other` y, then `tokens` x attend to the updated latent tokens m'.
     """
     latents = latents.expand(len(other), -1, -1)
     read = torch.baddbmm(latents, torch.bmm(latents, other.transpose(1, 2)).softmax(dim=-1), other)
-    # The gate scales a few latents instead of all tokens.
+    # The gate scales a few latent tokens instead of all tokens.
     return torch.baddbmm(tokens, torch.bmm(tokens, read.transpose(1, 2)).softmax(dim=-1), gate * read)
 
 
+def initial_latents(latents: int, width: int, latent_init: Literal["uniform", "zeros"]) -> Tensor:
+    """Return the initial latent tokens (M, C): uniform on [0, 1), or zero."""
+    return torch.rand(latents, width) if latent_init == "uniform" else torch.zeros(latents, width)
+
+
 class LatentAttention(nn.Module):
-    """:func:`attend_through` with latent tokens of its own, uniform on [0, 1) or zero, and a gate that starts at 0."""
+    """:func:`attend_through` with trained latent tokens and a gate that starts at 0."""
 
     def __init__(self, width: int, latents: int, latent_init: Literal["uniform", "zeros"] = "uniform") -> None:
         super().__init__()
         if latents < 1:
-            raise LavishError(f"adapter.options.latents: {latents}, but attention through latent tokens needs some")
+            raise LavishError(f"adapter.options.latents: {latents}, attention through latent tokens needs at least 1")
         self.gate = nn.Parameter(torch.zeros(()))
-        start = torch.rand(latents, width) if latent_init == "uniform" else torch.zeros(latents, width)
-        self.latents = nn.Parameter(start)
+        self.latents = nn.Parameter(initial_latents(latents, width, latent_init))
 
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
-        """Return `tokens` (B, N, C) after they have read `other` (B, N', C)."""
+        """Return `tokens` (B, N, C) after attending to `other` (B, N', C)."""
         return attend_through(self.latents, tokens, other, self.gate)
 
 
 class MultiHeadAttention(nn.Module):
-    """Scaled attention with `heads` heads and four linear maps, initialised as torch's own."""
+    """Scaled dot-product attention with `heads` heads and linear projections, initialised as torch's own."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(width, width)
         self.memory = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        # torch holds queries, keys and values as one (3 C, C) matrix.
+        # torch initialises queries, keys and values as one (3 C, C) matrix.
         bound = (6 / (4 * width)) ** 0.5
         for projection in (self.query, self.memory):
             nn.init.uniform_(projection.weight, -bound, bound)
@@ -67,7 +71,7 @@ class MultiHeadAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Return (B, N, C) for `tokens` (B, N, C) that read `memory` (B, N', C)."""
+        """Return (B, N, C) for `tokens` (B, N, C) that attend to `memory` (B, N', C)."""
         query = self.query(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.memory(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""The grouped bottleneck that LAVISH introduced and its successors took over."""
+"""The grouped, gated bottleneck that LAVISH introduced and later methods use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lavish.methods._shared.hidden_width import hidden_width
 
 
 class GroupedLinear(nn.Module):
-    """A linear map of `groups` independent blocks, without bias: a grouped 1x1 convolution over tokens.
+    """A linear map of `groups` independent blocks without bias, equal to a grouped 1x1 convolution over tokens.
 
-    The weight is (groups, narrow / groups, wide / groups), whichever of in and out is wide: with the long rows
-    contiguous, small maps take half the time on a CPU. Initialised as torch's convolution is, uniform within
+    The weight is (groups, narrow / groups, wide / groups), whether the input or the output is wide: with long rows
+    contiguous, small maps take half the time on a CPU. Initialised as torch's convolution, uniform within
     1 / sqrt(in / groups).
     """
 
@@ -36,10 +36,14 @@ class GroupedLinear(nn.Module):
         return torch.cat([x @ weight if self.widens else functional.linear(x, weight) for x, weight in parts], dim=1)
 
 
-class GatedBottleneck(nn.Module):
-    """g [LN] z of z = [LN] x -> C/r -> [BN] -> [ReLU] -> C -> [BN], both maps grouped; the scalar g starts at 0.
+class BottleneckLayers(nn.Module):
+    """The layers of a gated bottleneck, applied by :meth:`bottleneck`.
 
-    Batch norms are over rows and tokens. Without a gate g = 1.
+        z = [LN] x -> C/r -> [BN] -> [ReLU] -> C -> [BN]
+        out = g [LN] z, or [LN] (g z) with `gate_first`
+
+    Both linear maps are grouped. Batch norms are over rows and tokens. The scalar gate g starts at 0; without a gate
+    g = 1.
     """
 
     def __init__(
@@ -53,9 +57,11 @@ class GatedBottleneck(nn.Module):
         norm_after: bool,
         activation: bool,
         gated: bool,
+        gate_first: bool = False,
     ) -> None:
         super().__init__()
         hidden = hidden_width(width, reduction)
+        self.gate_first = gate_first
         self.gate = nn.Parameter(torch.zeros(())) if gated else None
         self.norm_before = nn.LayerNorm(width) if norm_before else nn.Identity()
         self.down = GroupedLinear(width, hidden, groups)
@@ -65,11 +71,21 @@ class GatedBottleneck(nn.Module):
         self.up_norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.norm_after = nn.LayerNorm(width) if norm_after else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Keep the shape (B, N, C)."""
+    def bottleneck(self, tokens: Tensor) -> Tensor:
+        """Return the update (B, N, C) of tokens (B, N, C)."""
         flat = self.norm_before(tokens).flatten(0, 1)
         out = self.up_norm(self.up(self.activation(self.down_norm(self.down(flat)))))
+        if self.gate is not None and self.gate_first:
+            return self.norm_after(self.gate * out).view_as(tokens)
         return gated_norm(self.gate, self.norm_after, out).view_as(tokens)
+
+
+class GatedBottleneck(BottleneckLayers):
+    """:class:`BottleneckLayers` as a module of its own."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the update (B, N, C) of tokens (B, N, C)."""
+        return self.bottleneck(tokens)
 
 
 def gated_norm(gate: Tensor | None, norm: nn.Module, tokens: Tensor) -> Tensor:
@@ -78,5 +94,5 @@ def gated_norm(gate: Tensor | None, norm: nn.Module, tokens: Tensor) -> Tensor:
         return norm(tokens)
     if not isinstance(norm, nn.LayerNorm):
         return gate * norm(tokens)
-    # g LN(z) = LN(z) with scale and shift times g: two passes over all tokens fewer, forward and backward.
+    # g LN(z) is LN(z) with scale and shift multiplied by g, which saves two passes over all tokens.
     return functional.layer_norm(tokens, norm.normalized_shape, gate * norm.weight, gate * norm.bias, norm.eps)
