@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lavish.data.formats.official import OFFICIAL, Official, TextFile
-from lavish.data.formats.registry import ClipSource, missing_media, read_lines, reader
+from lavish.data.formats.base import ClipSource, missing_media, read_lines
+from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import Clip, Outcome, run_all
 from lavish.errors import LavishError, did_you_mean
 

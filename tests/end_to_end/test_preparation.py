@@ -21,7 +21,7 @@ import torch
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.media import decode_clip
 from lavish.data.decoding.spectrogram import log_mels
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store import preparation
 from lavish.data.store.clip_jobs import ClipValues, Outcome, decode_all
 from lavish.data.store.journal import Journal

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lavish.data.decoding.container import MediaError
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 
 
 def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, list[str]]:

@@ -27,7 +27,7 @@ import numpy as np
 from lavish.data.decoding.audio import FULL_SCALE, sound_track
 from lavish.data.decoding.container import Container, MediaError
 from lavish.data.decoding.images import folder_pictures, segment_images, video_pictures
-from lavish.data.formats.registry import ClipSource, missing_media
+from lavish.data.formats.base import ClipSource, missing_media
 
 __all__ = ["MediaError", "decode_clip"]
 

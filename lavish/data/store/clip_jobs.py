@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store.store import ARRAYS, MASKS
 from lavish.runtime.workers import open_pool
 

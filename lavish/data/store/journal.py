@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store.clip_jobs import Outcome, open_arrays, rows_checksum
 
 _JOB = "job.json"

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.windows import count_valid_frames
-from lavish.data.formats.registry import ClipSource, Targets, missing_media, reader
+from lavish.data.formats.base import ClipSource, Targets, missing_media
+from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.store.journal import Journal
 from lavish.data.store.store import ARRAYS, FILES, MANIFEST, MASKS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lavish.data.formats import actions
-from lavish.data.formats.registry import missing_media, reader
+from lavish.data.formats.base import missing_media
+from lavish.data.formats.registry import reader
 from lavish.errors import LavishError
 
 TABLE = """label,path,split,note

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lavish.data.formats import ave
-from lavish.data.formats.registry import missing_media, reader
+from lavish.data.formats.base import missing_media
+from lavish.data.formats.registry import reader
 from lavish.errors import LavishError
 
 ROWS = ["Dog, bark&-a&good&0&2", "cat&b&good&1&3", "cat&-a&good&0&0"]

@@ -11,7 +11,8 @@ from lavish.config.schema import DataConfig
 from lavish.data.decoding.masks import decode_masks
 from lavish.data.decoding.media import MediaError
 from lavish.data.formats import avsbench_ms3, avsbench_s4
-from lavish.data.formats.registry import NOT_ANNOTATED, missing_media, reader
+from lavish.data.formats.base import NOT_ANNOTATED, missing_media
+from lavish.data.formats.registry import reader
 from lavish.data.store.preparation import prepare
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lavish.data.decoding.container import Container
 from lavish.data.decoding.media import MediaError, decode_clip
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from tests.media_files import SECONDS, grey_levels, tone, write_media
 
 RATE = 16000

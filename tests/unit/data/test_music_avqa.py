@@ -11,7 +11,7 @@ import pytest
 
 from lavish.config.schema import DataConfig
 from lavish.data.formats import music_avqa
-from lavish.data.formats.registry import Targets, missing_media
+from lavish.data.formats.base import Targets, missing_media
 from lavish.data.store.preparation import prepare
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
