@@ -198,7 +198,7 @@ def _check_clips(
             found.add_problem(str(error))
             continue
         for source in sources:
-            media.setdefault((source.pictures, source.sound), source)
+            media.setdefault((source.video, source.audio), source)
         missing = [reason for source in sources if (reason := missing_media(source))]
         found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips there")
         if missing:
@@ -212,15 +212,15 @@ def _check_clips(
             found.remarks.append(f"{name}: {len(sources)} clips where the published data set has {published}")
         _check_pictures(name, sources, found)
         _check_masks(name, sources, found)
-    return sorted(media.values(), key=lambda source: source.pictures)
+    return sorted(media.values(), key=lambda source: source.video)
 
 
 def _check_pictures(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
     lacking = [
-        f"{source.pictures.name}: segment {number}"
+        f"{source.video.name}: segment {number}"
         for source in sources
-        for number, frame in enumerate(source.frames, start=1)
-        if frame is None and source.pictures.exists()
+        for number, frame in enumerate(source.segment_frames, start=1)
+        if frame is None and source.video.exists()
     ]
     if lacking:
         found.problems.append(
@@ -254,7 +254,7 @@ def _check_decoding(
             bar.update(len(chunk))
     by_status: dict[str, list[str]] = {"ok": [], "repaired": [], "excluded": []}
     for index, source in clips:
-        by_status[outcomes[index].status].append(f"{source.pictures.name}: {outcomes[index].reason}")
+        by_status[outcomes[index].status].append(f"{source.video.name}: {outcomes[index].reason}")
     bad, odd = by_status["excluded"], by_status["repaired"]
     found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which} that are there)")
     if bad:

@@ -87,7 +87,7 @@ def test_the_official_reader_reads_it(composed):
         assert labels.shape == (count, 3)
         for clip, row in zip(clips, labels, strict=True):
             scene = by_clip[clip.clip]
-            assert scene["split"] == split and clip.pictures.is_file()
+            assert scene["split"] == split and clip.video.is_file()
             expected = [8] * 3
             expected[slice(*scene["event"])] = [classes.index(scene["class"])] * (scene["event"][1] - scene["event"][0])
             assert row.tolist() == expected
@@ -283,7 +283,7 @@ def test_composed_masks_are_prepared_without_loss(tmp_path):
         frames, masks = (np.load(tmp_path / split / f"{name}.npy") for name in ("frames", "masks"))
         for position, clip in enumerate(readers.reader("avsbench_s4").clips(tmp_path / "set", split)):
             for segment in range(3):
-                with Image.open(clip.pictures / f"{clip.clip}_{segment + 1}.png") as picture:
+                with Image.open(clip.video / f"{clip.clip}_{segment + 1}.png") as picture:
                     assert (np.asarray(picture) == frames[position, segment]).all()
                 if split == "train" and segment:
                     assert (masks[position, segment] == 255).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.data.decoding.audio import FULL_SCALE, sound_track
+from lavish.data.decoding.audio import FULL_SCALE, decode_audio
 from lavish.data.decoding.container import Container, MediaError
 from lavish.errors import LavishError
 
@@ -28,7 +28,7 @@ def read_recording(path: Path, sample_rate: int) -> np.ndarray:
         with Container(path) as container:
             stream = container.stream("audio")
             container.read([stream], _MAX_SECONDS)
-            samples, _ = sound_track(container, stream, [], _MAX_SECONDS, sample_rate)
+            samples, _ = decode_audio(container, stream, [], _MAX_SECONDS, sample_rate)
     except MediaError as error:
         raise LavishError(f"{path}: {error}: replace the file or remove it from the folder of assets") from None
     recording = _without_pauses(samples.astype(np.float32) / FULL_SCALE, sample_rate)

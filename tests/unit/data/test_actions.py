@@ -68,7 +68,7 @@ def test_a_table_names_clips_and_labels_in_its_order(table: Path) -> None:
     assert (first.clip, second.clip) == ("videos/-a.mp4", "videos/b.mp4")
     assert missing_media(first) is None
     assert missing_media(second) == "missing videos/b.mp4"
-    assert first.pictures == first.sound == table / "videos" / "-a.mp4"
+    assert first.video == first.audio == table / "videos" / "-a.mp4"
     assert second.masks == ()
     assert labels(table, "train") == [1, 0]
     assert labels(table, "val") == [0]
@@ -90,16 +90,16 @@ def test_class_folders(folders: Path) -> None:
     assert labels(folders, "train") == [0, 1, 1]
     assert (names(folders, "val"), labels(folders, "val")) == (["run/d.mp4"], [1])
     assert (names(folders, "test"), labels(folders, "test")) == (["eat/e.mp4"], [0])
-    assert actions.clips(folders, "test")[0].pictures == folders / "test" / "eat" / "e.mp4"
+    assert actions.clips(folders, "test")[0].video == folders / "test" / "eat" / "e.mp4"
 
 
 def test_lists_of_ucf101(lists: Path) -> None:
     assert actions.classes(lists) == ["Archery", "Typing"]
     assert names(lists, "train") == ["Archery/v_Archery_g08_c01.avi", "Typing/-x y.avi"]
     assert labels(lists, "test") == [1, 0]
-    assert actions.clips(lists, "train")[1].sound == lists / "UCF-101" / "Typing" / "-x y.avi"
+    assert actions.clips(lists, "train")[1].audio == lists / "UCF-101" / "Typing" / "-x y.avi"
     (lists / "UCF-101").rename(lists / "videos")
-    assert actions.clips(lists, "val")[0].pictures == lists / "videos" / "Archery" / "v_Archery_g09_c01.avi"
+    assert actions.clips(lists, "val")[0].video == lists / "videos" / "Archery" / "v_Archery_g09_c01.avi"
 
 
 def test_a_clip_listed_twice_has_two_names(lists: Path) -> None:

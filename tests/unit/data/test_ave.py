@@ -58,9 +58,9 @@ def test_official_clips_have_names_of_their_own(shared: Path, tmp_path: Path) ->
     (tmp_path / "AVE").mkdir()
     sources = ave.clips(tmp_path, "train")
     assert len({source.clip for source in sources}) == 3339
-    twice = [source for source in sources if source.pictures.stem == "0f_iTO5t3hU"]
+    twice = [source for source in sources if source.video.stem == "0f_iTO5t3hU"]
     assert [source.clip for source in twice] == ["0f_iTO5t3hU", "0f_iTO5t3hU#2"]
-    assert len({source.pictures for source in sources}) == 3312
+    assert len({source.video for source in sources}) == 3312
 
 
 def test_classes_are_sorted_unless_they_are_listed(root: Path) -> None:
@@ -78,7 +78,7 @@ def test_segments_within_the_event_carry_its_class(root: Path) -> None:
 def test_both_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     first, second, third = ave.clips(root, "train")
     assert (first.clip, second.clip, third.clip) == ("-a", "b", "-a#2")
-    assert first.pictures == first.sound == third.sound == root / "AVE" / "-a.mp4"
+    assert first.video == first.audio == third.audio == root / "AVE" / "-a.mp4"
     assert missing_media(first) is missing_media(third) is None
     assert missing_media(second) == "missing AVE/b.mp4"
 
@@ -86,8 +86,8 @@ def test_both_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     (root / "video_frames").mkdir()
     (root / "raw_audio").mkdir()
     first = ave.clips(root, "train")[0]
-    assert first.pictures == root / "video_frames" / "-a"
-    assert first.sound == root / "raw_audio" / "-a.wav"
+    assert first.video == root / "video_frames" / "-a"
+    assert first.audio == root / "raw_audio" / "-a.wav"
 
 
 def test_windows_line_ends_byte_order_marks_and_empty_lines_are_harmless(root: Path) -> None:

@@ -37,8 +37,8 @@ def relative(path: Path | None, root: Path) -> str:
 def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) -> None:
     first, second = avsbench_s4.clips(s4, "train")
     assert (first.clip, second.clip) == ("-a_1", "b")
-    assert relative(first.pictures, s4) == "s4_data/visual_frames/train/dog_barking/-a_1"
-    assert relative(first.sound, s4) == "s4_data/audio_wav/train/dog_barking/-a_1.wav"
+    assert relative(first.video, s4) == "s4_data/visual_frames/train/dog_barking/-a_1"
+    assert relative(first.audio, s4) == "s4_data/audio_wav/train/dog_barking/-a_1.wav"
     assert relative(first.masks[0], s4) == "s4_data/gt_masks/train/dog_barking/-a_1/-a_1_1.png"
     assert first.masks[1:] == (None,) * 4
     for split, video in (("val", "c"), ("test", "d")):
@@ -50,8 +50,8 @@ def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) ->
 def test_clips_of_ms3_have_all_masks_and_their_pictures_without_a_split(ms3: Path) -> None:
     first, second = avsbench_ms3.clips(ms3, "train")
     assert (first.clip, second.clip) == ("-a_1", "b_0")
-    assert relative(first.pictures, ms3) == "ms3_data/visual_frames/-a_1"
-    assert relative(first.sound, ms3) == "ms3_data/audio_wav/train/-a_1.wav"
+    assert relative(first.video, ms3) == "ms3_data/visual_frames/-a_1"
+    assert relative(first.audio, ms3) == "ms3_data/audio_wav/train/-a_1.wav"
     assert [relative(mask, ms3) for mask in first.masks] == [
         f"ms3_data/gt_masks/train/-a_1/-a_1_{number}.png" for number in range(1, 6)
     ]
@@ -85,7 +85,7 @@ def test_common_variations_are_read(s4: Path) -> None:
     assert [mask.name for mask in clip.masks if mask] == ["c_1.png", "c.mp4_2.PNG", "00003.png", "c_4.png", "c_5.png"]
     (s4 / "s4_data/audio_wav").rename(s4 / "s4_data/raw_videos")
     [clip] = avsbench_s4.clips(s4, "val")
-    assert relative(clip.sound, s4) == "s4_data/raw_videos/val/helicopter/c.mp4"
+    assert relative(clip.audio, s4) == "s4_data/raw_videos/val/helicopter/c.mp4"
 
 
 def test_columns_are_known_by_name_and_lines_by_content(s4: Path) -> None:

@@ -168,8 +168,8 @@ def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
         (root / name).mkdir()
     (root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4").touch()
     first, second = music_avqa.clips(root, "train")
-    assert first.pictures == first.sound == root / "videos" / "00000001.mp4"
-    assert second.pictures == second.sound == root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4"
+    assert first.video == first.audio == root / "videos" / "00000001.mp4"
+    assert second.video == second.audio == root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4"
 
     for name in ("MUCIS-AVQA-videos-Synthetic", "MUSIC-AVQA-videos-Real", "videos"):
         (root / name).rename(root / f"not-{name}")
@@ -178,7 +178,7 @@ def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     (root / "video_frames").mkdir()
     (root / "raw_audio").mkdir()
     first, _ = music_avqa.clips(root, "train")
-    assert (first.pictures, first.sound) == (root / "video_frames" / "00000001", root / "raw_audio" / "00000001.wav")
+    assert (first.video, first.audio) == (root / "video_frames" / "00000001", root / "raw_audio" / "00000001.wav")
 
 
 @pytest.mark.parametrize(
