@@ -179,7 +179,9 @@ def _check_class_and_word_counts(format_name: str, official: Official, root: Pat
             continue
         found.add(what, f"{number}{', as published' if number == published else ''}")
         if published is not None and number != published:
-            found.remarks.append(f"{number} {what}, but the published data set has {published}: set data.{key} to {number}")
+            found.remarks.append(
+                f"{number} {what}, but the published data set has {published}: set data.{key} to {number}"
+            )
 
 
 def _check_clips(

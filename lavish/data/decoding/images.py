@@ -73,7 +73,9 @@ def decode_video_frames(
     return np.stack(images), covered
 
 
-def read_folder_frames(folder: Path, times: Sequence[float], duration: float, size: int) -> tuple[np.ndarray, list[bool]]:
+def read_folder_frames(
+    folder: Path, times: Sequence[float], duration: float, size: int
+) -> tuple[np.ndarray, list[bool]]:
     """Read the frames at `times` from a folder of images that are evenly spaced over `duration` seconds.
 
     The number at the end of a name determines its time, at any frame rate: a missing number does not shift the others,

@@ -67,9 +67,7 @@ class AvsbenchSubset:
     @property
     def remedy(self) -> str:
         """How to fix a CSV file that is missing or malformed."""
-        return (
-            f"copy {self.table} of {self.title} into the root folder, with the first line '{','.join(self.columns)}'"
-        )
+        return f"copy {self.table} of {self.title} into the root folder, with the first line '{','.join(self.columns)}'"
 
     def classes(self, _root: Path) -> list[str]:
         """Return the one class, the sounding object; the categories of videos are not predicted."""
