@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lavish.data.formats.official import OFFICIAL, Official, TextFile
 from lavish.data.formats.base import ClipSource, missing_media, read_lines
+from lavish.data.formats.official import OFFICIAL, Official, TextFile
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import Clip, Outcome, run_all
 from lavish.errors import LavishError, did_you_mean
@@ -225,8 +225,8 @@ def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findi
     ]
     if missing:
         found.problems.append(
-            f"{name}: {len(missing)} segments have no frame: {_examples(missing)}; such segments are not evaluated, and "
-            "`lavish prepare` excludes clips with frames for fewer than half of the segments"
+            f"{name}: {len(missing)} segments have no frame: {_examples(missing)}; such segments are not evaluated, "
+            "and `lavish prepare` excludes clips with frames for fewer than half of the segments"
         )
 
 

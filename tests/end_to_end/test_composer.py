@@ -19,8 +19,8 @@ from lavish.data.synthetic.composer import compose
 from lavish.data.synthetic.video_writing import write_video
 from lavish.errors import LavishError
 from lavish.io.fingerprint import fingerprint
+from tests.asset_folders import write_class
 from tests.media_files import tone
-from tests.unit.data.test_assets import write_class
 
 
 def configuration(**changes) -> CompositionConfig:
@@ -267,7 +267,7 @@ def test_real_assets_are_composed(shared, tmp_path):
 
 
 def test_composed_masks_are_prepared_without_loss(tmp_path):
-    from lavish.data.formats import registry as readers
+    from lavish.data.formats import registry
     from lavish.data.store.preparation import prepare
 
     config = configuration(format="avsbench_s4")
@@ -281,7 +281,7 @@ def test_composed_masks_are_prepared_without_loss(tmp_path):
         prepare(data, tmp_path / "set", split, tmp_path / split, 1)
         assert (tmp_path / split / "report.csv").read_text().count(",ok,") == count
         frames, masks = (np.load(tmp_path / split / f"{name}.npy") for name in ("frames", "masks"))
-        for position, clip in enumerate(readers.reader("avsbench_s4").clips(tmp_path / "set", split)):
+        for position, clip in enumerate(registry.reader("avsbench_s4").clips(tmp_path / "set", split)):
             for segment in range(3):
                 with Image.open(clip.video / f"{clip.clip}_{segment + 1}.png") as picture:
                     assert (np.asarray(picture) == frames[position, segment]).all()

@@ -159,7 +159,7 @@ class AvsbenchSubset:
 
 
 def _count_segments(numbered: Sequence[Mapping[int, Path]]) -> int:
-    """Return the most common highest frame number of all folders; if several are equally common, the highest of them."""
+    """Return the most common highest frame number of the folders; if several are equally common, the largest."""
     last = Counter(max(frames) for frames in numbered if frames)
     return max(last, key=lambda number: (last[number], number), default=SEGMENTS)
 

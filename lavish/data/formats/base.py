@@ -60,7 +60,7 @@ class Reader(Protocol):
         """Return the class names in the order of their indices."""
 
     def vocabulary(self, root: Path) -> list[str]:
-        """Return the words of the questions in the order of their indices, which start at 1; empty without questions."""
+        """Return the words of questions in the order of their indices, which start at 1; empty without questions."""
 
     def clips(self, root: Path, split: str) -> list[ClipSource]:
         """Return the clips of the official list of `split`, in its order, whether or not their media exist."""

@@ -205,7 +205,8 @@ def _check_lost(
         raise LavishError(
             f"{root}, split {split}: {len(lost)} of {len(sources)} clips cannot be used, but data.max_lost allows only "
             f"{config.max_lost:.1%} ({examples}{'; ...' if len(lost) > 3 else ''}). All are listed in "
-            f"{folder / 'report.csv'}. Restore the media and run again (finished clips are kept), or raise data.max_lost"
+            f"{folder / 'report.csv'}. Restore the media and run again (finished clips are kept), or increase "
+            "data.max_lost"
         )
 
 

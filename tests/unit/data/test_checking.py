@@ -25,7 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("own")
     (root / "AVE").mkdir()
     for video in ("-a", "b"):
-        write_media(root / "AVE" / f"{video}.mp4", sound=tone())
+        write_media(root / "AVE" / f"{video}.mp4", audio=tone())
     (root / "Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *ROWS]))
     for name in ("trainSet.txt", "valSet.txt", "testSet.txt"):
         (root / name).write_text("\n".join(ROWS))
@@ -97,7 +97,7 @@ def test_a_folder_too_high_up_is_told_the_right_one(root: Path) -> None:
 def test_media_that_cannot_be_decoded_are_a_problem_and_repaired_ones_a_remark(root: Path) -> None:
     content = (root / "AVE/-a.mp4").read_bytes()
     (root / "AVE/-a.mp4").write_bytes(content[:100])
-    write_media(root / "AVE/b.mp4", sound=tone(amplitude=0.0))
+    write_media(root / "AVE/b.mp4", audio=tone(amplitude=0.0))
     found = check(root)
     assert len(found.problems) == 1
     assert found.problems[0].startswith("1 of 2 media cannot be decoded: -a.mp4: ")
@@ -184,7 +184,7 @@ def test_a_clean_check_exits_with_zero(root: Path, capsys: pytest.CaptureFixture
         main(["data", "check", "--format", "ave", "--root", str(root), "--segments", "3", "--jobs", "1", "--all"]) == 0
     )
     said = capsys.readouterr().out
-    assert said.endswith("Everything that was looked at is in order.\n")
+    assert said.endswith("No problems found.\n")
     assert "Problems" not in said
 
 

@@ -106,12 +106,15 @@ def test_a_video_listed_twice_becomes_two_clips(ms3: Path) -> None:
     [
         ("x,0,dog", r"line 6: 3 fields instead of 4: write 'name,start,category,split'"),
         ("x,0,dog,trian", r"line 6: unknown split 'trian' \(did you mean 'train'"),
-        ("../x,0,dog,train", r"line 6: video '\.\./x' is no plain name"),
-        (",0,dog,train", r"line 6: video '' is no plain name"),
-        ("x,0,..,train", r"line 6: category '\.\.' is no plain name"),
-        ("x,0,,train", r"line 6: category '' is no plain name"),
+        ("../x,0,dog,train", r"line 6: video '\.\./x' is not a plain name"),
+        (",0,dog,train", r"line 6: video '' is not a plain name"),
+        ("x,0,..,train", r"line 6: category '\.\.' is not a plain name"),
+        ("x,0,,train", r"line 6: category '' is not a plain name"),
         ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': leave it in one of them"),
-        ("x" * 140000 + ",0,dog,train", r"line 6: not a table \(field larger than field limit .*\): copy s4_meta_data"),
+        (
+            "x" * 140000 + ",0,dog,train",
+            r"line 6: malformed CSV \(field larger than field limit .*\): copy s4_meta_data",
+        ),
     ],
 )
 def test_malformed_lines_name_file_line_and_remedy(s4: Path, line: str, message: str) -> None:
@@ -180,7 +183,7 @@ def test_a_clip_with_too_few_pictures_is_left_out(ms3: Path, s4: Path, tmp_path:
     # Of a training clip of S4 only the first picture has a mask.
     (s4 / "s4_data/visual_frames/train/dog_barking/b/b_1.png").unlink()
     assert prepared(s4, "avsbench_s4", "train", tmp_path / "s4").clips == ["-a_1"]
-    assert "b,excluded,no segment that has a picture is annotated" in (tmp_path / "s4/report.csv").read_text()
+    assert "b,excluded,no segment with a frame is annotated" in (tmp_path / "s4/report.csv").read_text()
 
 
 def test_pictures_that_belong_to_no_step_change_nothing(ms3: Path, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_a_picture_too_many_concerns_no_other_clip(ms3: Path) -> None:
 def test_a_clip_without_any_mask_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="mask of segment 1 missing"):
         decode_masks([tmp_path / "none.png", None], 8)
-    with pytest.raises(MediaError, match="no segment that has a picture is annotated"):
+    with pytest.raises(MediaError, match="no segment with a frame is annotated"):
         decode_masks([None, None], 8)
 
 

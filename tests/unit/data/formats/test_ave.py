@@ -99,7 +99,7 @@ def test_windows_line_ends_byte_order_marks_and_empty_lines_are_harmless(root: P
     ("line", "message"),
     [
         ("cat&b&good&1", "4 fields instead of 5"),
-        ("cat&b&good&1&x", "'x' are not 0 <= start <= end"),
+        ("cat&b&good&1&x", "'x' do not satisfy 0 <= start <= end"),
         ("cat&b&good&2&1", "not 0 <= start <= end"),
         ("cat&b&good&-1&1", "not 0 <= start <= end"),
         ("cat&b&good&nan&1", "not 0 <= start <= end"),
@@ -131,7 +131,7 @@ def test_missing_files_and_folders_are_named(root: Path) -> None:
     with pytest.raises(LavishError, match=r"valSet\.txt: not UTF-8"):
         ave.clips(root, "val")
     (root / "testSet.txt").write_text("\n")
-    with pytest.raises(LavishError, match=r"testSet\.txt: no clip in it"):
+    with pytest.raises(LavishError, match=r"testSet\.txt: lists no clip"):
         ave.clips(root, "test")
     (root / "categories.txt").write_text("cat\ncat\n")
     with pytest.raises(LavishError, match=r"categories\.txt: class 'cat' occurs twice"):

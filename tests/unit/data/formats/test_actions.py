@@ -126,7 +126,7 @@ def test_listed_classes_give_the_order_and_choose_among_folders_and_lists(folder
     with pytest.raises(LavishError, match=r"classes\.txt: class 'run' occurs twice"):
         actions.classes(folders)
     (folders / "classes.txt").write_text("\n")
-    with pytest.raises(LavishError, match=r"classes\.txt: no class in it"):
+    with pytest.raises(LavishError, match=r"classes\.txt: lists no class"):
         actions.classes(folders)
 
 
@@ -193,7 +193,7 @@ def test_a_class_without_training_clips_is_refused(folders: Path) -> None:
         (",b.mp4,train,", "no label"),
         ("dog, barking,b.mp4,train,", "5 fields instead of 4: quote fields with commas"),
         ("cat,b.mp4,train", "3 fields instead of 4"),
-        ('"cat,b.mp4,train,', "not a table .unexpected end"),
+        ('"cat,b.mp4,train,', "malformed CSV .unexpected end"),
     ],
 )
 def test_malformed_lines_name_file_line_and_remedy(table: Path, line: str, message: str) -> None:
