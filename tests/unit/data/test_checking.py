@@ -46,8 +46,8 @@ def test_a_whole_data_set_of_ones_own_is_in_order_but_remarked_upon(root: Path) 
     assert not found.problems
     facts = dict(found.facts)
     assert facts["trainSet.txt"] == "3 clips, not the published file"
-    assert facts["media of valSet.txt"] == "3 of 3 clips there"
-    assert facts["decoding"] == "2 of 2 media decoded (all that are there)"
+    assert facts["media of valSet.txt"] == "3 of 3 clips present"
+    assert facts["decoding"] == "2 of 2 media decoded (all that are present)"
     remarks = "\n".join(found.remarks)
     assert "not as published: trainSet.txt (published: 3339 clips), valSet.txt" in remarks
     assert "Fine for lists of your own" in remarks
@@ -69,7 +69,7 @@ def test_official_lists_are_recognised_whatever_their_line_ends(shared: Path, tm
     assert "3339 of 3339 clips (100.0%) have no media: missing AVE/" in found.problems[0]
     text = (tmp_path / "valSet.txt").read_text()
     (tmp_path / "valSet.txt").write_text(text.replace("&good&0&10", "&good&0&9", 1))
-    assert "not as published: valSet.txt (published: 402 clips too). Fine" in check(tmp_path).remarks[0]
+    assert "not as published: valSet.txt (published: 402 clips too). Lists of your own are fine" in check(tmp_path).remarks[0]
 
 
 def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: p
     assert main([*arguments, str(root)]) == 1
     said = capsys.readouterr().out
     assert "testSet.txt: 1 of 3 clips (33.3%) have no media: missing AVE/b.mp4" in said
-    assert "1 of 1 media decoded (all that are there)" in said
+    assert "1 of 1 media decoded (all that are present)" in said
     assert "Where to get it: the AVE data set is obtained from the page of its authors (Tian et al., " in said
 
     (root / "valSet.txt").unlink()
@@ -102,7 +102,7 @@ def test_media_that_cannot_be_decoded_are_a_problem_and_repaired_ones_a_remark(r
     assert len(found.problems) == 1
     assert found.problems[0].startswith("1 of 2 media cannot be decoded: -a.mp4: ")
     assert "1 of 2 media are kept with repairs: b.mp4: silent" in found.remarks
-    assert "(a sample of the 2 that are there)" in dict(check(root, sample=1).facts)["decoding"]
+    assert "(a sample of the 2 that are present)" in dict(check(root, sample=1).facts)["decoding"]
     assert not check(root, sample=0).problems
     assert dict(check(root, sample=0).facts)["decoding"] == "nothing decoded"
 
@@ -124,10 +124,10 @@ def test_avsbench_is_checked_with_its_masks(tmp_path: Path) -> None:
     facts = dict(found.facts)
     assert facts["s4_meta_data.csv"] == "4 clips, not the published file"
     assert facts["classes"] == "1, as published"
-    assert facts["media of train"] == "2 of 2 clips there"
+    assert facts["media of train"] == "2 of 2 clips present"
     assert facts["masks of train"] == "2 of 2 there"
     assert facts["masks of test"] == "5 of 5 there"
-    assert facts["decoding"] == "4 of 4 media decoded (all that are there)"
+    assert facts["decoding"] == "4 of 4 media decoded (all that are present)"
     remarks = "\n".join(found.remarks)
     assert "not as published: s4_meta_data.csv (published: 4932 clips)" in remarks
     assert "train: 2 clips where the published data set has 3452" in remarks
@@ -169,14 +169,14 @@ def test_files_that_others_stand_for_need_not_be_there(root: Path, monkeypatch: 
     assert "more.json" not in facts
     assert facts["classes"] == "2"
     (root / "questions.json").write_text('[{"a": 1}')
-    assert "questions.json: no json list" in check(root).problems[0]
+    assert "questions.json: not a JSON list" in check(root).problems[0]
 
 
-def test_a_sample_is_spread_over_all(whole: Path) -> None:
+def test_a_sample_is_evenly_spaced_over_all(whole: Path) -> None:
     sources = list(range(101))
-    assert checking._spread(sources, 3) == [0, 50, 100]  # type: ignore[arg-type, comparison-overlap]
-    assert checking._spread(sources, 1) == [0]  # type: ignore[arg-type, comparison-overlap]
-    assert checking._spread(sources[:2], 5) == [0, 1]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources, 3) == [0, 50, 100]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources, 1) == [0]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources[:2], 5) == [0, 1]  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_clean_check_exits_with_zero(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,7 +188,7 @@ def test_short_media_are_filled_in_and_noted(tmp_path: Path) -> None:
     assert notes == ["video covers 2 of 3 segments", "audio covers 2 of 3 segments"]
 
 
-@pytest.mark.parametrize(("times", "seconds", "kind"), [(12, 1.2, "sound"), (5, 3.0, "video")])
+@pytest.mark.parametrize(("times", "seconds", "kind"), [(12, 1.2, "audio"), (5, 3.0, "video")])
 def test_media_that_cover_less_than_half_are_refused(tmp_path: Path, times: int, seconds: float, kind: str) -> None:
     path = write_media(tmp_path / "a.mkv", times=np.arange(times) / 4, audio=tone(seconds))
     with pytest.raises(MediaError, match=f"{kind} covers only 1 of 3 segments"):

@@ -162,7 +162,7 @@ def test_missing_lists_say_how_to_make_them(lists: Path) -> None:
     with pytest.raises(LavishError, match=r"no testlist01\.txt: copy the lists"):
         actions.clips(lists, "test")
     (lists / "trainlist02.txt").touch()
-    with pytest.raises(LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: leave the lists of one fold"):
+    with pytest.raises(LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: keep the lists of one fold only"):
         actions.classes(lists)
     (lists / "trainlist02.txt").unlink()
     (lists / "UCF-101").rename(lists / "UCF101")
@@ -181,17 +181,17 @@ def test_a_class_without_training_clips_is_refused(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cat,../b.mp4,train,", "path '../b.mp4' is not one within the folder"),
-        ("cat,videos/../../b.mp4,train,", "is not one within the folder"),
-        ("cat,/etc/b.mp4,train,", "is not one within the folder"),
-        ("cat,,train,", "path '' is not one within the folder"),
-        ("cat,.,train,", "path '.' is not one within the folder"),
-        ("cat,a\\b.mp4,train,", "is not one within the folder"),
+        ("cat,../b.mp4,train,", "path '../b.mp4' is not inside the folder"),
+        ("cat,videos/../../b.mp4,train,", "is not inside the folder"),
+        ("cat,/etc/b.mp4,train,", "is not inside the folder"),
+        ("cat,,train,", "path '' is not inside the folder"),
+        ("cat,.,train,", "path '.' is not inside the folder"),
+        ("cat,a\\b.mp4,train,", "is not inside the folder"),
         ("cat,b.mp4,validation,", "unknown split 'validation' .one of: test, train, val"),
         ("cat,b.mp4,tests,", "unknown split 'tests' .did you mean 'test'"),
-        ("cat,videos/-a.mp4,test,", "is in the splits 'train' and 'test': leave it in one"),
+        ("cat,videos/-a.mp4,test,", "is in the splits 'train' and 'test': list it in one split only"),
         (",b.mp4,train,", "no label"),
-        ("dog, barking,b.mp4,train,", "5 fields instead of 4: quote fields with commas"),
+        ("dog, barking,b.mp4,train,", "5 fields instead of 4: quote fields that contain commas"),
         ("cat,b.mp4,train", "3 fields instead of 4"),
         ('"cat,b.mp4,train,', "malformed CSV .unexpected end"),
     ],
@@ -212,7 +212,7 @@ def test_malformed_lines_of_lists(lists: Path, line: str) -> None:
 def test_missing_files_and_folders_are_named(table: Path) -> None:
     for header in ("path,label", "path,label,split,path", ""):
         (table / "clips.csv").write_text(f"{header}\n")
-        with pytest.raises(LavishError, match=r"clips\.csv, line 1: not one column '(split|path)' in the header"):
+        with pytest.raises(LavishError, match=r"clips\.csv, line 1: the header needs exactly one column '(split|path)'"):
             actions.classes(table)
     (table / "clips.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(LavishError, match=r"clips\.csv: not UTF-8"):

@@ -67,7 +67,7 @@ def test_there_is_one_class_and_no_question(name: str, tmp_path: Path) -> None:
     targets = layout.targets(root, "train", segments=5, segment_seconds=1.0)
     assert targets.arrays == {}
     assert targets.clips is None
-    with pytest.raises(LavishError, match=r"clips of train have 5 pictures, .* data\.segments is 10: correct the key"):
+    with pytest.raises(LavishError, match=r"clips of train have 5 frames, .* data\.segments is 10: correct the key"):
         layout.targets(root, "train", segments=10, segment_seconds=1.0)
 
 
@@ -110,7 +110,7 @@ def test_a_video_listed_twice_becomes_two_clips(ms3: Path) -> None:
         (",0,dog,train", r"line 6: video '' is not a plain name"),
         ("x,0,..,train", r"line 6: category '\.\.' is not a plain name"),
         ("x,0,,train", r"line 6: category '' is not a plain name"),
-        ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': leave it in one of them"),
+        ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': list it in one split only"),
         (
             "x" * 140000 + ",0,dog,train",
             r"line 6: malformed CSV \(field larger than field limit .*\): copy s4_meta_data",
@@ -128,7 +128,7 @@ def test_what_is_missing_is_named(s4: Path) -> None:
     with pytest.raises(LavishError, match=r"unknown split 'tests' \(did you mean 'test'"):
         avsbench_s4.clips(s4, "tests")
     (s4 / "s4_data/gt_masks").rename(s4 / "s4_data/masks")
-    with pytest.raises(LavishError, match=r"s4_data: no folder 'gt_masks': copy that of AVSBench S4 there"):
+    with pytest.raises(LavishError, match=r"s4_data: no folder 'gt_masks': copy that of AVSBench S4 into it"):
         avsbench_s4.clips(s4, "train")
     (s4 / "s4_meta_data.csv").write_text("name,start,category\n")
     with pytest.raises(LavishError, match=r"s4_meta_data\.csv, line 1: no column 'split': copy s4_meta_data\.csv"):
@@ -144,7 +144,7 @@ def test_what_is_missing_is_named(s4: Path) -> None:
 def test_pictures_numbered_from_zero_are_refused(ms3: Path) -> None:
     folder = ms3 / "ms3_data/visual_frames/c"
     (folder / "c.mp4_5.png").rename(folder / "c.mp4_0.png")
-    with pytest.raises(LavishError, match=r"c\.mp4_0\.png: .* numbered from 1 on, not from 0"):
+    with pytest.raises(LavishError, match=r"c\.mp4_0\.png: .* numbered from 1, not from 0"):
         avsbench_ms3.clips(ms3, "val")
 
 

@@ -194,7 +194,7 @@ def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
         ({"type": "[1]"}, "write a list of strings"),
         ({"templ_values": "[" * 100_000}, "write a list of strings"),
         ({"templ_values": "[]"}, "has 1 placeholders, but templ_values only 0"),
-        ({"question_content": "Is " + "very " * 13 + "loud?"}, "has 15 words; there are slots for 1 to 14"),
+        ({"question_content": "Is " + "very " * 13 + "loud?"}, "has 15 words instead of 1 to 14"),
         ({"question_content": "?"}, "has 0 words"),
     ],
 )
@@ -220,7 +220,7 @@ def test_files_that_cannot_be_read_are_named(root: Path) -> None:
     with pytest.raises(LavishError, match=r"avqa-val\.json: not a list of records"):
         read(root, "val")
     write(root / "avqa-val.json", [])
-    with pytest.raises(LavishError, match=r"avqa-val\.json: no question in it"):
+    with pytest.raises(LavishError, match=r"avqa-val\.json: contains no question"):
         read(root, "val")
     (root / "avqa-test.json").unlink()
     with pytest.raises(LavishError, match=r"avqa-test\.json: No such file .*: copy the json files"):
@@ -250,6 +250,6 @@ def test_a_video_is_prepared_once_and_takes_its_questions_along_when_it_is_left_
     assert store.targets["answers"].tolist() == [0, 2]
     assert store.targets["questions"].shape == (2, music_avqa.WORD_SLOTS)
     assert (store.vocabulary, store.classes) == (8, ["left", "one", "two"])
-    assert "-b,excluded,no sound" in (store.path / "report.csv").read_text()
+    assert "-b,excluded,no audio stream" in (store.path / "report.csv").read_text()
     with pytest.raises(LavishError, match=r"data\.vocabulary is 9, but .* has 8 words"):
         prepare(config.model_copy(update={"vocabulary": 9}), root, "train", tmp_path / "other", jobs=1)

@@ -89,7 +89,7 @@ def test_procedural_instances_differ_and_are_reproducible():
                 pictures.append(library.image(0, split, instance).tobytes())
                 sounds.append(library.sound(0, split, instance, RATE, 0.5).tobytes())
     assert len(set(pictures)) == len(pictures) == 21 and len(set(sounds)) == 21
-    assert procedural().picture(0, "train", 0).tobytes() == pictures[0]
+    assert procedural().image(0, "train", 0).tobytes() == pictures[0]
     assert procedural().sound(0, "train", 0, RATE, 0.5).tobytes() == sounds[0]
     with pytest.raises(IndexError, match="instance 2 of 2"):
         procedural().sound(0, "test", 2, RATE, 0.5)
@@ -97,7 +97,7 @@ def test_procedural_instances_differ_and_are_reproducible():
 
 def test_open_library(folder):
     assert open_library(config.FolderAssetsConfig(root=folder)).classes == ["bird", "cow", "dog"]
-    with pytest.raises(LavishError, match="no other classes to pretrain on"):
+    with pytest.raises(LavishError, match="no separate classes for pretraining"):
         open_library(config.FolderAssetsConfig(root=folder), "pretraining")
 
 
@@ -118,7 +118,7 @@ def test_folder_classes_and_splits(folder):
     assert len(set(colours.values())) == 3
     first, second = library.image(0, "train", 0), library.image(0, "train", 1)
     assert first.tobytes() != second.tobytes()
-    assert first.tobytes() == FolderAssets(config.FolderAssetsConfig(root=folder)).picture(0, "train", 0).tobytes()
+    assert first.tobytes() == FolderAssets(config.FolderAssetsConfig(root=folder)).image(0, "train", 0).tobytes()
 
 
 def test_variants_of_one_thing_stay_in_one_split(tmp_path):
@@ -141,7 +141,7 @@ def test_variants_are_divided_where_there_is_nothing_else(tmp_path):
 def test_bad_folders_are_named(folder, tmp_path):
     with pytest.raises(LavishError, match="no such folder of assets"):
         FolderAssets(config.FolderAssetsConfig(root=tmp_path / "absent"))
-    with pytest.raises(LavishError, match="0 classes, at least 2 are needed"):
+    with pytest.raises(LavishError, match="0 classes instead of at least 2"):
         FolderAssets(config.FolderAssetsConfig(root=tmp_path))
     for name in ("cat", "dog"):
         write_class(tmp_path, name)
@@ -156,9 +156,9 @@ def test_bad_folders_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(b"no picture"), "not a readable picture"),
+        (lambda path: path.write_bytes(b"no picture"), "not a readable image"),
         (lambda path: write_image(path, mode="RGB"), "no alpha channel"),
-        (lambda path: write_image(path, (0, 0, 0, 0)), "nothing but transparency"),
+        (lambda path: write_image(path, (0, 0, 0, 0)), "completely transparent"),
     ],
 )
 def test_bad_pictures_are_named(tmp_path, spoil, message):

@@ -194,9 +194,9 @@ def test_a_folder_of_pictures_and_recordings_gives_its_own_sounds(tmp_path):
 
 
 def test_what_the_layout_cannot_hold(tmp_path):
-    with pytest.raises(LavishError, match="segments is 2: too few pictures to see a motion in, give at least 3"):
+    with pytest.raises(LavishError, match="segments is 2, too few frames to show a motion: give at least 3"):
         compose(configuration(segments=2), tmp_path / "set", 1)
-    with pytest.raises(LavishError, match=r"compose\.picture_size is 33: H\.264 video needs an even one"):
+    with pytest.raises(LavishError, match=r"compose\.picture_size is 33: H\.264 video needs an even number"):
         compose(configuration(picture_size=33), tmp_path / "set", 1)
     for name in ("a, dog", "b, dog", "b dog"):
         write_class(tmp_path / "assets", name)
