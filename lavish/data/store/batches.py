@@ -123,7 +123,7 @@ class SplitReader:
         )
 
     def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sample frames (clips, segments, H, W, 3), each uniformly from the segments of all other clips of the split."""
+        """Sample frames (clips, segments, H, W, 3), each uniformly from the segments of all other clips."""
         frames = self.store.frames
         if len(frames) < 2:
             raise LavishError(

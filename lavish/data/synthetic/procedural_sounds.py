@@ -57,7 +57,7 @@ class _Voice:
         return tone
 
     def strikes(self, rate: float, jitter: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each time the seconds since the last strike, of `rate` per second, and the index of that strike."""
+        """Return for each time the seconds since the last strike, of `rate` per second, and its index."""
         count = int(len(self.times) / self.sample_rate * rate) + 3
         offsets = jitter * self.details.uniform(-0.5, 0.5, size=count) - self.rng.uniform(0.6, 0.9)
         beats = (np.arange(count) + offsets) / rate

@@ -162,7 +162,9 @@ def test_missing_lists_say_how_to_make_them(lists: Path) -> None:
     with pytest.raises(LavishError, match=r"no testlist01\.txt: copy the lists"):
         actions.clips(lists, "test")
     (lists / "trainlist02.txt").touch()
-    with pytest.raises(LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: keep the lists of one fold only"):
+    with pytest.raises(
+        LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: keep the lists of one fold only"
+    ):
         actions.classes(lists)
     (lists / "trainlist02.txt").unlink()
     (lists / "UCF-101").rename(lists / "UCF101")
@@ -212,7 +214,9 @@ def test_malformed_lines_of_lists(lists: Path, line: str) -> None:
 def test_missing_files_and_folders_are_named(table: Path) -> None:
     for header in ("path,label", "path,label,split,path", ""):
         (table / "clips.csv").write_text(f"{header}\n")
-        with pytest.raises(LavishError, match=r"clips\.csv, line 1: the header needs exactly one column '(split|path)'"):
+        with pytest.raises(
+            LavishError, match=r"clips\.csv, line 1: the header needs exactly one column '(split|path)'"
+        ):
             actions.classes(table)
     (table / "clips.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(LavishError, match=r"clips\.csv: not UTF-8"):

@@ -200,5 +200,5 @@ def test_what_the_layout_cannot_hold(tmp_path):
         compose(configuration(picture_size=33), tmp_path / "set", 1)
     for name in ("a, dog", "b, dog", "b dog"):
         write_class(tmp_path / "assets", name)
-    with pytest.raises(LavishError, match=r"class 'b, dog': .* 'b_dog' like 'b dog': rename its folder"):
+    with pytest.raises(LavishError, match=r"class 'b, dog': .* 'b_dog', as for 'b dog': rename its folder"):
         compose(configuration(assets={"kind": "folder", "root": str(tmp_path / "assets")}), tmp_path / "set", 1)

@@ -270,8 +270,8 @@ def test_folder_of_assets(tmp_path):
 
 def test_bad_configurations_are_named(tmp_path):
     for layout, changes, message in (
-        ("avsbench_s4", {"objects": 9}, r"compose.objects is 9, but there are 8 classes"),
-        ("avsbench_ms3", {"objects": 9}, r"compose.objects is 9, but there are 8 classes"),
+        ("avsbench_s4", {"objects": 9}, r"compose.objects is 9, but there are only 8 classes"),
+        ("avsbench_ms3", {"objects": 9}, r"compose.objects is 9, but there are only 8 classes"),
         ("avsbench_s4", {"silent_object": 0.5}, r"compose.silent_object: nothing of the layout 'avsbench_s4' reads it"),
         ("avsbench_ms3", {"frame_rate": 5}, r"compose.frame_rate: nothing of the layout 'avsbench_ms3' reads it"),
         ("ave", {"objects": 4}, r"compose.objects: nothing of the layout 'ave' reads it: remove the key"),
@@ -281,7 +281,7 @@ def test_bad_configurations_are_named(tmp_path):
             compose(configuration(layout, **changes), tmp_path / "set", 1)
     for name in ("drum_kit", "drum kit", "cow"):
         write_class(tmp_path / "assets", name)
-    with pytest.raises(LavishError, match=r"class 'drum_kit': .* 'drum_kit' like 'drum kit': rename"):
+    with pytest.raises(LavishError, match=r"class 'drum_kit': .* 'drum_kit', as for 'drum kit': rename"):
         compose(
             configuration("avsbench_s4", assets={"kind": "folder", "root": str(tmp_path / "assets")}),
             tmp_path / "set",
