@@ -1,4 +1,4 @@
-"""Checking a data set in its official layout: what is there, what is missing, and whether it can be decoded."""
+"""Checking a data set in its official layout: which files exist, which are missing, and whether they can be decoded."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lavish.data.formats.base import ClipSource, missing_media, read_lines
 from lavish.data.formats.official import OFFICIAL, Official, TextFile
-from lavish.data.formats.registry import ClipSource, missing_media, read_lines, reader
+from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import Clip, Outcome, run_all
 from lavish.errors import LavishError, did_you_mean
 
 _EXAMPLES = 5
-# Only whether they can be decoded is asked: small pictures are enough.
+# The decoded frames are discarded, so small ones are enough.
 _FRAME_SIZE = 32
 _SAMPLE_RATE = 16000
 
 
 @dataclass
 class Findings:
-    """What a check found.
+    """The results of a check.
 
     Attributes:
-        facts: what was looked at and how it is, in the order of looking: (thing, state).
-        problems: what is wrong, each with its remedy; none for a data set that can be used as it is.
-        remarks: what a user may want to know and nothing needs to be done about.
+        facts: the checked items and their states, in the order of the check: (item, state).
+        problems: each with its remedy; empty for a data set that can be used as it is.
+        remarks: information that requires no action.
     """
 
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def add(self, thing: str, state: str) -> None:
-        """Note how something is."""
-        self.facts.append((thing, state))
+    def add(self, item: str, state: str) -> None:
+        """Add a fact."""
+        self.facts.append((item, state))
 
     def add_problem(self, problem: str) -> None:
-        """Note what is wrong, once."""
+        """Add a problem unless it is already listed."""
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -55,21 +56,20 @@ def check_data_set(
     segments: int | None = None,
     segment_seconds: float | None = None,
 ) -> Findings:
-    """Look at everything that a preparation would read.
+    """Check everything that the preparation of a data set would read.
 
-    Lists that differ from the published ones are remarked upon but no problem: they may be a user's own. Of some
-    data sets' lists only the length is known.
+    Lists that differ from the published ones are a remark, not a problem, because a user may have lists of their own.
+    For some data sets only the length of the published lists is known.
 
     Args:
-        format_name: the official layout, as `data.format` names it.
+        format_name: the official layout, a value of `data.format`.
         root: its folder.
-        sample: how many media to decode, evenly spread over those listed; None for all.
-        jobs: worker processes.
-        segments, segment_seconds: segments of a clip and the length of one; by default the official data set's.
+        sample: number of clips whose media are decoded, evenly spaced over the list; None for all.
+        jobs: number of worker processes.
+        segments, segment_seconds: segments per clip and their length; by default those of the official data set.
 
     Raises:
-        LavishError: for an unknown format, or a number out of range. All that is wrong with the folder is found, not
-            raised.
+        LavishError: an unknown format or a number out of range. Problems of the folder are reported, not raised.
     """
     if format_name not in OFFICIAL:
         raise LavishError(f"--task: unknown data set '{format_name}'{did_you_mean(format_name, OFFICIAL)}")
@@ -81,39 +81,39 @@ def check_data_set(
     if not root.is_dir():
         found.problems.append(f"there is no folder {root}")
         return found
-    if not _texts_are_there(official, root, found):
+    if not _check_text_files(official, root, found):
         return found
-    _check_words(format_name, official, root, found)
+    _check_class_and_word_counts(format_name, official, root, found)
     media = _check_clips(format_name, official, root, segments, segment_seconds, found)
     present = [source for source in media if not missing_media(source)]
-    chosen = present if sample is None else _spread(present, sample)
-    if chosen:
-        which = "all" if len(chosen) == len(present) else f"a sample of the {len(present)}"
-        _check_decoding(chosen, which, segments, segment_seconds, jobs, found)
+    selected = present if sample is None else _evenly_spaced(present, sample)
+    if selected:
+        which = "all" if len(selected) == len(present) else f"a sample of the {len(present)}"
+        _check_decoding(selected, which, segments, segment_seconds, jobs, found)
     elif media:
         found.add("decoding", "nothing decoded")
     return found
 
 
 def report(format_name: str, root: Path, found: Findings) -> str:
-    """Return what a check found as text for a person."""
+    """Return the results of a check as readable text."""
     official = OFFICIAL[format_name]
-    width = max((len(thing) for thing, _ in found.facts), default=0)
+    width = max((len(item) for item, _ in found.facts), default=0)
     lines = [f"{official.title} data set in {root}"]
-    lines += [f"  {thing:<{width}}  {state}" for thing, state in found.facts]
+    lines += [f"  {item:<{width}}  {state}" for item, state in found.facts]
     if found.remarks:
-        lines += ["", "To know:", *(f"  - {remark}" for remark in found.remarks)]
+        lines += ["", "Remarks:", *(f"  - {remark}" for remark in found.remarks)]
     if found.problems:
         lines += ["", "Problems:", *(f"  - {problem}" for problem in found.problems)]
         lines += ["", f"Where to get it: {official.obtained}."]
     else:
-        lines += ["", "Everything that was looked at is in order."]
+        lines += ["", "No problems found."]
     return "\n".join(lines)
 
 
-def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
-    """Look for the text files; return whether all that are needed are there, so that the rest can be checked."""
-    own = []
+def _check_text_files(official: Official, root: Path, found: Findings) -> bool:
+    """Check the text files; return whether all required ones exist, so that the rest can be checked."""
+    modified = []
     base = official.base(root)
     absent = [name for name in official.texts if not (base / name).is_file()]
     for name, published in official.texts.items():
@@ -137,33 +137,33 @@ def _texts_are_there(official: Official, root: Path, found: Findings) -> bool:
         else:
             found.add(name, f"{listed}, not the published file")
             too = " too" if entries == published.entries else ""
-            own.append(f"{name} (published: {published.entries} {official.entry}{too})")
-    if own:
+            modified.append(f"{name} (published: {published.entries} {official.entry}{too})")
+    if modified:
         found.remarks.append(
-            f"not as published: {', '.join(own)}. Fine for lists of your own, but numbers are not comparable with "
-            "published ones then"
+            f"not as published: {', '.join(modified)}. Lists of your own are fine, but results are then not comparable "
+            "with published ones"
         )
-    needed = [name for name in absent if not official.texts[name].optional]
-    if needed:
-        found.problems.append(f"missing in {root}: {', '.join(needed)}")
-        inner = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and (folder / needed[0]).is_file()]
+    required = [name for name in absent if not official.texts[name].optional]
+    if required:
+        found.problems.append(f"missing in {root}: {', '.join(required)}")
+        inner = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and (folder / required[0]).is_file()]
         if inner:
-            found.problems[-1] += f"; but {inner[0]} has {needed[0]}: give that folder as --root"
+            found.problems[-1] += f"; but {inner[0]} has {required[0]}: give that folder as --root"
     return not found.problems
 
 
 def _entries(path: Path, lines: Sequence[str], published: TextFile) -> int:
-    """Return how many entries a text file has."""
+    """Return the number of entries of a text file."""
     if path.suffix != ".json":
         return max(0, len(lines) - published.header)
     try:
         return len(json.loads("\n".join(lines)))
     except (ValueError, TypeError) as error:
-        raise LavishError(f"{path}: no json list ({error}): restore the published file") from None
+        raise LavishError(f"{path}: not a JSON list ({error}): restore the published file") from None
 
 
-def _check_words(format_name: str, official: Official, root: Path, found: Findings) -> None:
-    """Count what predictions and questions are made of: classes, and words where anything is asked."""
+def _check_class_and_word_counts(format_name: str, official: Official, root: Path, found: Findings) -> None:
+    """Compare the numbers of classes and, for formats with questions, of words with the published ones."""
     layout = reader(format_name)
     checks: list[tuple[str, Callable[[Path], list[str]], int | None, str]] = [
         ("classes", layout.classes, official.classes, "num_classes")
@@ -179,13 +179,15 @@ def _check_words(format_name: str, official: Official, root: Path, found: Findin
             continue
         found.add(what, f"{number}{', as published' if number == published else ''}")
         if published is not None and number != published:
-            found.remarks.append(f"{number} {what} where the published data set has {published}: set data.{key} to it")
+            found.remarks.append(
+                f"{number} {what}, but the published data set has {published}: set data.{key} to {number}"
+            )
 
 
 def _check_clips(
     format_name: str, official: Official, root: Path, segments: int, segment_seconds: float, found: Findings
 ) -> list[ClipSource]:
-    """Read all lists with their targets; return every medium once, by name."""
+    """Read all lists and their targets; return each pair of media files once, sorted by path."""
     layout = reader(format_name)
     media: dict[tuple[Path, Path], ClipSource] = {}
     for split, name in official.splits.items():
@@ -193,38 +195,38 @@ def _check_clips(
             layout.targets(root, split, segments=segments, segment_seconds=segment_seconds)
             sources = layout.clips(root, split)
         except LavishError as error:
-            # The same for all splits, such as a media folder that is not there, is said once.
+            # An error that all splits share, such as a missing media folder, is reported once.
             found.add_problem(str(error))
             continue
         for source in sources:
-            media.setdefault((source.pictures, source.sound), source)
+            media.setdefault((source.video, source.audio), source)
         missing = [reason for source in sources if (reason := missing_media(source))]
-        found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips there")
+        found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips present")
         if missing:
             share = len(missing) / len(sources)
             found.problems.append(
                 f"{name}: {len(missing)} of {len(sources)} clips ({share:.1%}) have no media: {_examples(missing)}; "
-                "`lavish prepare` leaves them out as far as data.max_lost allows"
+                "`lavish prepare` excludes them, up to the share data.max_lost"
             )
         published = official.clips.get(split, len(sources))
         if len(sources) != published:
-            found.remarks.append(f"{name}: {len(sources)} clips where the published data set has {published}")
-        _check_pictures(name, sources, found)
+            found.remarks.append(f"{name}: {len(sources)} clips, but the published data set has {published}")
+        _check_segment_frames(name, sources, found)
         _check_masks(name, sources, found)
-    return sorted(media.values(), key=lambda source: source.pictures)
+    return sorted(media.values(), key=lambda source: source.video)
 
 
-def _check_pictures(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
-    lacking = [
-        f"{source.pictures.name}: segment {number}"
+def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
+    missing = [
+        f"{source.video.name}: segment {number}"
         for source in sources
-        for number, frame in enumerate(source.frames, start=1)
-        if frame is None and source.pictures.exists()
+        for number, frame in enumerate(source.segment_frames, start=1)
+        if frame is None and source.video.exists()
     ]
-    if lacking:
+    if missing:
         found.problems.append(
-            f"{name}: {len(lacking)} segments have no picture: {_examples(lacking)}; such segments do not count, and `lavish "
-            "prepare` leaves out clips with fewer pictures than half of the segments"
+            f"{name}: {len(missing)} segments have no frame: {_examples(missing)}; such segments are not evaluated, "
+            "and `lavish prepare` excludes clips with frames for fewer than half of the segments"
         )
 
 
@@ -233,18 +235,18 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
     if not masks:
         return
     missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not mask.exists()]
-    found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} there")
+    found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} present")
     if missing:
         found.problems.append(
-            f"{name}: {len(missing)} of {len(masks)} masks are missing: {_examples(missing)}; such segments do not count, "
-            "and `lavish prepare` leaves out clips that have no mask at all"
+            f"{name}: {len(missing)} of {len(masks)} masks are missing: {_examples(missing)}; such segments are not "
+            "evaluated, and `lavish prepare` excludes clips without any mask"
         )
 
 
 def _check_decoding(
-    chosen: Sequence[ClipSource], which: str, segments: int, segment_seconds: float, jobs: int, found: Findings
+    sources: Sequence[ClipSource], which: str, segments: int, segment_seconds: float, jobs: int, found: Findings
 ) -> None:
-    clips: list[Clip] = list(enumerate(chosen))
+    clips: list[Clip] = list(enumerate(sources))
     outcomes: dict[int, Outcome] = {}
     work = partial(_decode_chunk, segments, segment_seconds)
     with tqdm(total=len(clips), desc="decoding", unit="clip", disable=None) as bar:
@@ -253,17 +255,20 @@ def _check_decoding(
             bar.update(len(chunk))
     by_status: dict[str, list[str]] = {"ok": [], "repaired": [], "excluded": []}
     for index, source in clips:
-        by_status[outcomes[index].status].append(f"{source.pictures.name}: {outcomes[index].reason}")
-    bad, odd = by_status["excluded"], by_status["repaired"]
-    found.add("decoding", f"{len(chosen) - len(bad)} of {len(chosen)} media decoded ({which} that are there)")
-    if bad:
-        found.problems.append(f"{len(bad)} of {len(chosen)} media cannot be decoded: {_examples(bad)}; restore them")
-    if odd:
-        found.remarks.append(f"{len(odd)} of {len(chosen)} media are kept with repairs: {_examples(odd)}")
+        by_status[outcomes[index].status].append(f"{source.video.name}: {outcomes[index].reason}")
+    excluded, repaired = by_status["excluded"], by_status["repaired"]
+    count = len(sources)
+    found.add("decoding", f"{count - len(excluded)} of {count} media decoded ({which} that are present)")
+    if excluded:
+        found.problems.append(
+            f"{len(excluded)} of {count} media cannot be decoded: {_examples(excluded)}; restore them"
+        )
+    if repaired:
+        found.remarks.append(f"{len(repaired)} of {count} media are kept with repairs: {_examples(repaired)}")
 
 
 def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
-    """Decode clips and keep nothing of them; runs in a worker process."""
+    """Decode clips and discard the data; runs in a worker process."""
     from lavish.data.decoding.masks import decode_masks
     from lavish.data.decoding.media import MediaError, decode_clip
 
@@ -285,8 +290,8 @@ def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) 
     return outcomes
 
 
-def _spread(sources: Sequence[ClipSource], count: int) -> list[ClipSource]:
-    """Return `count` sources, evenly spread, the same each time."""
+def _evenly_spaced(sources: Sequence[ClipSource], count: int) -> list[ClipSource]:
+    """Return `count` sources, evenly spaced, always the same ones."""
     count = min(count, len(sources))
     return [sources[round(index * (len(sources) - 1) / max(1, count - 1))] for index in range(count)]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.errors import LavishError
 from lavish.metrics import masks as metrics
 from lavish.models.heads.mask_decoder import MaskDecoder

@@ -54,7 +54,7 @@ def write_official_folder(root: Path) -> None:
         lines += part
         for index, video in enumerate(videos):
             sound = tone(10.0, 44100, 300.0 + 500 * index)
-            write_media(root / "AVE" / f"{video}.mp4", times=tuple(np.arange(12) * 0.85), sound=sound, rate=44100)
+            write_media(root / "AVE" / f"{video}.mp4", times=tuple(np.arange(12) * 0.85), audio=sound, rate=44100)
     (root / "Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *lines]) + "\n")
 
 

@@ -21,7 +21,7 @@ import torch
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.media import decode_clip
 from lavish.data.decoding.spectrogram import log_mels
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store import preparation
 from lavish.data.store.clip_jobs import ClipValues, Outcome, decode_all
 from lavish.data.store.journal import Journal
@@ -43,8 +43,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, video in enumerate(VIDEOS):
         write_media(
             root / "AVE" / f"{video}.mp4",
-            picture=lambda number, index=index: grey_levels(number)[::, ::-1] // (1 + index % 3),
-            sound=tone(frequency=200 + 40 * index),
+            image=lambda number, index=index: grey_levels(number)[::, ::-1] // (1 + index % 3),
+            audio=tone(frequency=200 + 40 * index),
         )
         rows.append(f"{'cat' if index % 2 else 'dog'}&{video}&good&{index % 3}&3")
     for name in ("trainSet.txt", "valSet.txt", "testSet.txt"):
@@ -235,8 +235,8 @@ def test_unusable_clips_are_left_out_and_the_others_keep_their_order(root: Path,
     (media / "v03.mp4").unlink()
     (media / "v05.mp4").write_bytes((media / "v05.mp4").read_bytes()[:1000])
     write_media(media / "v07.mp4")
-    write_media(media / "v09.mp4", sound=np.zeros(48000))
-    write_media(media / "v11.mp4", times=np.arange(7) / 4, sound=tone())
+    write_media(media / "v09.mp4", audio=np.zeros(48000))
+    write_media(media / "v11.mp4", times=np.arange(7) / 4, audio=tone())
     prepare(config(max_lost=0.2), root, "train", tmp_path / "train", jobs=2)
     store = SplitStore(tmp_path / "train")
     store.verify()
@@ -257,7 +257,7 @@ def test_unusable_clips_are_left_out_and_the_others_keep_their_order(root: Path,
     assert found["v03"] == ("excluded", "missing AVE/v03.mp4")
     assert found["v05"][0] == "excluded"
     assert found["v05"][1].startswith("cannot open v05.mp4")
-    assert found["v07"] == ("excluded", "no sound stream in v07.mp4")
+    assert found["v07"] == ("excluded", "no audio stream in v07.mp4")
     assert found["v09"] == ("repaired", "silent")
     assert found["v11"] == ("repaired", "video covers 2 of 3 segments")
     assert found["v12"] == ("ok", "")
@@ -270,7 +270,9 @@ def test_too_many_unusable_clips_fail_with_a_report_and_finished_ones_stay(
     for name in saved:
         (root / "AVE" / name).write_bytes(b"nothing")
     out = tmp_path / "train"
-    with pytest.raises(LavishError, match=r"2 of 24 clips cannot be used, data.max_lost allows 2.0%.*report\.csv"):
+    with pytest.raises(
+        LavishError, match=r"2 of 24 clips cannot be used, but data.max_lost allows only 2.0%.*report\.csv"
+    ):
         prepare(config(), root, "train", out, jobs=2)
     assert not out.exists()
     found = report(tmp_path / "train.partial" / "report.csv")

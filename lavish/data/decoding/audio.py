@@ -1,4 +1,4 @@
-"""The sound of a clip: any channels, rate and start to mono at one rate, placed on the clip's time line."""
+"""Decoding audio: any channel layout, sample rate and start time to mono at one rate, on the clip's time axis."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from av.audio.resampler import AudioResampler
 
 from lavish.data.decoding.container import Container, MediaError
 
-FULL_SCALE = 32768  # of int16 sound
-# A larger jump of the timestamps is a gap or an overlap; a smaller one is rounding in the container.
+FULL_SCALE = 32768  # of int16 samples
+# A larger jump in the timestamps is a gap or an overlap; a smaller one is due to the container's rounding.
 _GAP_SECONDS = 0.1
 
 
-def sound_track(
+def decode_audio(
     container: Container, stream: Any, times: Sequence[float], duration: float, sample_rate: int
 ) -> tuple[np.ndarray, list[bool]]:
-    """Decode the first `duration` seconds of a sound stream.
+    """Decode the first `duration` seconds of an audio stream.
 
-    Channels are averaged: every layout, known or not, is treated alike, and the mean cannot clip.
+    Channels are averaged, which works for all channel layouts, known or not, and cannot clip.
 
     Returns:
-        int16 (round(duration * sample_rate),), zero where there is no sound, and for each of `times` (seconds) whether
-        the stream is there.
+        int16 (round(duration * sample_rate),), zero where there is no audio, and for each of `times` (seconds) whether
+        the stream covers it.
 
     Raises:
         MediaError: nothing in the stream can be decoded.
     """
-    sound = np.zeros(round(duration * sample_rate), dtype=np.float32)
+    track = np.zeros(round(duration * sample_rate), dtype=np.float32)
     covered = [False] * len(times)
     found = False
     for start, rate, piece in _pieces(container, stream):
         found = True
         end = start + len(piece) / rate
-        covered = [there or start <= time < end for there, time in zip(covered, times, strict=True)]
+        covered = [already or start <= time < end for already, time in zip(covered, times, strict=True)]
         piece = _resample(piece, rate, sample_rate)
         first = round(start * sample_rate)
-        target = sound[max(0, first) : max(0, first + len(piece))]
+        target = track[max(0, first) : max(0, first + len(piece))]
         target[:] = piece[max(0, -first) :][: len(target)]
     if not found:
-        raise MediaError(f"no decodable sound in {container.name}")
-    scaled = np.rint(np.nan_to_num(sound) * FULL_SCALE)
+        raise MediaError(f"no decodable audio in {container.name}")
+    scaled = np.rint(np.nan_to_num(track) * FULL_SCALE)
     return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16), covered
 
 
 def _pieces(container: Container, stream: Any) -> Iterator[tuple[float, int, np.ndarray]]:
-    """Yield (start in seconds, sample rate, mono float32 samples) of every uninterrupted stretch of sound."""
+    """Yield (start in seconds, sample rate, mono float32 samples) of every uninterrupted section."""
     start, end, rate = 0.0, 0.0, 0
     collected: list[np.ndarray] = []
     for _, frame in container.decode(stream):

@@ -1,4 +1,4 @@
-"""An opened media file and the compressed packets of one clip of it."""
+"""Reading media files: an open container and the compressed packets of its first seconds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from av.stream import Disposition
 
 
 class MediaError(Exception):
-    """A clip that cannot be used; the message is a short reason without paths of this machine."""
+    """A clip that cannot be used. The message is a short reason without absolute paths."""
 
 
 class Container:
-    """The packets of a file's first seconds, still compressed, to be decoded in any order.
+    """The compressed packets of a file's first seconds, which can be decoded in any order.
 
-    Time zero is where the container starts, so a stream that begins later keeps its offset. Memory is bounded by the
-    clip, not by the file.
+    Time zero is the start of the container, so a stream that starts later keeps its offset. Memory use is bounded by
+    the length of the clip, not of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,8 +26,8 @@ class Container:
         self.damaged: set[int] = set()  # indices of streams with packets that could not be read or decoded
         self._packets: dict[int, list[av.Packet]] = {}
         try:
-            # Ids may begin with '-' or hold a ':'. As a "file:" address they are neither an option nor a protocol, and
-            # a playlist in disguise can open nothing but files.
+            # Names may begin with '-' or contain a ':'. With "file:" they are neither an option nor a protocol, and the
+            # whitelist keeps a disguised playlist from opening anything but files.
             self._container = av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"cannot open {self.name}: {error.strerror}") from None
@@ -42,11 +42,11 @@ class Container:
         self._container.close()
 
     def stream(self, kind: Literal["video", "audio"]) -> Any:
-        """Return the 'video' or 'audio' stream that a player would choose; a cover picture is no video."""
+        """Return the 'video' or 'audio' stream that a player would choose; cover art does not count as video."""
         best = self._container.streams.best(kind)
         if best is None or best.disposition & Disposition.attached_pic:
-            raise MediaError(f"no {'sound' if kind == 'audio' else kind} stream in {self.name}")
-        best.codec_context.thread_count = 1  # clips are decoded in parallel, not parts of a clip
+            raise MediaError(f"no {kind} stream in {self.name}")
+        best.codec_context.thread_count = 1  # parallelism is over clips
         return best
 
     def read(self, streams: Sequence[Any], duration: float) -> None:
@@ -57,7 +57,7 @@ class Container:
             for packet in self._container.demux(*streams):
                 if packet.size == 0 or packet.stream_index not in unfinished:
                     continue
-                # Packets come in decoding order: once that has passed the end, so will all pictures to come.
+                # Packets come in decoding order: after the first one past the end, all later frames are past it, too.
                 stamp = packet.pts if packet.dts is None else packet.dts
                 if stamp is None or self.seconds(stamp, packet) <= duration:
                     self._packets[packet.stream_index].append(packet)
@@ -69,9 +69,9 @@ class Container:
             self.damaged |= unfinished
 
     def seconds(self, stamp: int, timed: Any) -> float:
-        """Return a timestamp of a packet or stream as seconds from the start of the container."""
+        """Return a timestamp of a packet or stream in seconds from the start of the container."""
         base = timed.time_base
-        # Whole numbers up to the division: as exact as a fraction, without its cost for every packet.
+        # Integer arithmetic up to the division is as exact as Fraction, and cheaper.
         return stamp * base.numerator / base.denominator - self.zero
 
     def packets(self, stream: Any) -> list[Any]:
@@ -79,7 +79,7 @@ class Container:
         return self._packets[stream.index]
 
     def decode(self, stream: Any, first: int = 0) -> Iterator[tuple[int, Any]]:
-        """Yield (number of the packet fed last, decoded frame) from packet number `first` on, skipping damaged ones."""
+        """Yield (number of the last packet fed, decoded frame) starting at packet `first`, skipping damaged packets."""
         if first:
             stream.codec_context.flush_buffers()
         for number, packet in enumerate([*self.packets(stream)[first:], None], start=first):

@@ -1,4 +1,4 @@
-"""Masks of clips: pictures whose non-zero pixels are the object, one a segment where somebody has annotated it."""
+"""Reading masks: one image per annotated segment, whose non-zero pixels are the object."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from PIL import Image
 
 from lavish.data.decoding.container import MediaError
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 
 
 def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, list[str]]:
     """Read the masks of one clip.
 
-    A mask of another size is resized to the frames' square, as the pictures are, but by nearest neighbours: a mask has
-    no values between. A mask that is missing or cannot be decoded leaves its segment without annotation.
+    Masks are resized to the frame size, like the frames, but with nearest-neighbour interpolation, since masks are
+    binary. A segment whose mask is missing or cannot be decoded is not annotated.
 
     Args:
-        paths: of each segment, its mask, or None where the segment is not annotated.
+        paths: the mask of each segment, None where the segment is not annotated.
         size: height and width of the masks returned, pixels.
 
     Returns:
-        uint8 (segments, size, size): 1 the object, 0 not, NOT_ANNOTATED throughout a segment without annotation; and notes
-        on what is not as promised.
+        uint8 (segments, size, size): 1 for the object, 0 for the rest, NOT_ANNOTATED in all pixels of a segment without
+        annotation; and notes on missing or undecodable masks.
 
     Raises:
-        MediaError: none of the masks is there, so that there is nothing to learn from and nothing to score.
+        MediaError: the clip has no mask at all, so that it can be used neither for training nor for evaluation.
     """
     masks = np.full((len(paths), size, size), NOT_ANNOTATED, np.uint8)
     notes: list[str] = []
@@ -43,12 +43,12 @@ def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, l
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             notes.append(f"mask of segment {segment + 1} undecodable")
     if (masks == NOT_ANNOTATED).all():
-        raise MediaError("; ".join(notes) or "no segment that has a picture is annotated")
+        raise MediaError("; ".join(notes) or "no segment with a frame is annotated")
     return masks, notes
 
 
 def _is_object(image: Image.Image) -> np.ndarray:
-    """Return uint8 (height, width): where any channel, or the palette's index, is not zero; alpha says nothing."""
+    """Return uint8 (height, width): 1 where any colour channel or the palette index is not zero; alpha is ignored."""
     values = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
     return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0, np.uint8)
 

@@ -1,20 +1,20 @@
-"""Decoding the pictures and the sound of a clip: PyAV for media files, Pillow for extracted pictures.
+"""Decoding the frames and the audio of a clip: PyAV for media files, Pillow for extracted images.
 
-The pictures are those on screen at the centre of each segment, turned as their display matrix says and resized (bicubic)
-to a square without cropping, as published practice does. (LAVISH takes the first and the last picture and eight between
-them; the centre keeps every picture within the segment that its label speaks of.)
+The frame of a segment is the one on screen at its centre, rotated by the display matrix and resized (bicubic) to a
+square without cropping, as in published practice. (LAVISH takes the first frame, the last frame and eight between them;
+with the centres, every frame lies within the segment of its label.)
 
-What becomes of media that are not as promised:
+Treatment of faulty media:
 
-* missing or undecodable file, no video stream, no sound stream: :class:`MediaError`, the clip is left out;
-* a stream that is there at fewer than half of the segments' centres: :class:`MediaError`, the clip is left out;
-* a stream that is absent at some of these centres: noted; the nearest picture is repeated, sound is zero;
-* damaged packets or pictures: noted; they are skipped and the picture before them stays on screen;
-* silent sound, peak below -80 dB of full scale: noted, but kept, because the published lists count it;
-* a stream that ends less than half a segment early is as good as whole: most clips in the wild do.
+* missing or undecodable file, no video stream, no audio stream: :class:`MediaError`, the clip is excluded;
+* a stream that covers fewer than half of the segment centres: :class:`MediaError`, the clip is excluded;
+* a stream that does not cover all of the centres: noted; the nearest frame is repeated, audio is zero;
+* damaged packets or frames: noted; they are skipped and the frame before them is repeated;
+* silent audio, with a peak below -80 dB of full scale: noted but kept, because published results count such clips;
+* a stream that ends less than half a segment early counts as complete, because most real clips do.
 
-Files come from outside and are untrusted: nothing here evaluates, unpickles or starts anything, only local files are
-opened, and decoding stops at the end of the clip.
+Files are untrusted: nothing in them is evaluated, unpickled or executed, only local files are opened, and decoding
+stops at the end of the clip.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from lavish.data.decoding.audio import FULL_SCALE, sound_track
+from lavish.data.decoding.audio import FULL_SCALE, decode_audio
 from lavish.data.decoding.container import Container, MediaError
-from lavish.data.decoding.images import folder_pictures, segment_images, video_pictures
-from lavish.data.formats.registry import ClipSource, missing_media
+from lavish.data.decoding.images import decode_video_frames, read_folder_frames, read_segment_frames
+from lavish.data.formats.base import ClipSource, missing_media
 
 __all__ = ["MediaError", "decode_clip"]
 
@@ -41,15 +41,15 @@ def decode_clip(
     """Decode one clip.
 
     Args:
-        source: where its pictures and its sound are.
-        segments: pictures to return, at the centres of as many equal parts of the clip.
-        duration: length of the clip in seconds; anything later is cut off.
-        frame_size: height and width of the pictures returned, pixels.
-        sample_rate: samples per second of the sound returned.
+        source: its media files.
+        segments: number of segments of equal length; a frame is returned for the centre of each.
+        duration: length of the clip in seconds; the rest is cut off.
+        frame_size: height and width of the returned frames, pixels.
+        sample_rate: of the returned waveform, samples per second.
 
     Returns:
-        Pictures uint8 (segments, frame_size, frame_size, 3) RGB; sound int16 (round(duration * sample_rate),) mono; and
-        notes on what was filled in or is not as promised, none for a flawless clip.
+        Frames uint8 (segments, frame_size, frame_size, 3) RGB; waveform int16 (round(duration * sample_rate),) mono;
+        and notes on faults and repairs, empty for a flawless clip.
 
     Raises:
         MediaError: the clip cannot be used, see above.
@@ -58,29 +58,29 @@ def decode_clip(
         raise MediaError(reason)
     times = [(segment + 0.5) * duration / segments for segment in range(segments)]
     notes: list[str] = []
-    if source.frames:
-        frames, covered = segment_images(source.frames, frame_size)
-    elif source.pictures.is_dir():
-        frames, covered = folder_pictures(source.pictures, times, duration, frame_size)
+    if source.segment_frames:
+        frames, video_covered = read_segment_frames(source.segment_frames, frame_size)
+    elif source.video.is_dir():
+        frames, video_covered = read_folder_frames(source.video, times, duration, frame_size)
     else:
-        with Container(source.pictures) as container:
+        with Container(source.video) as container:
             video = container.stream("video")
-            together = source.sound == source.pictures
+            together = source.audio == source.video
             audio = container.stream("audio") if together else None
             container.read([video, audio] if together else [video], duration)
-            frames, covered = video_pictures(container, video, times, frame_size)
+            frames, video_covered = decode_video_frames(container, video, times, frame_size)
             _note_damage("video", container, video, notes)
             if together:
-                waveform, heard = sound_track(container, audio, times, duration, sample_rate)
-                _note_damage("sound", container, audio, notes)
-    if source.sound != source.pictures:
-        with Container(source.sound) as container:
+                waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
+                _note_damage("audio", container, audio, notes)
+    if source.audio != source.video:
+        with Container(source.audio) as container:
             audio = container.stream("audio")
             container.read([audio], duration)
-            waveform, heard = sound_track(container, audio, times, duration, sample_rate)
-            _note_damage("sound", container, audio, notes)
-    _note_coverage("video", covered, notes)
-    _note_coverage("sound", heard, notes)
+            waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
+            _note_damage("audio", container, audio, notes)
+    _note_coverage("video", video_covered, notes)
+    _note_coverage("audio", audio_covered, notes)
     if np.abs(waveform.astype(np.int32)).max() < _SILENT_PEAK * FULL_SCALE:
         notes.append("silent")
     return frames, waveform, notes
@@ -92,8 +92,8 @@ def _note_damage(kind: str, container: Container, stream: Any, notes: list[str])
 
 
 def _note_coverage(kind: str, covered: Sequence[bool], notes: list[str]) -> None:
-    there = sum(covered)
-    if there < _MIN_COVERED * len(covered):
-        raise MediaError(f"{kind} covers only {there} of {len(covered)} segments")
-    if there < len(covered):
-        notes.append(f"{kind} covers {there} of {len(covered)} segments")
+    count = sum(covered)
+    if count < _MIN_COVERED * len(covered):
+        raise MediaError(f"{kind} covers only {count} of {len(covered)} segments")
+    if count < len(covered):
+        notes.append(f"{kind} covers {count} of {len(covered)} segments")

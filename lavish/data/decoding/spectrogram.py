@@ -1,4 +1,4 @@
-"""Log-mel filter banks of one window of sound per segment, as LAVISH computes them."""
+"""Log-mel spectrograms of one audio window per segment, as LAVISH computes them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def log_mels(
     window_seconds: float,
     window_margin: float,
 ) -> Tensor:
-    """Return the log-mel filter banks of a clip.
+    """Return the log-mel spectrograms of a clip.
 
     Args:
         waveform: (samples,) float in [-1, 1], mono. Its mean over the clip is subtracted first.
-        segments: windows to take, see :func:`~lavish.data.decoding.windows.window_starts`; one that reaches past the end is
-            zero-padded.
+        segments: number of windows, see :func:`~lavish.data.decoding.windows.window_starts`; a window that extends past
+            the end of the clip is zero-padded.
         sample_rate: samples per second.
         mel_bins: triangular mel filters between 20 Hz and half the sample rate.
         shift_ms: hop of the analysis frames, milliseconds.
         length_ms: length of an analysis frame, milliseconds.
-        frames: analysis frames kept per window; see
-            :func:`~lavish.data.decoding.windows.count_valid_frames` for those that hold sound.
-        window_seconds: sound read for one segment.
+        frames: analysis frames returned per window; see :func:`~lavish.data.decoding.windows.count_valid_frames` for
+            those that hold audio.
+        window_seconds: length of the window of a segment.
         window_margin: seconds between the end of the last window and the end of the clip.
 
     Returns:
-        (segments, mel_bins, frames) float32: natural logarithms of mel energies, not normalised.
+        (segments, mel_bins, frames) float32: natural logarithms of the mel energies, not normalised.
 
     Source: LAVISH (arXiv 2212.07983), public code, AVE data loader.
     """
-    kept = count_valid_frames(
+    valid_frames = count_valid_frames(
         sample_rate=sample_rate, shift_ms=shift_ms, length_ms=length_ms, frames=frames, window_seconds=window_seconds
     )
     starts = window_starts(
@@ -66,7 +66,7 @@ def log_mels(
             dither=0.0,
             frame_shift=shift_ms,
             frame_length=length_ms,
-        )[:kept]
+        )[:valid_frames]
         for start in starts
     ]
-    return torch.nn.functional.pad(torch.stack(banks).transpose(1, 2), (0, frames - kept))
+    return torch.nn.functional.pad(torch.stack(banks).transpose(1, 2), (0, frames - valid_frames))

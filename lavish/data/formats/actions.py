@@ -1,20 +1,20 @@
-"""Labelled videos, each of one class: action recognition (UCF101, Kinetics-Sounds, VGGSound and the like).
+"""Videos with one class label each: action recognition (UCF101, Kinetics-Sounds, VGGSound and similar data sets).
 
-The root folder holds one of three layouts, looked for in this order:
+The root folder has one of three layouts, tried in this order:
 
 a table
-    ``clips.csv`` with the columns ``path,label,split`` in any order, others ignored; paths relative to the root
-lists, as UCF101 has them
-    ``trainlist01.txt``, ``vallist01.txt``, ``testlist01.txt``: ``<class>/<video>`` a line, the class index that the
-    training lists add is not read; the videos in ``UCF-101/<class>/`` or ``videos/<class>/``. Only one fold's lists.
-class folders, as Kinetics has them
+    ``clips.csv`` with the columns ``path,label,split`` in any order (others are ignored); paths relative to the root
+lists, as in UCF101
+    ``trainlist01.txt``, ``vallist01.txt``, ``testlist01.txt`` of a single fold: ``<class>/<video>`` per line (the class
+    index in the training list is ignored); the videos in ``UCF-101/<class>/`` or ``videos/<class>/``
+class folders, as in Kinetics
     ``train/<class>/<video>``, ``val/<class>/<video>``, ``test/<class>/<video>``
 
-The classes are the sorted names in the training split. With ``classes.txt``, one name a line, they are those, in that
-order: clips of other classes are no part of the data set, except in a table, whose labels are all meant.
+The classes are the sorted names in the training split or, with ``classes.txt`` (one name per line), the names in that
+file, in its order. Clips of classes that it does not list are excluded from the data set; in a table they are an error.
 
-A layout without validation split is refused: choosing a checkpoint on test clips would make the test say nothing.
-Names come from outside: none may lead out of the root.
+A layout without a validation split is refused, because selecting a checkpoint on test clips invalidates the test.
+Names are untrusted: none may lead out of the root.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.registry import ClipSource, Targets, read_lines, read_table, unique_names
+from lavish.data.formats.base import ClipSource, Targets, read_class_names, read_lines, read_table, unique_names
 from lavish.errors import LavishError, did_you_mean
 
 _TABLE = "clips.csv"
 _CLASSES = "classes.txt"
-_NOT_CHOSEN = f"of a class that {_CLASSES} does not list"
+_EXCLUDED = f"clips excluded, of a class that {_CLASSES} does not list"
 _COLUMNS = ("path", "label", "split")
 _VIDEO_FOLDERS = ("UCF-101", "videos")
 _SUFFIXES = {
@@ -44,7 +44,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class _Clip:
-    """One listed video: where it is listed, its name there, its file and its label."""
+    """A listed video: the line that lists it, its name there, its file and its label."""
 
     where: str
     name: str
@@ -58,31 +58,31 @@ def classes(root: Path) -> list[str]:
 
 
 def vocabulary(root: Path) -> list[str]:
-    """Return no words: this format asks no questions."""
+    """Return no words: this format has no questions."""
     return []
 
 
 def clips(root: Path, split: str) -> list[ClipSource]:
-    """Return the clips of a split in the order of the table or list, of class folders in that of their names."""
+    """Return the clips of a split in the order of the table or list; those of class folders sorted by name."""
     listed = _data_set(root, split)[1]
     names = unique_names([clip.name for clip in listed])
     return [ClipSource(name, clip.path, clip.path) for name, clip in zip(names, listed, strict=True)]
 
 
 def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
-    """Return {"labels": (clips,) int64}: the class of each clip, whatever the segments."""
+    """Return `labels`, (clips,) int64: the class of each clip, regardless of the segments."""
     names, listed, excluded = _data_set(root, split)
     indices = {name: index for index, name in enumerate(names)}
     labels = np.array([indices[clip.label] for clip in listed], dtype=np.int64)
-    return Targets({"labels": labels}, notes={_NOT_CHOSEN: excluded} if excluded else {})
+    return Targets({"labels": labels}, notes={_EXCLUDED: excluded} if excluded else {})
 
 
 def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip], int]:
-    """Return the class names, the clips of one split, and how many clips of other classes it has."""
+    """Return the class names, the clips of one split, and its number of clips of classes that are not used."""
     if split not in SPLITS:
         raise LavishError(f"unknown split '{split}'{did_you_mean(split, SPLITS)}")
     if not root.is_dir():
-        raise LavishError(f"{root}: there is no such folder: correct data.root")
+        raise LavishError(f"{root}: no such folder: correct data.root")
     if is_table := (root / _TABLE).exists():
         parts = _table(root)
     elif any(_lists(root, name) for name in SPLITS):
@@ -90,48 +90,40 @@ def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip], int]:
     elif any((root / name).is_dir() for name in SPLITS):
         parts = {name: _folders(root, name) for name in {"train", split}}
     else:
-        raise LavishError(f"{root}: no labelled videos in a layout that is known: {_LAYOUTS}")
+        raise LavishError(f"{root}: no labelled videos in a known layout: {_LAYOUTS}")
 
-    chosen, all_listed = _chosen(root), len(parts[split])
-    if chosen is not None and not is_table:
-        parts = {name: [clip for clip in listed if clip.label in chosen] for name, listed in parts.items()}
+    selected, all_listed = _selected_classes(root), len(parts[split])
+    if selected is not None and not is_table:
+        parts = {name: [clip for clip in listed if clip.label in selected] for name, listed in parts.items()}
     for name in ("train", split):
         if not parts[name]:
-            raise LavishError(f"{root}: {_without(name)}")
+            raise LavishError(f"{root}: {_no_clips(name)}")
     trained = {clip.label for clip in parts["train"]}
-    if chosen is not None and not is_table and (absent := [name for name in chosen if name not in trained]):
+    if selected is not None and not is_table and (absent := [name for name in selected if name not in trained]):
         raise LavishError(
-            f"{root / _CLASSES}: no training clip of class '{absent[0]}': correct the name, or leave the class out"
+            f"{root / _CLASSES}: no training clip of class '{absent[0]}': correct the name, or remove the class"
         )
-    names = chosen if chosen is not None else sorted(trained)
+    names = selected if selected is not None else sorted(trained)
     known = set(names)
     for clip in parts["train"] + parts[split]:
         if clip.label not in known:
-            where = f"is not in {_CLASSES}" if chosen is not None else "has no training clip"
-            raise LavishError(f"{clip.where}: class '{clip.label}' {where}{did_you_mean(clip.label, names)}")
+            problem = f"is not in {_CLASSES}" if selected is not None else "has no training clip"
+            raise LavishError(f"{clip.where}: class '{clip.label}' {problem}{did_you_mean(clip.label, names)}")
     return names, parts[split], all_listed - len(parts[split])
 
 
-def _without(split: str) -> str:
+def _no_clips(split: str) -> str:
     if split == "val":
         return (
-            "no validation clips, and a checkpoint is never chosen on test clips: hold out some training clips, and "
+            "no validation clips, and checkpoints are never selected on test clips: hold out some training clips, and "
             "list them as the split 'val' or move them to its folder"
         )
     return f"no clips of the split '{split}': {_LAYOUTS}"
 
 
-def _chosen(root: Path) -> list[str] | None:
+def _selected_classes(root: Path) -> list[str] | None:
     path = root / _CLASSES
-    if not path.exists():
-        return None
-    names = [line.strip() for line in read_lines(path, "list one class a line") if line.strip()]
-    if not names:
-        raise LavishError(f"{path}: no class in it: list one a line, or remove the file")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LavishError(f"{path}: class '{twice}' occurs twice: list each class once")
-    return names
+    return read_class_names(path, "list one class per line, or remove the file") if path.exists() else None
 
 
 def _table(root: Path) -> dict[str, list[_Clip]]:
@@ -142,11 +134,11 @@ def _table(root: Path) -> dict[str, list[_Clip]]:
     splits: dict[str, str] = {}
     missing = [name for name in _COLUMNS if header.count(name) != 1]
     if missing:
-        raise LavishError(f"{path}, line 1: not one column '{missing[0]}' in the header: {remedy}")
+        raise LavishError(f"{path}, line 1: the header needs exactly one column '{missing[0]}': {remedy}")
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) != len(header):
-            raise LavishError(f"{where}: {len(row)} fields instead of {len(header)}: quote fields with commas in them")
+            raise LavishError(f"{where}: {len(row)} fields instead of {len(header)}: quote fields that contain commas")
         fields = dict(zip(header, row, strict=True))
         name, label, split = (fields[column] for column in _COLUMNS)
         if not label:
@@ -155,7 +147,7 @@ def _table(root: Path) -> dict[str, list[_Clip]]:
             raise LavishError(f"{where}: unknown split '{split}'{did_you_mean(split, SPLITS)}")
         if splits.setdefault(name, split) != split:
             raise LavishError(
-                f"{where}: '{name}' is in the splits '{splits[name]}' and '{split}': leave it in one of them"
+                f"{where}: '{name}' is in the splits '{splits[name]}' and '{split}': list it in one split only"
             )
         found[split].append(_Clip(where, name, _within(root, name, where), label))
     return found
@@ -170,26 +162,26 @@ def _list(root: Path, split: str) -> list[_Clip]:
     if not lists:
         if split == "val":
             raise LavishError(
-                f"{root}: no vallist01.txt, and a checkpoint is never chosen on test clips: move some lines of the "
-                "training list into it, whole groups (..._g08_c01 is of group 8) because their clips are of one video"
+                f"{root}: no vallist01.txt, and checkpoints are never selected on test clips: move some lines of the "
+                "training list into it, by whole groups (..._g08_c01 is in group 8), because the clips of a group come "
+                "from one video"
             )
         raise LavishError(f"{root}: no {split}list01.txt: copy the lists of one fold into the root folder")
     if len(lists) > 1:
-        raise LavishError(f"{root}: both {lists[0].name} and {lists[1].name}: leave the lists of one fold")
+        raise LavishError(f"{root}: both {lists[0].name} and {lists[1].name}: keep the lists of one fold only")
     media = next((root / name for name in _VIDEO_FOLDERS if (root / name).is_dir()), None)
     if media is None:
         raise LavishError(f"{root}: no folder {' or '.join(_VIDEO_FOLDERS)}: put the videos into videos/<class>/")
-    form = "write '<class>/<video>'"
     found = []
     for number, line in enumerate(read_lines(lists[0], "copy the lists of one fold into the root folder"), start=1):
         if not line.strip():
             continue
         where = f"{lists[0]}, line {number}"
-        # Training lists add the index of the class, which its name has told already.
+        # Training lists add the class index, which is redundant.
         first, _, last = line.strip().rpartition(" ")
         name = first.strip() if first and last.isdecimal() else line.strip()
         if name.count("/") != 1 or not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise LavishError(f"{where}: '{name}' is no class with a video: {form}")
+            raise LavishError(f"{where}: '{name}' is not a class and a video: write '<class>/<video>'")
         found.append(_Clip(where, name, _within(media, name, where), name.split("/")[0]))
     return found
 
@@ -206,8 +198,8 @@ def _folders(root: Path, split: str) -> list[_Clip]:
 
 
 def _within(root: Path, name: str, where: str) -> Path:
-    """Return the path of a name; an error when it is none, or leads out of the root."""
+    """Return the path of a name below the root; LavishError if it is empty or leads out of the root."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or any(character in name for character in "\\\0"):
-        raise LavishError(f"{where}: path '{name}' is not one within the folder: give it relative to {root.name}/")
+        raise LavishError(f"{where}: path '{name}' is not inside the folder: give it relative to {root.name}/")
     return root.joinpath(*parts)

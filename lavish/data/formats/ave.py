@@ -1,18 +1,18 @@
 """The official layout of the AVE data set (Tian et al., ECCV 2018).
 
 Text files, in the root folder:
-    trainSet.txt, valSet.txt, testSet.txt   one clip a line: ``class&id&quality&start&end``, seconds, `end` excluded
+    trainSet.txt, valSet.txt, testSet.txt   one clip per line: ``class&id&quality&start&end``, seconds, `end` exclusive
     Annotations.txt                         the same for all clips, after a header line
-    categories.txt                          optional: one class name a line, in the order of the class indices
+    categories.txt                          optional: one class name per line, in the order of the class indices
 
-Media, either as published or already extracted:
+Media, either as published or extracted:
     AVE/<id>.mp4
     video_frames/<id>/0001.jpg ... and raw_audio/<id>.wav
 
-A clip is a *line*, not a video: the published lists name 45 videos two or three times, for the same seconds but another
-class. Lines of one list that name the same video become the clips ``<id>``, ``<id>#2``, ...; all stay in, as published
-results count them. 18 of those videos are both in the training list and in the validation or test list, which is left
-as published, too.
+A clip is a *line*, not a video: the published lists contain 45 videos two or three times, with the same times but
+different classes. Lines of one list with the same video become the clips ``<id>``, ``<id>#2``, ...; all are kept,
+because published results count them. 18 of these videos are both in the training list and in the validation or test
+list; the lists are used as published.
 
 Without categories.txt the classes are the sorted names in Annotations.txt.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.data.formats.registry import ClipSource, Targets, read_lines, unique_names
+from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_class_names, read_lines, unique_names
 from lavish.errors import LavishError, did_you_mean
 
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -35,7 +35,7 @@ _REMEDY = "copy the text files of the AVE data set into the root folder"
 
 @dataclass(frozen=True)
 class _Row:
-    """One line: an event of one class, `start` <= time < `end` seconds; start == end is a clip without an event."""
+    """One line of a list: an event at `start` <= time < `end` seconds; a clip with start == end has no event."""
 
     where: str
     label: str
@@ -45,47 +45,43 @@ class _Row:
 
 
 def classes(root: Path) -> list[str]:
-    """Return the class names; the index after the last is background."""
-    listed = root / "categories.txt"
-    if listed.exists():
-        names = [line.strip() for line in read_lines(listed, _REMEDY) if line.strip()]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise LavishError(f"{listed}: class '{twice}' occurs twice: list each class once")
-    else:
-        listed = root / "Annotations.txt"
-        names = sorted({row.label for row in _rows(listed, header=True)})
+    """Return the class names; the index after the last one stands for background."""
+    if (root / "categories.txt").exists():
+        return read_class_names(root / "categories.txt", _REMEDY)
+    annotations = root / "Annotations.txt"
+    names = sorted({row.label for row in _rows(annotations, header=True)})
     if not names:
-        raise LavishError(f"{listed}: no class in it: {_REMEDY}")
+        raise LavishError(f"{annotations}: lists no class: {_REMEDY}")
     return names
 
 
 def vocabulary(_root: Path) -> list[str]:
-    """Return no words: nothing is asked."""
+    """Return no words: this format has no questions."""
     return []
 
 
 def clips(root: Path, split: str) -> list[ClipSource]:
     """Return the clips of a split in the order of its list."""
     rows = _list(root, split)
-    videos, pictures, sounds = root / "AVE", root / "video_frames", root / "raw_audio"
+    videos, frames, audio = root / "AVE", root / "video_frames", root / "raw_audio"
     if videos.is_dir():
         paths = [(videos / f"{row.video}.mp4",) * 2 for row in rows]
-    elif pictures.is_dir() and sounds.is_dir():
-        paths = [(pictures / row.video, sounds / f"{row.video}.wav") for row in rows]
+    elif frames.is_dir() and audio.is_dir():
+        paths = [(frames / row.video, audio / f"{row.video}.wav") for row in rows]
     else:
         raise LavishError(
-            f"{root}: no media folder: put the videos into 'AVE/<id>.mp4', or extracted pictures into "
-            "'video_frames/<id>/' together with the sound in 'raw_audio/<id>.wav'"
+            f"{root}: no media folder: put the videos into 'AVE/<id>.mp4', or the extracted frames into "
+            "'video_frames/<id>/' and the audio into 'raw_audio/<id>.wav'"
         )
     names = unique_names([row.video for row in rows])
-    return [ClipSource(name, picture, sound) for name, (picture, sound) in zip(names, paths, strict=True)]
+    return [ClipSource(name, *media) for name, media in zip(names, paths, strict=True)]
 
 
 def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
     """Return `labels`, (clips, segments) int64: the class of each segment, or the number of classes for background.
 
-    A segment carries the event that its centre lies in; for the data set's whole seconds, the event that covers it.
+    A segment belongs to an event if its centre lies within it. Published events start and end at whole seconds, so for
+    segments of one second this is the event that covers the segment.
     """
     indices = {name: index for index, name in enumerate(classes(root))}
     rows = _list(root, split)
@@ -108,7 +104,7 @@ def _list(root: Path, split: str) -> list[_Row]:
         raise LavishError(f"unknown split '{split}'{did_you_mean(split, _LISTS)}")
     rows = _rows(root / _LISTS[split], header=False)
     if not rows:
-        raise LavishError(f"{root / _LISTS[split]}: no clip in it: {_REMEDY}")
+        raise LavishError(f"{root / _LISTS[split]}: lists no clip: {_REMEDY}")
     return rows
 
 
@@ -126,12 +122,14 @@ def _row(line: str, where: str) -> _Row:
     if len(fields) != 5:
         raise LavishError(f"{where}: {len(fields)} fields instead of 5: write '{_ROW}'")
     label, video, _, start, end = fields
-    # The id becomes part of a path: one that leaves the media folder is refused.
-    if not label or not video or video in (".", "..") or any(character in video for character in "/\\\0"):
-        raise LavishError(f"{where}: class '{label}' or id '{video}' is no plain name: write '{_ROW}'")
+    # The id becomes part of a path, so an id that leads out of the media folder is refused.
+    if not label or not is_plain_name(video):
+        raise LavishError(f"{where}: class '{label}' or id '{video}' is not a plain name: write '{_ROW}'")
     seconds = _seconds(start), _seconds(end)
     if not 0 <= seconds[0] <= seconds[1] < math.inf:
-        raise LavishError(f"{where}: start '{start}' and end '{end}' are not 0 <= start <= end seconds: write '{_ROW}'")
+        raise LavishError(
+            f"{where}: start '{start}' and end '{end}' do not satisfy 0 <= start <= end (seconds): write '{_ROW}'"
+        )
     return _Row(where, label, video, *seconds)
 
 

@@ -1,6 +1,6 @@
-"""What is known of official data sets without having them: where they come from and what they hold.
+"""The official data sets: where to obtain them, and the sizes and checksums of their published files.
 
-Standard library only: the workflow says it whenever a folder is missing.
+Standard library only: the workflow shows this information when a folder is missing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class TextFile:
     """A list or an annotation file as its authors published it."""
 
     entries: int
-    """Lines that name a clip or whatever else is listed; records of a json list."""
+    """Number of listed clips or questions: lines of a text file, records of a JSON list."""
     sha256: str | None = None
-    """Over its lines without surrounding white space, empty ones left out, joined by line feeds; None: not known."""
+    """Of its non-empty lines, stripped of white space and joined by line feeds; None if unknown."""
     header: bool = False
-    """Whether the first line names the columns."""
+    """Whether the first line holds the column names."""
     optional: bool = False
-    """Whether a folder may do without it, because another file stands for it."""
+    """Whether the file may be missing because another file can replace it."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Official:
 
     Attributes:
         title: its name in messages.
-        obtained: where it comes from and what a folder of it holds, as the beginning of a sentence.
+        obtained: where to obtain it and what its folder contains, as the beginning of a sentence.
         texts: text files by name.
-        splits: what messages call each split: its list, where it has one of its own.
-        classes: classes of events, background not counted; None: whatever there are.
-        segments, segment_seconds: segments of a clip and the length of one.
-        entry: what text files list.
-        clips: of each split, where text files do not tell.
-        words: that questions are made of.
-        folder: where below the root the text files may be, too.
+        splits: the name of each split in messages: its list file, if it has one of its own.
+        classes: number of classes, without background; None if any number is allowed.
+        segments, segment_seconds: segments per clip and their length.
+        entry: what the text files list.
+        clips: clips per split, where the text files do not determine it.
+        words: size of the question vocabulary.
+        folder: subfolder of the root in which the text files may be instead.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Official:
     folder: str = ""
 
     def base(self, root: Path) -> Path:
-        """Return the folder that holds the text files: the root, or `folder` in it."""
+        """Return the folder that contains the text files: the root, or `folder` below it."""
         inner = root / self.folder
         return inner if any((inner / name).is_file() for name in self.texts) else root
 
@@ -129,7 +129,7 @@ OFFICIAL = {
     "actions": Official(
         title="action recognition",
         obtained="labelled videos of any data set can be used: UCF101, Kinetics-Sounds and VGGSound are obtained from "
-        "the pages of their authors; docs/task_cards/action_recognition.md says how a folder of them is laid out",
+        "the pages of their authors; docs/task_cards/action_recognition.md describes the layout of the folder",
         texts={},
         splits=_WHOLE_NAMES,
         classes=None,
@@ -137,4 +137,4 @@ OFFICIAL = {
         segment_seconds=1.0,
     ),
 }
-"""By the name of the format (`data.format`)."""
+"""The official data sets by the name of their format (`data.format`)."""

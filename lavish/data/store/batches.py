@@ -1,4 +1,4 @@
-"""From prepared splits to batches on the device: memory-mapped reads, nothing decoded, nothing copied twice."""
+"""Batches: reading prepared splits through memory maps and moving them to the device."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from lavish.errors import LavishError
 
 @dataclass(frozen=True)
 class Batch:
-    """Units of one batch and the clips they are about, each clip once; an absent stream is None."""
+    """The units of one batch and their clips, each clip once. A stream that was not requested is None."""
 
     frames: Tensor | None
     """(clips, segments, H, W, 3) uint8."""
     log_mels: Tensor | None
     """(clips, segments, mel bins, frames) float16."""
     audio_features: Tensor | None
-    """(clips, segments, E) float32, of a separate audio encoder."""
+    """(clips, segments, E) float32, features of a separate audio encoder."""
     targets: dict[str, Tensor]
     """First axis: units."""
     units: np.ndarray
     """Positions of the units in the store."""
     rows: Tensor | None = None
-    """(units,) the clip of each unit; None: the units are the clips."""
+    """(units,) the clip of each unit; None if the units are the clips."""
     negatives: Tensor | None = None
-    """(clips, segments, H, W, 3) uint8, frames of other clips, where they were asked for."""
+    """(clips, segments, H, W, 3) uint8, frames of other clips, if requested."""
 
     def __len__(self) -> int:
         return len(self.units)
 
 
 class SplitReader:
-    """Reads batches of one split; only the streams that are asked for are touched."""
+    """Reads batches of one split, and of the streams only the requested ones."""
 
     def __init__(self, path: Path, streams: tuple[str, ...], audio_features: Path | None = None) -> None:
         self.store = SplitStore(path)
@@ -47,8 +47,8 @@ class SplitReader:
         self._audio_features = None if audio_features is None else np.load(audio_features, mmap_mode="r")
         if self._audio_features is not None and len(self._audio_features) != len(self.store):
             raise LavishError(
-                f"{audio_features} holds {len(self._audio_features)} clips, {path} holds {len(self.store)}: "
-                "delete the former, it belongs to another prepared store"
+                f"{audio_features} has features of {len(self._audio_features)} clips, but {path} has "
+                f"{len(self.store)} clips: delete the features, they belong to another prepared store"
             )
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class SplitReader:
 
     @property
     def audio_feature_dim(self) -> int:
-        """Width of the separate audio encoder's features, 0 without one."""
+        """Width of the separate audio encoder's features; 0 without such an encoder."""
         return 0 if self._audio_features is None else self._audio_features.shape[-1]
 
     def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -66,25 +66,26 @@ class SplitReader:
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def by_clip(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-        """Return all units in groups of those of `batch_size` clips, so that each clip is in one group only.
+        """Return all units in groups; a group has the units of `batch_size` clips, and each clip is in one group only.
 
-        Clips come in the store's order or, where `rng` is given, in random order.
+        Clips are in the store's order or, if `rng` is given, in random order.
         """
         clips = len(self.store)
-        place = np.arange(clips) if rng is None else rng.permutation(clips)
-        order = np.argsort(place[self.store.units], kind="stable")
-        first = np.searchsorted(place[self.store.units][order], np.arange(0, clips, batch_size))
+        position = np.arange(clips) if rng is None else rng.permutation(clips)
+        order = np.argsort(position[self.store.units], kind="stable")
+        first = np.searchsorted(position[self.store.units][order], np.arange(0, clips, batch_size))
         return [group for group in np.split(order, first[1:]) if len(group)]
 
     def batches(
         self, groups: Sequence[np.ndarray], device: torch.device, negatives: np.random.Generator | None = None
     ) -> Iterator[Batch]:
-        """Yield a batch for each group of units; on a GPU the next batch is read ahead.
+        """Yield a batch for each group of units; on a GPU the next batch is prefetched.
 
-        `negatives` draws, for each segment of each clip, a frame of another clip of the split.
+        With `negatives`, a frame of another clip of the split is sampled for each segment of each clip.
         """
         if device.type == "cpu":
-            # A memory-mapped read takes about a thousandth of a CPU segment: a thread would only compete with it.
+            # A memory-mapped read takes about a thousandth of the time of an optimizer step on a CPU: prefetching in a
+            # thread would only compete for the CPU.
             yield from (self._read(group, device, negatives) for group in groups)
             return
         with ThreadPoolExecutor(max_workers=1) as ahead:
@@ -122,10 +123,12 @@ class SplitReader:
         )
 
     def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw frames (clips, segments, H, W, 3), each uniformly from all segments of all other clips of the split."""
+        """Sample frames (clips, segments, H, W, 3), each uniformly from the segments of all other clips."""
         frames = self.store.frames
         if len(frames) < 2:
-            raise LavishError(f"{self.store.path}: frames of other clips are wanted, but it holds one clip: add clips")
+            raise LavishError(
+                f"{self.store.path}: the method needs frames of other clips, but the split has only one clip: add clips"
+            )
         shape = (len(clips), frames.shape[1])
         others = (clips[:, None] + rng.integers(1, len(frames), size=shape)) % len(frames)
         return frames[others, rng.integers(frames.shape[1], size=shape)]

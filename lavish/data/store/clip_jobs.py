@@ -1,4 +1,4 @@
-"""Decoding many clips in parallel: what a worker process does, and a pool that survives a file that kills a worker."""
+"""Decoding many clips in parallel: the function of a worker process, and a pool that survives a killed worker."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store.store import ARRAYS, MASKS
 from lavish.runtime.workers import open_pool
 
-CHUNK = 8  # clips per task: few enough to keep all workers busy to the end, enough to make the hand-over cheap
+CHUNK = 8  # clips per task: few enough to keep all workers busy until the end, enough to amortise the overhead
 
-# Position in the official list, and where the media are.
+# Position in the official list, and the media files.
 Clip = tuple[int, ClipSource]
 
 
 @dataclass(frozen=True)
 class ClipValues:
-    """What a worker needs to know: the folder of the arrays and how clips are decoded."""
+    """The settings of a worker: the folder of the arrays and how clips are decoded."""
 
     folder: Path
     segments: int
@@ -36,26 +36,26 @@ class ClipValues:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one clip; its arrays are in the rows `index` of the array files unless it was left out.
+    """The outcome of decoding one clip; unless it is excluded, its data are in row `index` of the array files.
 
-    The sums are over the pixel values (red, green, blue, then their squares) and over the log-mels that hold sound
-    (values, then squares). They add up to the statistics of the split, whatever the order in which clips were decoded.
+    The sums are over the pixel values (red, green, blue, then their squares) and over the log-mels of valid frames
+    (values, then squares). The statistics of the split are computed from them.
     """
 
     index: int
     status: str  # ok, repaired, excluded
     reason: str
-    checksum: int = 0  # of the rows
+    checksum: int = 0  # of the row in all array files
     pixel_sums: Sequence[int] = (0,) * 6
     log_mel_sums: Sequence[float] = (0.0,) * 2
 
 
-# What a worker does with a chunk of clips.
+# The function that a worker applies to a chunk of clips.
 Work = Callable[[Sequence[Clip]], list[Outcome]]
 
 
 def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
-    """Return the crc32 over the rows `index` of the arrays."""
+    """Return the CRC-32 of row `index` of the arrays."""
     checksum = 0
     for array in arrays:
         checksum = zlib.crc32(np.ascontiguousarray(array[index]).data, checksum)
@@ -63,7 +63,7 @@ def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
 
 
 def open_arrays(folder: Path, mode: Any) -> list[np.ndarray]:
-    """Map the array files of a folder: frames, log-mels, waveforms and, where there are any, masks."""
+    """Memory-map the array files of a folder: frames, log-mels, waveforms and masks, if any."""
     return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in array_names(folder)]
 
 
@@ -74,7 +74,7 @@ def array_names(folder: Path) -> list[str]:
 
 def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
     """Decode clips into their rows of the array files; runs in a worker process."""
-    # Only workers need torch and the decoders: the parent starts two seconds sooner without them.
+    # Only workers need torch and the decoders; without them the parent starts two seconds faster.
     import torch
 
     from lavish.data.decoding.masks import decode_masks
@@ -93,7 +93,7 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
                 frame_size=values.frame_size,
                 sample_rate=values.spectrogram["sample_rate"],
             )
-            masks, lacking = decode_masks(source.masks, values.frame_size) if source.masks else (None, [])
+            masks, mask_notes = decode_masks(source.masks, values.frame_size) if source.masks else (None, [])
         except MediaError as error:
             outcomes.append(Outcome(index, "excluded", str(error)))
             continue
@@ -101,42 +101,42 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
         rows = [frames, mels.numpy(), waveform, *([] if masks is None else [masks])]
         for array, row in zip(arrays, rows, strict=True):
             array[index] = row
-        outcomes.append(_outcome(index, notes + lacking, arrays))
+        outcomes.append(_outcome(index, notes + mask_notes, arrays))
     return outcomes
 
 
 def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray]) -> Outcome:
     frames, mels = arrays[:2]
     pixels = frames[index].reshape(-1, 3).astype(np.int64)
-    # As stored, so that the statistics are those of the numbers a reader gets. Padding is zero and adds nothing.
-    heard = mels[index].astype(np.float64)
+    # From the stored float16 values, so that the statistics match what is read. Padding is zero and adds nothing.
+    log_mels = mels[index].astype(np.float64)
     return Outcome(
         index,
         "repaired" if notes else "ok",
         "; ".join(notes),
         rows_checksum(arrays, index),
         tuple(pixels.sum(axis=0).tolist() + np.square(pixels).sum(axis=0).tolist()),
-        (float(heard.sum()), float(np.square(heard).sum())),
+        (float(log_mels.sum()), float(np.square(log_mels).sum())),
     )
 
 
 def decode_all(values: ClipValues, clips: Sequence[Clip], jobs: int) -> Iterator[list[Outcome]]:
-    """Decode clips into the arrays in `jobs` processes; yields the outcomes of a chunk as soon as it is finished."""
+    """Decode clips into the arrays in `jobs` processes; yield the outcomes of each chunk as soon as it is finished."""
     return run_all(
         partial(decode_chunk, values), clips, jobs, ("lavish.data.decoding.media", "lavish.data.decoding.spectrogram")
     )
 
 
 def run_all(work: Work, clips: Sequence[Clip], jobs: int, preload: Sequence[str]) -> Iterator[list[Outcome]]:
-    """Do `work` on chunks of clips in `jobs` processes; yields the outcomes of a chunk as soon as it is finished.
+    """Run `work` on chunks of clips in `jobs` processes; yield the outcomes of each chunk as soon as it is finished.
 
-    A clip that ends its process (a crash in a decoder, no memory left) is left out like any other that cannot be
-    decoded; the rest goes on.
+    A clip that kills its process (decoder crash, out of memory) is excluded like any other that cannot be decoded, and
+    the remaining clips are processed.
 
     Args:
-        work: the function of a chunk; it is sent to other processes.
-        clips: what is to be done.
-        jobs: worker processes.
+        work: the function to run on a chunk; it is pickled.
+        clips: the clips to process.
+        jobs: number of worker processes.
         preload: modules that `work` needs, imported once for all processes.
     """
     chunks = [clips[start : start + CHUNK] for start in range(0, len(clips), CHUNK)]
@@ -148,7 +148,7 @@ def run_all(work: Work, clips: Sequence[Clip], jobs: int, preload: Sequence[str]
                 yield outcomes
         except BrokenProcessPool:
             unfinished = [chunk for number, chunk in enumerate(chunks) if number not in finished]
-            # Chunks are started in order, so the culprit is in one of the first; alone, it gives itself away.
+            # Chunks start in order, so the clip at fault is in one of the first; running each clip alone identifies it.
             for clip in (clip for chunk in unfinished[:jobs] for clip in chunk):
                 yield _run_alone(work, clip, preload)
             chunks = unfinished[jobs:]
@@ -173,4 +173,4 @@ def _run_alone(work: Work, clip: Clip, preload: Sequence[str]) -> list[Outcome]:
         [(_, outcomes)] = _run(work, [[clip]], 1, preload)
         return outcomes
     except BrokenProcessPool:
-        return [Outcome(clip[0], "excluded", "decoding it ended the process (crash or no memory)")]
+        return [Outcome(clip[0], "excluded", "decoding killed the process (crash or out of memory)")]

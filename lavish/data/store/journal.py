@@ -1,4 +1,4 @@
-"""The memory of an unfinished preparation: which clips are already in the array files."""
+"""The journal of an unfinished preparation: the clips that are already in the array files."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from lavish.data.store.clip_jobs import Outcome, open_arrays, rows_checksum
+from lavish.io.atomic import write_text
 
 _JOB = "job.json"
 _JOURNAL = "journal.jsonl"
 
 
 class Journal:
-    """Outcomes of finished clips in a work folder, one line each; what an interruption left behind is taken up again.
+    """The outcomes of finished clips in a work folder, one per line, from which an interrupted preparation resumes.
 
-    `job` describes what is made (anything that changes numbers or rows); a folder of another job is emptied. A finished
-    clip counts only while its media have the size and time they had, and its rows the contents they had: rows may be
-    lost when a machine, not only a process, stops.
+    A clip only counts as finished while its media files have the recorded size and modification time, and its rows the
+    recorded checksum: rows may be lost if the whole machine stops, not just the process.
 
     Args:
-        folder: the work folder; made if it does not exist.
-        job: JSON values.
+        folder: the work folder; created if it does not exist, emptied if it belongs to another job.
+        job: JSON values that describe everything that affects the array files.
         sources: the listed clips.
-        make_arrays: called with `folder` when there is nothing to take up.
+        make_arrays: called with `folder` if there is nothing to resume.
     """
 
     def __init__(
@@ -45,10 +45,9 @@ class Journal:
             (folder / _JOB).write_text(text, encoding="utf-8")
         elif (folder / _JOURNAL).exists():
             self._resume()
-        # Rewritten: a line that the interruption cut off must not run into the next one.
-        fresh = folder / f"{_JOURNAL}.new"
-        fresh.write_text("".join(map(self._line, self.finished.values())), encoding="utf-8")
-        self._file = fresh.replace(folder / _JOURNAL).open("a", encoding="utf-8")
+        # Rewritten, because new lines must not be appended to a line that an interruption truncated.
+        write_text(folder / _JOURNAL, "".join(map(self._line, self.finished.values())))
+        self._file = (folder / _JOURNAL).open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
         return self
@@ -59,13 +58,13 @@ class Journal:
         self._file.close()
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Note outcomes; from now on an interruption does not lose them."""
+        """Record outcomes, which then survive an interruption."""
         self.finished.update((outcome.index, outcome) for outcome in outcomes)
         self._file.write("".join(map(self._line, outcomes)))
         self._file.flush()
 
     def remove(self) -> None:
-        """Remove the journal's files: the work folder is finished."""
+        """Remove the journal's files once the work is finished."""
         self._file.close()
         (self._folder / _JOB).unlink()
         (self._folder / _JOURNAL).unlink()
@@ -82,7 +81,7 @@ class Journal:
                 continue
             media = values.pop("media")
             outcome = Outcome(**values)
-            # A clip that was left out gets another chance: its media may be the reason for the new start.
+            # Excluded clips are decoded again, because their media may have been restored.
             if (
                 outcome.status != "excluded"
                 and media == self._media[outcome.index]
@@ -100,7 +99,7 @@ def _reads(path: Path, text: str) -> bool:
 
 def _media_state(source: ClipSource) -> list[list[Any]]:
     states = []
-    for path in (source.pictures, source.sound, *filter(None, (*source.frames, *source.masks))):
+    for path in (source.video, source.audio, *filter(None, (*source.segment_frames, *source.masks))):
         try:
             status = path.stat()
             states.append([path.name, status.st_size, status.st_mtime_ns])

@@ -1,16 +1,18 @@
 """The prepared store: one folder per split, read through memory maps.
 
+Its files:
+
 =================  =====================================================================================================
 frames.npy         uint8 (clips, segments, height, width, 3), RGB
 log_mels.npy       float16 (clips, segments, mel_bins, frames), not normalised; see :attr:`SplitStore.valid_frames`
 waveforms.npy      int16 (clips, samples), mono
-masks.npy          uint8 (clips, segments, height, width), of formats with masks: 1 the object, 0 not, 255 not annotated
-units.npy          int64 (units,), the clip of each unit; a unit is what is predicted: a clip, or a question about one
+masks.npy          uint8 (clips, segments, height, width): 1 object, 0 rest, 255 not annotated; for formats with masks
+units.npy          int64 (units,), the clip of each unit; a unit is one prediction: for a clip, or a question about one
 targets.npz        the task's arrays, first axis units
 clips.csv          column ``clip``: the names, in order
 report.csv         clip, status (ok, repaired, excluded) and reason of every clip of the official list
 statistics.json    mean and standard deviation of frames (/ 255, per channel) and of log-mels over this split
-store.json         the manifest: what the above hold, the configuration, sizes and checksums
+store.json         the manifest: shapes, sizes and checksums of the other files, the configuration
 =================  =====================================================================================================
 """
 
@@ -38,14 +40,14 @@ _REMEDY = "prepare the split again (lavish prepare)"
 class SplitStore:
     """One split of a prepared data set.
 
-    Opening checks that every file is there with the size and shape the manifest tells; :meth:`verify` checks contents.
-    Pickling passes the path only, so workers of a data loader map the same files.
+    Opening checks that every file exists with the size and shape in the manifest; :meth:`verify` checks the contents.
+    Pickling passes only the path, so that the workers of a data loader map the same files.
 
     Attributes:
         path: the folder.
         manifest: the contents of store.json.
         classes: class names; a label equal to their number is background.
-        vocabulary: words that questions are made of.
+        vocabulary: number of words in the question vocabulary.
         clips: clip names, in order.
         statistics: {"frames": {"mean": [3], "std": [3]}, "log_mels": {"mean", "std"}} of this split.
         frames: uint8 (clips, segments, height, width, 3), memory-mapped, read-only.
@@ -54,11 +56,11 @@ class SplitStore:
         masks: uint8 (clips, segments, height, width), memory-mapped, read-only; None for a format without masks.
         units: (units,) int64, the position of each unit's clip.
         targets: the task's arrays by name, first axis units.
-        valid_frames: columns of `log_mels` that hold sound; the later ones are padding and become 0 *after*
-            normalisation.
+        valid_frames: analysis frames of `log_mels` that hold audio; the later ones are padding and must be set to 0
+            *after* normalisation.
 
     Raises:
-        LavishError: a file is missing or is not what the manifest tells.
+        LavishError: a file is missing or does not match the manifest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,17 +98,17 @@ class SplitStore:
         return SplitStore, (self.path,)
 
     def verify(self) -> None:
-        """Recompute all checksums; LavishError names the file whose contents changed."""
+        """Recompute all checksums; raise a LavishError that names the file whose contents changed."""
         for name, expected in self.manifest["checksums"].items():
             if sha256_of(self.path / name) != expected:
-                raise LavishError(f"{self.path / name}: the contents are not those that were prepared: {_REMEDY}")
+                raise LavishError(f"{self.path / name}: the contents have changed since preparation: {_REMEDY}")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise LavishError(f"{path}: missing, so this is no prepared split: {_REMEDY}") from None
+            raise LavishError(f"{path}: missing, so this is not a prepared split: {_REMEDY}") from None
         except ValueError as error:
             raise LavishError(f"{path}: not JSON ({error}): {_REMEDY}") from None
 
@@ -115,7 +117,7 @@ class SplitStore:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise LavishError(f"{self.path / name}: no arrays ({error}): {_REMEDY}") from None
+            raise LavishError(f"{self.path / name}: cannot be read as arrays ({error}): {_REMEDY}") from None
 
     def _check_size(self, name: str) -> None:
         path, expected = self.path / name, self.manifest["sizes"].get(name)
@@ -128,7 +130,7 @@ class SplitStore:
         try:
             return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
         except ValueError as error:
-            raise LavishError(f"{self.path / name}: no array ({error}): {_REMEDY}") from None
+            raise LavishError(f"{self.path / name}: cannot be read as an array ({error}): {_REMEDY}") from None
 
     def _map(self, name: str) -> np.ndarray:
         array = self._load(name, "r")

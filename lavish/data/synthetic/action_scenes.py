@@ -1,14 +1,13 @@
-"""What happens in a clip of an action: a way to move and a sound, whatever it is that moves.
+"""Scenes of actions: an action is the combination of a motion and a sound class.
 
-An action is a motion together with a class of sounds. Something of a random class makes the motion: what it looks like
-tells nothing. Every motion comes with every sound, so pictures leave the sound open and the sound leaves the motion
-open. Another thing may stand by without moving; another sound, of a class that belongs to no action, may be heard.
+The moving object is of a random class, so its appearance reveals nothing. Every motion is combined with every sound, so
+video does not determine the sound and audio does not determine the motion. There may also be a static object, and a
+sound of a class that belongs to no action.
 
-No single picture tells the motion. A coordinate (across, down, or size) that moves runs to and fro between two bounds
-at constant speed: a point on a circle, of which both halves are laid onto the same range. All start at a random point
-of their circle, and a random point turned by whatever angle is a random point again. So at every time each coordinate
-of every motion, and of what stands by, is distributed evenly between its bounds, independently of the others. Only
-several pictures show which coordinates change.
+A single frame does not reveal the motion. A coordinate that changes (horizontal, vertical or size) is a triangle wave
+between two bounds with a random phase. Hence at every time each coordinate of every object, moving or static, is
+uniformly distributed between its bounds and independent of the others. Only several frames together show which
+coordinates change.
 """
 
 from __future__ import annotations
@@ -18,19 +17,20 @@ from dataclasses import dataclass
 
 from lavish.data.synthetic.assets import AssetLibrary
 from lavish.data.synthetic.clip_names import plain_names
+from lavish.data.synthetic.rendering import RenderSettings
 from lavish.data.synthetic.scene_graph import (
-    HeardSound,
     Interval,
     Pose,
     Scene,
     SeenObject,
     balanced_class,
-    draw_gain,
     generator,
+    sample_sound,
+    shuffled,
 )
 from lavish.data.synthetic.scenes import Place
 
-# Which of the coordinates across, down and size a motion changes.
+# Whether a motion changes the horizontal position, the vertical position and the size.
 MOTIONS = {
     "sliding": (True, False, False),
     "climbing": (False, True, False),
@@ -38,28 +38,28 @@ MOTIONS = {
     "pulsing": (False, False, True),
 }
 MIN_SEGMENTS = 3
-"""Of two pictures, both may show the same place, one on the way there and one on the way back; three cannot."""
-_SOUNDS = 4  # classes of sounds that actions have, at most
-_RANGE = (0.24, 0.76)  # of the centre, across and down, in parts of the picture's side
-_EXTENT = (0.24, 0.5)  # of the longer side, likewise
-_SPEED = (0.4, 0.65)  # parts of the range from the centre of one segment to that of the next
+"""Two frames may show the same position, on the way there and on the way back; three cannot."""
+_SOUNDS = 4  # maximum number of sound classes of the actions
+_RANGE = (0.24, 0.76)  # of both coordinates of the centre, in units of the frame size
+_EXTENT = (0.24, 0.5)  # of the longer side, in units of the frame size
+_SPEED = (0.4, 0.65)  # fraction of the range per segment
 
 
 @dataclass(frozen=True)
-class ToAndFro:
-    """A motion of which each coordinate stays, or runs to and fro between its bounds.
+class Oscillation:
+    """A motion in which each coordinate is constant or a triangle wave between its bounds.
 
     Attributes:
-        start: of across, down and size: points of a circle of circumference 2, on which 0 is the lower bound, 1 the
-            upper one, and both ways between them show the same.
-        speed: per second, signed; 0 for what stays.
+        start: phases of horizontal position, vertical position and size, of a period of 2: 0 is the lower bound, 1 the
+            upper bound.
+        speed: change of the phases per second, signed; 0 for a constant coordinate.
     """
 
     start: tuple[float, float, float]
     speed: tuple[float, float, float]
 
     def at(self, time: float) -> Pose:
-        """Return the pose, against a place in the middle of the picture and the largest extent."""
+        """Return the pose relative to a place at the centre of the frame with the largest extent."""
         across, down, size = (
             1 - abs((start + speed * time) % 2 - 1) for start, speed in zip(self.start, self.speed, strict=True)
         )
@@ -72,78 +72,69 @@ class ToAndFro:
 
 @dataclass(frozen=True)
 class ActionScene(Scene):
-    """A clip of the action of this name, see :func:`actions`; of two objects, the one that moves is drawn last."""
+    """A clip of the action with the name `action`. If there are two objects, the moving one is drawn last."""
 
     action: str
 
 
-def actions(classes: Sequence[str]) -> list[str]:
-    """Return the names of all actions with the sounds of these classes of assets: '<motion>_<sound>'."""
-    names = [classes[index] for index in sounds(classes)]
-    # Procedural classes are '<look>, <sound>', and looks mean nothing here.
+def action_names(classes: Sequence[str]) -> list[str]:
+    """Return the names of all actions for these asset classes: '<motion>_<sound>'."""
+    names = [classes[index] for index in sound_classes(classes)]
+    # Procedural classes are '<look>, <sound>', and the look is irrelevant here.
     short = [name.rpartition(", ")[2] for name in names]
     plain = plain_names(short if len(set(short)) == len(short) else names)
     return [f"{motion}_{name}" for motion in MOTIONS for name in plain]
 
 
-def sounds(classes: Sequence[str]) -> list[int]:
-    """Return the classes whose sounds belong to actions: some of them, evenly spread, so that others are left."""
+def sound_classes(classes: Sequence[str]) -> list[int]:
+    """Return the indices of the classes whose sounds belong to actions: at most four, evenly spaced."""
     count = min(_SOUNDS, len(classes))
     return [index * len(classes) // count for index in range(count)]
 
 
-def draw_scene(
+def sample_scene(
     seed: int,
     library: AssetLibrary,
     split: str,
     number: int,
+    settings: RenderSettings,
     *,
-    segments: int,
-    segment_seconds: float,
     silent_object: float,
     unseen_sound: float,
 ) -> ActionScene:
-    """Draw the scene of one clip; equal arguments give equal scenes, and actions are balanced within a split.
+    """Sample the scene of one clip; equal arguments give equal scenes, and actions are balanced within a split.
 
     Args:
         seed: of the whole composition.
-        library: classes and numbers of instances; nothing of it is drawn here.
-        split: whose instances to use.
-        number: place of the clip among those of its split.
-        segments: of the clip.
-        segment_seconds: length of one.
-        silent_object: chance of an object that stands by.
-        unseen_sound: chance of a sound that belongs to no action, for some of the segments; none with fewer than five
-            classes.
+        library: classes and numbers of instances.
+        split: split of the instances.
+        number: index of the clip in its split.
+        settings: number and length of the segments.
+        silent_object: probability of a static object.
+        unseen_sound: probability of a sound that belongs to no action, for some of the segments; there is none with
+            fewer than five classes.
     """
     rng = generator(seed, split, number, "scene")
-    names, sounding = actions(library.classes), sounds(library.classes)
+    segments = settings.segments
+    names, sounding = action_names(library.classes), sound_classes(library.classes)
     action = balanced_class(seed, split, number, len(names))
-    motion, sound = list(MOTIONS)[action // len(sounding)], sounding[action % len(sounding)]
+    moving_coordinates, sound = list(MOTIONS.values())[action // len(sounding)], sounding[action % len(sounding)]
     others = [index for index in range(len(library.classes)) if index not in sounding]
 
-    def seen(moving: tuple[bool, bool, bool]) -> SeenObject:
-        speeds = rng.uniform(*_SPEED, size=3) * rng.choice((-1, 1), size=3) / segment_seconds
+    def sample_mover(moving: tuple[bool, bool, bool]) -> SeenObject:
+        speeds = rng.uniform(*_SPEED, size=3) * rng.choice((-1, 1), size=3) / settings.segment_seconds
         x, y, extent = rng.uniform(0, 2, size=3).tolist()
-        path = ToAndFro((x, y, extent), (speeds[0] * moving[0], speeds[1] * moving[1], speeds[2] * moving[2]))
+        motion = Oscillation((x, y, extent), (speeds[0] * moving[0], speeds[1] * moving[1], speeds[2] * moving[2]))
         look = int(rng.integers(len(library.classes)))
-        instance = int(rng.integers(library.pictures(look, split)))
-        return SeenObject(look, instance, Interval(0, segments), Place(0.5, 0.5, _EXTENT[1]), path, any(moving))
+        instance = int(rng.integers(library.count_images(look, split)))
+        return SeenObject(look, instance, Interval(0, segments), Place(0.5, 0.5, _EXTENT[1]), motion, any(moving))
 
-    def heard(index: int, interval: Interval, visible: bool) -> HeardSound:
-        return HeardSound(index, int(rng.integers(library.sounds(index, split))), interval, draw_gain(rng), visible)
-
-    objects = [seen(MOTIONS[motion])]
+    objects = [sample_mover(moving_coordinates)]
     if rng.uniform() < silent_object:
-        objects.insert(0, seen((False, False, False)))
-    sounds_heard = [heard(sound, Interval(0, segments), True)]
+        objects.insert(0, sample_mover((False, False, False)))
+    sounds = [sample_sound(rng, library, split, sound, Interval(0, segments), visible=True)]
     if rng.uniform() < unseen_sound and others:
         start, end = sorted(rng.choice(segments + 1, size=2, replace=False).tolist())
-        sounds_heard.append(heard(int(rng.choice(others)), Interval(start, end), False))
-    return ActionScene(
-        split,
-        number,
-        tuple(objects),
-        tuple(sounds_heard[place] for place in rng.permutation(len(sounds_heard))),
-        names[action],
-    )
+        other = int(rng.choice(others))
+        sounds.append(sample_sound(rng, library, split, other, Interval(start, end), visible=False))
+    return ActionScene(split, number, tuple(objects), shuffled(rng, sounds), names[action])

@@ -1,7 +1,7 @@
-"""The composer: from assets to a data set in an official layout, which is then read like any real one.
+"""The composer: creates a data set in an official layout from assets; it is then read like a real one.
 
-A module per format (:class:`Layout`) says what happens in a clip, as a :class:`lavish.data.synthetic.scene_graph.Scene`;
-:mod:`lavish.data.synthetic.rendering` makes pictures and sound of it; and the format's module writes them.
+A module per format (:class:`Layout`) samples the content of a clip (:class:`lavish.data.synthetic.scene_graph.Scene`)
+and writes its media, which :mod:`lavish.data.synthetic.rendering` renders.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tqdm import tqdm
 from lavish.config.hashing import canonical_json
 from lavish.config.schema import SPLITS, ComposeConfig, CompositionConfig, FolderAssetsConfig
 from lavish.data.synthetic.assets import AssetLibrary, open_library
-from lavish.data.synthetic.rendering import Medium
+from lavish.data.synthetic.rendering import RenderSettings
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.errors import LavishError, did_you_mean
-from lavish.io.atomic import write_bytes
+from lavish.io.atomic import write_bytes, write_text
 from lavish.io.fingerprint import fingerprint
 from lavish.runtime.workers import open_pool
 
-# Of the clips' contents: raised when composing changes, so that no unfinished work of older code is taken up.
+# Of the contents of the clips; increased when composing changes, so that unfinished work of older code is not resumed.
 _VERSION = 1
 _MODULES = {
     "actions": "lavish.data.synthetic.layouts.actions",
@@ -37,66 +37,72 @@ _MODULES = {
 }
 _MARKER = "composition.json"
 _CHUNK = 8  # clips per task of a worker
-# Keys of `data.compose` that every layout reads; each of the others is read by those that name it.
+# Keys of `data.compose` that all layouts read. The others are read only by the layouts that list them in `OPTIONS`.
 _COMMON = ("assets", "clips", "picture_size", "sample_rate", "seed")
 
 
 class Layout(Protocol):
-    """The functions of a format's module. `out` is the folder of the layout, `seed` that of the composition.
+    """The functions of a format's module. `out` is the folder of the data set, `seed` the seed of the composition.
 
     Attributes:
-        OPTIONS: keys of `data.compose` that the layout reads beside the common ones. "frame_rate" reaches it in the
-            medium; the others are keyword-only arguments of `draw_scene`.
+        OPTIONS: keys of `data.compose` that the layout reads in addition to the common ones. "frame_rate" is passed in
+            the settings; the others are keyword-only arguments of `sample_scene`.
     """
 
     OPTIONS: tuple[str, ...]
 
-    def draw_scene(
-        self, seed: int, library: AssetLibrary, split: str, number: int, medium: Medium, **options: Any
+    def sample_scene(
+        self, seed: int, library: AssetLibrary, split: str, number: int, settings: RenderSettings, **options: Any
     ) -> Scene:
-        """Draw the scene of clip `number` of a split; equal arguments give equal scenes. Nothing is rendered."""
+        """Sample the scene of clip `number` of a split, without rendering; equal arguments give equal scenes."""
 
-    def check(self, classes: Sequence[str], medium: Medium) -> None:
-        """Raise LavishError for what the layout cannot hold."""
+    def check(self, classes: Sequence[str], settings: RenderSettings) -> None:
+        """Raise LavishError for classes or settings that the layout does not support."""
 
     def clip_id(self, seed: int, scene: Scene) -> str:
-        """Return the name of a clip, unique within the data set."""
+        """Return the name of a clip, which is unique within the data set."""
 
     def is_finished(self, out: Path, seed: int, scene: Scene) -> bool:
-        """Tell whether the media of a clip have been written."""
+        """Return whether the media of a clip have been written."""
 
-    def write_clip(self, out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
-        """Render and write the media of a clip; each file appears whole or not at all."""
+    def write_clip(self, out: Path, seed: int, scene: Scene, library: AssetLibrary, settings: RenderSettings) -> None:
+        """Render a clip and write its media files, each atomically."""
 
     def write_lists(
-        self, out: Path, seed: int, scenes: Mapping[str, Sequence[Scene]], classes: Sequence[str], medium: Medium
+        self,
+        out: Path,
+        seed: int,
+        scenes: Mapping[str, Sequence[Scene]],
+        classes: Sequence[str],
+        settings: RenderSettings,
     ) -> None:
-        """Write the files that list clips and annotations."""
+        """Write the files that list the clips and their annotations."""
 
 
 def compose(config: CompositionConfig, out: Path, jobs: int) -> None:
     """Compose a data set and write it to the folder `out` in the official layout of `config.format`.
 
-    Beside the layout's own files there are scenes.jsonl (what happens in each clip, a line each) and composition.json
-    (the configuration). The work goes on in ``<out>.partial``, which becomes `out` by one rename at the end;
-    interrupted work is taken up again. Equal configurations give equal bytes, whatever `jobs` and interruptions.
+    In addition to the layout's own files, scenes.jsonl describes the scene of each clip, one per line, and
+    composition.json contains the configuration. The data set is written to ``<out>.partial``, which is renamed to `out`
+    at the end; interrupted work is resumed. Equal configurations give equal bytes, regardless of `jobs` and
+    interruptions.
 
     Args:
-        config: what to compose, from which assets.
+        config: the composition and its assets.
         out: folder to write; it may exist if it is empty or an older composition, which is replaced.
-        jobs: worker processes.
+        jobs: number of worker processes.
 
     Raises:
-        LavishError: the configuration cannot be met, an asset cannot be read, or `out` holds something else.
+        LavishError: the configuration is not feasible, an asset cannot be read, or `out` contains something else.
     """
     if jobs < 1:
         raise LavishError(f"--jobs {jobs}: give at least 1")
     if out.exists() and not (out.is_dir() and (_is_composition(out) or not any(out.iterdir()))):
-        raise LavishError(f"--out {out}: something else lies there: remove it or choose another folder")
+        raise LavishError(f"--out {out}: neither an empty folder nor a composition: remove it or choose another folder")
     worker = _Worker(config)
-    layout, library, medium = worker.layout, worker.library, worker.medium
+    layout, library, settings = worker.layout, worker.library, worker.settings
     _check(config, layout)
-    layout.check(library.classes, medium)
+    layout.check(library.classes, settings)
     description = _describe(config, layout)
     seed, counts = config.compose.seed, config.compose.clips.model_dump()
     scenes: dict[str, list[Scene]] = {
@@ -104,32 +110,32 @@ def compose(config: CompositionConfig, out: Path, jobs: int) -> None:
     }
 
     folder = out.with_name(f"{out.name}.partial")
-    _open(folder, description)
-    everything = [scene for split in SPLITS for scene in scenes[split]]
-    pending = [(scene.split, scene.number) for scene in everything if not layout.is_finished(folder, seed, scene)]
-    with tqdm(total=len(everything), initial=len(everything) - len(pending), unit="clip", disable=None) as bar:
+    _prepare_folder(folder, description)
+    all_scenes = [scene for split in SPLITS for scene in scenes[split]]
+    pending = [(scene.split, scene.number) for scene in all_scenes if not layout.is_finished(folder, seed, scene)]
+    with tqdm(total=len(all_scenes), initial=len(all_scenes) - len(pending), unit="clip", disable=None) as bar:
         bar.set_description("compose")
         for written in _write_all(config, worker, folder, pending, jobs):
             bar.update(written)
-    lines = [json.dumps(_inspectable(layout.clip_id(seed, scene), scene, library.classes)) for scene in everything]
-    write_bytes(folder / "scenes.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    layout.write_lists(folder, seed, scenes, library.classes, medium)
+    lines = [json.dumps(_scene_record(layout.clip_id(seed, scene), scene, library.classes)) for scene in all_scenes]
+    write_text(folder / "scenes.jsonl", "".join(f"{line}\n" for line in lines))
+    layout.write_lists(folder, seed, scenes, library.classes, settings)
     if out.exists():
         shutil.rmtree(out)
     folder.rename(out)
 
 
 class _Worker:
-    """What is needed to compose a clip; every process opens its own library."""
+    """Composes clips; each process has its own, with its own asset library."""
 
     def __init__(self, config: CompositionConfig) -> None:
         if config.format not in _MODULES:
             raise LavishError(
-                f"format: nothing is composed as '{config.format}'{did_you_mean(config.format, _MODULES)}"
+                f"format: the composer does not support '{config.format}'{did_you_mean(config.format, _MODULES)}"
             )
         self.layout = cast(Layout, importlib.import_module(_MODULES[config.format]))
         self.library = open_library(config.compose.assets)
-        self.medium = Medium(
+        self.settings = RenderSettings(
             config.segments,
             config.segment_seconds,
             config.compose.picture_size,
@@ -138,15 +144,15 @@ class _Worker:
         )
         self._seed = config.compose.seed
         self._options = {
-            name: getattr(config.compose, name) for name in self.layout.OPTIONS if not hasattr(self.medium, name)
+            name: getattr(config.compose, name) for name in self.layout.OPTIONS if not hasattr(self.settings, name)
         }
 
     def scene(self, split: str, number: int) -> Scene:
-        return self.layout.draw_scene(self._seed, self.library, split, number, self.medium, **self._options)
+        return self.layout.sample_scene(self._seed, self.library, split, number, self.settings, **self._options)
 
     def write(self, out: Path, clips: Sequence[tuple[str, int]]) -> int:
         for split, number in clips:
-            self.layout.write_clip(out, self._seed, self.scene(split, number), self.library, self.medium)
+            self.layout.write_clip(out, self._seed, self.scene(split, number), self.library, self.settings)
         return len(clips)
 
 
@@ -166,7 +172,7 @@ def _write_chunk(out: Path, clips: Sequence[tuple[str, int]]) -> int:
 def _write_all(
     config: CompositionConfig, worker: _Worker, out: Path, clips: Sequence[tuple[str, int]], jobs: int
 ) -> Iterator[int]:
-    """Write clips; yields how many more there are."""
+    """Write clips; yield the number of clips of each finished chunk."""
     chunks = [clips[start : start + _CHUNK] for start in range(0, len(clips), _CHUNK)]
     if jobs == 1 or len(chunks) < 2:
         yield from (worker.write(out, chunk) for chunk in chunks)
@@ -186,9 +192,9 @@ def _check(config: CompositionConfig, layout: Layout) -> None:
     if config.segments < 1:
         raise LavishError(f"segments is {config.segments}: give at least 1")
     for key in _unread(layout):
-        # Configurations come with all their defaults, so only another value shows that somebody set the key.
+        # Defaults are filled in already, so only a different value shows that the key was set.
         if getattr(compose, key) != ComposeConfig.model_fields[key].default:
-            raise LavishError(f"compose.{key}: nothing of the layout '{config.format}' reads it: remove the key")
+            raise LavishError(f"compose.{key}: the layout '{config.format}' does not read it: remove the key")
 
 
 def _unread(layout: Layout) -> list[str]:
@@ -196,15 +202,15 @@ def _unread(layout: Layout) -> list[str]:
 
 
 def _describe(config: CompositionConfig, layout: Layout) -> bytes:
-    """Return the text of composition.json: what the clips depend on, so not where the assets lie."""
+    """Return the text of composition.json: everything the clips depend on, hence not the path of the assets."""
     assets = config.compose.assets
     values = config.model_dump(mode="json", exclude={"compose": set(_unread(layout))})
     if isinstance(assets, FolderAssetsConfig):
         measured = fingerprint(assets.root)
         if assets.sha256 is not None and assets.sha256 != measured:
             raise LavishError(
-                f"{assets.root}: its checksum is {measured}, but compose.assets.sha256 says {assets.sha256}: the "
-                "folder has changed; restore it, or correct the key"
+                f"{assets.root}: its checksum is {measured}, but compose.assets.sha256 is {assets.sha256}: the folder "
+                "has changed; restore it, or correct the key"
             )
         del values["compose"]["assets"]["root"]
         values["compose"]["assets"]["sha256"] = measured
@@ -216,8 +222,8 @@ def _is_composition(folder: Path) -> bool:
     return (folder / _MARKER).is_file()
 
 
-def _open(folder: Path, description: bytes) -> None:
-    """Make the folder of unfinished work, or keep what it holds if that belongs to the same composition."""
+def _prepare_folder(folder: Path, description: bytes) -> None:
+    """Create the work folder, or keep its contents if they belong to the same composition."""
     marker = folder / _MARKER
     if not marker.is_file() or marker.read_bytes() != description:
         shutil.rmtree(folder, ignore_errors=True)
@@ -225,10 +231,10 @@ def _open(folder: Path, description: bytes) -> None:
         write_bytes(marker, description)
 
 
-def _inspectable(clip: str, scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
+def _scene_record(clip: str, scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
     values = dataclasses.asdict(scene)
     for kind in ("objects", "sounds"):
-        values[kind] = values.pop(kind)  # what is short comes first
+        values[kind] = values.pop(kind)  # moved to the end, after the short values
     for item in (values, *values["objects"], *values["sounds"]):
         if "class_index" in item:
             item["class"] = classes[item.pop("class_index")]

@@ -1,9 +1,9 @@
-"""Scenes of events: which class is both seen and heard, and when.
+"""Scenes of audio-visual events: one class that is both seen and heard during the event.
 
-A clip has one main class. Its object is seen in one interval and its sound is heard in another one; where both are,
-and nowhere else, is the event. An object of another class may be seen that never sounds, and a sound of a third class
-be heard whose object is never seen. Both are drawn by the same rules as the main ones, so neither the pictures nor the
-sound alone tell what the clip is about: it is the class that is seen *and* heard.
+A clip has one event class. Its object is seen in one interval and its sound is heard in another; the event is the
+intersection of the two. There may also be a silent object of another class, and a sound of a third class whose object
+is not seen. Both are sampled in the same way as those of the event class, so neither video nor audio alone reveals the
+label: it is the class that is seen *and* heard.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from lavish.data.synthetic.assets import AssetLibrary
+from lavish.data.synthetic.rendering import RenderSettings
 from lavish.data.synthetic.scene_graph import (
-    HeardSound,
     Interval,
     Scene,
-    SeenObject,
     balanced_class,
-    draw_gain,
-    draw_sway,
     generator,
+    sample_object,
+    sample_sound,
+    shuffled,
 )
-from lavish.data.synthetic.scenes import draw_places
+from lavish.data.synthetic.scenes import sample_places
 
-# Mean share of a clip that its event takes. In three segments: 42 % background.
+# Mean fraction of a clip covered by its event. With three segments, 42 % are background.
 _EVENT_SHARE = 0.58
 
 
@@ -42,73 +42,72 @@ class EventScene(Scene):
     event: Interval
 
 
-def draw_scene(
+def sample_scene(
     seed: int,
     library: AssetLibrary,
     split: str,
     number: int,
+    settings: RenderSettings,
     *,
-    segments: int,
     silent_object: float,
     unseen_sound: float,
 ) -> EventScene:
-    """Draw the scene of one clip; equal arguments give equal scenes, and classes are balanced within a split.
+    """Sample the scene of one clip; equal arguments give equal scenes, and classes are balanced within a split.
 
     Args:
         seed: of the whole composition.
-        library: classes and numbers of instances; nothing of it is drawn here.
-        split: whose instances to use.
-        number: place of the clip among those of its split.
-        segments: segments of the clip.
-        silent_object: chance of an object that is seen but never heard.
-        unseen_sound: chance of a sound whose object is never seen.
+        library: classes and numbers of instances.
+        split: split of the instances.
+        number: index of the clip in its split.
+        settings: number of segments.
+        silent_object: probability of an object that is seen but not heard.
+        unseen_sound: probability of a sound whose object is not seen.
     """
     rng = generator(seed, split, number, "scene")
-    classes = len(library.classes)
+    segments, classes = settings.segments, len(library.classes)
     class_index = balanced_class(seed, split, number, classes)
     others = [index for index in rng.permutation(classes).tolist() if index != class_index]
 
-    seen, heard = draw_intervals(rng, segments)
+    seen, heard = sample_intervals(rng, segments)
     objects, sounds = [(class_index, seen, True)], [(class_index, heard, True)]
-    # The others' intervals come from the same draw as the main ones': their lengths betray nothing.
+    # Intervals of the other classes are sampled in the same way, so that their lengths reveal nothing.
     if rng.uniform() < silent_object:
-        objects.append((others[0], draw_intervals(rng, segments)[0], False))
+        objects.append((others[0], sample_intervals(rng, segments)[0], False))
     if rng.uniform() < unseen_sound:
-        sounds.append((others[1], draw_intervals(rng, segments)[1], False))
+        sounds.append((others[1], sample_intervals(rng, segments)[1], False))
 
-    places = draw_places(rng, len(objects))
+    places = sample_places(rng, len(objects))
     seen_objects = [
-        SeenObject(index, int(rng.integers(library.pictures(index, split))), seen, place, draw_sway(rng), sounding)
-        for (index, seen, sounding), place in zip(objects, places, strict=True)
+        sample_object(rng, library, split, index, interval, place, sounding=sounding)
+        for (index, interval, sounding), place in zip(objects, places, strict=True)
     ]
     heard_sounds = [
-        HeardSound(index, int(rng.integers(library.sounds(index, split))), heard, draw_gain(rng), visible)
-        for index, heard, visible in sounds
+        sample_sound(rng, library, split, index, interval, visible=visible) for index, interval, visible in sounds
     ]
     return EventScene(
         split,
         number,
-        tuple(seen_objects[place] for place in rng.permutation(len(seen_objects))),
-        tuple(heard_sounds[place] for place in rng.permutation(len(heard_sounds))),
+        shuffled(rng, seen_objects),
+        shuffled(rng, heard_sounds),
         class_index,
         Interval(max(seen.start, heard.start), min(seen.end, heard.end)),
     )
 
 
-def draw_intervals(rng: np.random.Generator, segments: int) -> tuple[Interval, Interval]:
-    """Draw when a thing is seen and when it is heard; both are contiguous and overlap in at least one segment.
+def sample_intervals(rng: np.random.Generator, segments: int) -> tuple[Interval, Interval]:
+    """Sample the intervals in which a class is seen and heard; they overlap in at least one segment.
 
-    The length of the overlap varies widely about its mean; on either side of it one of the two may go on, never both.
+    The length of the overlap varies widely about its mean. On each side of it, at most one of the two continues.
     """
     length = 1
     if segments > 1:
-        # Beta-binomial, as flat as its mean allows.
+        # Beta-binomial with a high variance for its mean.
         mean = float(np.clip((_EVENT_SHARE * segments - 1) / (segments - 1), 0.05, 0.95))
         length += int(rng.binomial(segments - 1, rng.beta(2 * mean, 2 * (1 - mean))))
     start = int(rng.integers(segments - length + 1))
-    bounds = [[start, start + length], [start, start + length]]  # of what is seen, of what is heard
+    bounds = [[start, start + length], [start, start + length]]  # seen, heard
     for side, room in enumerate((start, segments - start - length)):
-        # Seen, heard or neither goes on.
+        # Either the first, the second or neither of them continues.
         stream = int(rng.integers(3))
         if room and stream < 2:
             bounds[stream][side] += int(rng.integers(1, room + 1)) * (-1, 1)[side]

@@ -1,7 +1,7 @@
-"""Sounds synthesised from a seed: a class is a way to sound; pitch, rate, colour and noise vary per instance.
+"""Procedural sounds: a class is a family of sounds; pitch, rate, timbre and noise vary per instance.
 
-The families to pretrain on are others than the task's: an encoder pretrained on them has never heard a task class.
-Every family sounds in every half second, so that any part of a sound can be told.
+The pretraining families differ from those of the task, so an encoder pretrained on them has never heard a task class.
+Sounds of every family are audible in every half second, so that any part of a sound can be recognised.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-_NOISE_DB = (-35.0, -20.0)  # against the sound
+_NOISE_DB = (-35.0, -20.0)  # relative to the sound
 
 
 def synthesise(rng: np.random.Generator, family: str, sample_rate: int, seconds: float) -> np.ndarray:
-    """Return an instance of a family: float32 (round(seconds * sample_rate),), its level still arbitrary."""
+    """Return an instance of a family: float32 (round(seconds * sample_rate),), at an arbitrary level."""
     voice = _Voice(rng, sample_rate, round(seconds * sample_rate))
     noise_level = 10 ** (rng.uniform(*_NOISE_DB) / 20)
     sound = (TASK_FAMILIES | PRETRAINING_FAMILIES)[family](voice)
@@ -23,32 +23,32 @@ def synthesise(rng: np.random.Generator, family: str, sample_rate: int, seconds:
 
 
 def _sine(cycles: np.ndarray) -> np.ndarray:
-    # Whole cycles are taken off before single precision would lose the phase.
+    # Whole cycles are removed first, because large values in single precision would lose the phase.
     return np.sin((2 * np.pi) * (cycles % 1).astype(np.float32))
 
 
 class _Voice:
-    """One instance: its randomness, its time line in seconds, the parts that families are made of, and the families."""
+    """One instance of a sound: its random generators, its time axis in seconds, building blocks, and the families."""
 
     def __init__(self, rng: np.random.Generator, sample_rate: int, samples: int) -> None:
         self.rng = rng
-        # What is drawn for every strike or sample: were it drawn from `rng`, a longer sound of an instance would have
-        # another pitch.
+        # For random values per strike or sample. If they came from `rng`, the pitch of an instance would depend on the
+        # length of the sound.
         self.details = rng.spawn(1)[0]
         self.sample_rate = sample_rate
         self.times = np.arange(samples) / sample_rate
 
-    # Parts.
+    # Building blocks.
 
     def pitch(self, low: float, high: float) -> float:
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
 
     def slow(self, low: float, high: float) -> np.ndarray:
-        """Return a wave between -1 and 1 of a rate between `low` and `high` a second."""
+        """Return a sine wave between -1 and 1 with a frequency between `low` and `high` Hz."""
         return _sine(self.times * self.rng.uniform(low, high) + self.rng.uniform())
 
     def harmonics(self, cycles: np.ndarray, pitch: float) -> np.ndarray:
-        """Return a tone of up to four partials whose fundamental, at most `pitch`, has gone through `cycles`."""
+        """Return a tone of up to four partials; `cycles` is the phase of the fundamental, `pitch` its maximum in Hz."""
         slope = self.rng.uniform(0.6, 2.0)
         tone = np.zeros(len(self.times), np.float32)
         for number in range(1, 5):
@@ -57,7 +57,7 @@ class _Voice:
         return tone
 
     def strikes(self, rate: float, jitter: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each time how long ago the last of `rate` strikes a second was, and which one it was."""
+        """Return for each time the seconds since the last strike, of `rate` per second, and its index."""
         count = int(len(self.times) / self.sample_rate * rate) + 3
         offsets = jitter * self.details.uniform(-0.5, 0.5, size=count) - self.rng.uniform(0.6, 0.9)
         beats = (np.arange(count) + offsets) / rate
@@ -65,7 +65,7 @@ class _Voice:
         return np.maximum(self.times - beats[number], 0), number
 
     def noise(self, centre: float, octaves: float) -> np.ndarray:
-        """Return noise around a frequency, unit variance; `octaves` is the standard deviation of its spectrum."""
+        """Return band noise with unit variance; `octaves` is the standard deviation of its spectrum around `centre`."""
         length = 1 << max(8, (len(self.times) - 1).bit_length())
         spectrum = np.fft.rfft(self.details.standard_normal(length, dtype=np.float32))
         frequencies = np.fft.rfftfreq(length, 1 / self.sample_rate)
@@ -124,7 +124,7 @@ class _Voice:
         frequency = pitch * 2 ** (swing * self.slow(0.8, 1.8))
         return self.harmonics(np.cumsum(frequency, dtype=np.float64) / self.sample_rate, 1.5 * pitch)
 
-    # Families to pretrain on.
+    # Families for pretraining.
 
     def tremolo(self) -> np.ndarray:
         pitch = self.pitch(220, 900)

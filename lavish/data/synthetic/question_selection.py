@@ -1,8 +1,8 @@
-"""Which of all possible questions are asked: such that no answer is the likely one.
+"""Selection of questions such that the answers are balanced.
 
-Of a template as many questions of each answer are taken, so that the question alone does not give its answer away.
-Where one stream tells something about the answer, the same is done for each of the things that it may tell
-(:attr:`lavish.data.synthetic.questions.Candidate.hint`).
+The selection contains equally many questions of each answer of a template, so that the question alone does not reveal
+the answer. If a single stream reveals something about the answer, the answers are balanced within each value of
+:attr:`lavish.data.synthetic.questions.Candidate.hint`.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ import numpy as np
 
 from lavish.data.synthetic.questions import TEMPLATES, Candidate
 
-Asked = tuple[int, Candidate]
-"""Number of the clip, and what is asked of it."""
+Question = tuple[int, Candidate]
+"""Number of the clip, and the question about it."""
 
 
-def select(rng: np.random.Generator, possible: Sequence[Sequence[Candidate]], per_clip: int) -> list[Asked]:
-    """Select questions: of each template about as many, of its answers the same number, of each clip about as many.
+def select(rng: np.random.Generator, possible: Sequence[Sequence[Candidate]], per_clip: int) -> list[Question]:
+    """Select questions, balanced exactly over the answers of a template, approximately over templates and over clips.
 
     Args:
-        rng: decides between equals.
-        possible: what may be asked, by clip.
-        per_clip: questions of a clip, on average at most.
+        rng: random generator for ties.
+        possible: candidate questions of each clip.
+        per_clip: maximum of the average number of questions per clip.
 
     Returns:
-        Questions in the order of clips and templates; none occurs twice in a clip.
+        Questions in the order of clips and templates; a template occurs at most once per clip.
     """
-    cells: dict[str, dict[tuple[object, str], list[Asked]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[str, dict[tuple[object, str], list[Question]]] = defaultdict(lambda: defaultdict(list))
     for clip, found in enumerate(possible):
         for candidate in found:
             cells[candidate.template][candidate.hint, candidate.answer].append((clip, candidate))
     target = len(possible) * per_clip // len(TEMPLATES)
     load: Counter[int] = Counter()
-    chosen: list[Asked] = []
+    selected: list[Question] = []
     for position in rng.permutation(len(TEMPLATES)):
-        chosen += _balanced(rng, _contested(cells[list(TEMPLATES)[position]]), target, load)
-    return _sorted(chosen)
+        selected += _balanced(rng, _contested(cells[list(TEMPLATES)[position]]), target, load)
+    return _sorted(selected)
 
 
-def complete(rng: np.random.Generator, possible: Sequence[Sequence[Candidate]], chosen: Sequence[Asked]) -> list[Asked]:
-    """Return `chosen` with questions added until every word and every answer occurs that occurs in `possible`."""
-    known = {token for _, candidate in chosen for token in tokens(candidate)}
-    used = {(clip, candidate.template) for clip, candidate in chosen}
+def complete(
+    rng: np.random.Generator, possible: Sequence[Sequence[Candidate]], selected: Sequence[Question]
+) -> list[Question]:
+    """Return `selected` with questions added until it contains every word and every answer of `possible`."""
+    known = {token for _, candidate in selected for token in tokens(candidate)}
+    used = {(clip, candidate.template) for clip, candidate in selected}
     everything = [(clip, candidate) for clip, found in enumerate(possible) for candidate in found]
     added = []
     for position in rng.permutation(len(everything)):
@@ -54,34 +56,34 @@ def complete(rng: np.random.Generator, possible: Sequence[Sequence[Candidate]], 
             known.update(tokens(candidate))
             used.add((clip, candidate.template))
             added.append((clip, candidate))
-    return _sorted([*chosen, *added])
+    return _sorted([*selected, *added])
 
 
 def tokens(candidate: Candidate) -> set[tuple[str, str]]:
-    """Return what has to be known to answer a question: its words and its answer."""
+    """Return the words and the answer of a question, which a model must know to answer it."""
     return {("answer", candidate.answer), *(("word", word) for word in candidate.words())}
 
 
-def _contested(cells: Mapping[tuple[object, str], list[Asked]]) -> list[list[Asked]]:
-    # Where a hint leaves but one answer, asking is idle.
+def _contested(cells: Mapping[tuple[object, str], list[Question]]) -> list[list[Question]]:
+    # If a hint leaves only one answer, the question is trivial.
     answers = Counter(hint for hint, _ in cells)
     return [found for (hint, _), found in cells.items() if answers[hint] > 1]
 
 
 def _balanced(
-    rng: np.random.Generator, cells: Sequence[Sequence[Asked]], target: int, load: Counter[int]
-) -> list[Asked]:
-    """Take a question of each cell in turn, from the clip that has been asked least, until one cell has none left."""
+    rng: np.random.Generator, cells: Sequence[Sequence[Question]], target: int, load: Counter[int]
+) -> list[Question]:
+    """Take questions from the cells in turn, preferring clips with few questions, until one cell is exhausted."""
     queues = []
     for found in cells:
         queue = [(load[found[n][0]], order, *found[n]) for order, n in enumerate(rng.permutation(len(found)))]
         heapq.heapify(queue)
         queues.append(queue)
-    taken: list[Asked] = []
+    taken: list[Question] = []
     used: set[int] = set()
     while queues and (not taken or len(taken) + len(queues) <= target):
-        turn = [asked for queue in queues if (asked := _next(queue, load, used))]
-        # In a small set, one turn that is not balanced is better than none.
+        turn = [question for queue in queues if (question := _next(queue, load, used))]
+        # In a small set, one unbalanced round is better than none.
         if len(turn) == len(queues) or not taken:
             taken += turn
             load.update(clip for clip, _ in turn)
@@ -90,7 +92,7 @@ def _balanced(
     return taken
 
 
-def _next(queue: list[tuple[int, int, int, Candidate]], load: Counter[int], used: set[int]) -> Asked | None:
+def _next(queue: list[tuple[int, int, int, Candidate]], load: Counter[int], used: set[int]) -> Question | None:
     while queue:
         count, order, clip, candidate = heapq.heappop(queue)
         if clip in used:
@@ -103,6 +105,6 @@ def _next(queue: list[tuple[int, int, int, Candidate]], load: Counter[int], used
     return None
 
 
-def _sorted(asked: Sequence[Asked]) -> list[Asked]:
+def _sorted(questions: Sequence[Question]) -> list[Question]:
     order = list(TEMPLATES)
-    return sorted(asked, key=lambda item: (item[0], order.index(item[1].template)))
+    return sorted(questions, key=lambda item: (item[0], order.index(item[1].template)))

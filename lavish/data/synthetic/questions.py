@@ -1,6 +1,6 @@
-"""Questions about scenes and their answers: templates in the manner of MUSIC-AVQA's, of its nine types.
+"""Questions about scenes and their answers: templates of the nine question types of MUSIC-AVQA.
 
-Everything that may be asked of a scene is here; :mod:`lavish.data.synthetic.question_selection` decides what is.
+This module lists all candidate questions of a scene; :mod:`lavish.data.synthetic.question_selection` selects from them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 PLACES = ("left", "middle", "right")
 YES_OR_NO = ("yes", "no")
 RESERVED = frozenset((*NUMBERS, *PLACES, *YES_OR_NO))
-"""Answers that no class may be called."""
+"""Answers that must not be class names."""
 
 
 class Template(NamedTuple):
-    """A kind of question: its group and type as MUSIC-AVQA names them, and its text with blanks."""
+    """A question template: its group and type as named by MUSIC-AVQA, and its text with placeholders."""
 
     group: str
     type: str
@@ -59,17 +59,17 @@ TEMPLATES = {
         "before": ("Audio-Visual", "Temporal", "Does the thing on the <LR> sound before that on the <RL>?"),
     }.items()
 }
-"""By a name of our own, the text with its blanks, which a question lists what to fill in for."""
+"""The templates by name. The names are specific to this project."""
 
 
 class Candidate(NamedTuple):
-    """What may be asked of a clip.
+    """A candidate question about a clip.
 
     Attributes:
         template: key of :data:`TEMPLATES`.
-        values: what stands in its blanks.
+        values: the values of its placeholders.
         answer: one word.
-        hint: what a single stream may tell of the answer; answers are balanced within each hint.
+        hint: what a single stream may reveal about the answer; answers are balanced within each hint.
     """
 
     template: str
@@ -78,32 +78,32 @@ class Candidate(NamedTuple):
     hint: object = None
 
     def words(self) -> list[str]:
-        """Return the words of the question, its blanks filled."""
+        """Return the words of the question with its placeholders filled."""
         values = iter(self.values)
         text = TEMPLATES[self.template].text.removesuffix("?")
         return [next(values) if word.startswith("<") else word for word in text.split()]
 
 
 def candidates(scene: Scene, names: Sequence[str]) -> Iterator[Candidate]:
-    """Yield everything that may be asked of a scene; `names` are those of the classes."""
+    """Yield all candidate questions about a scene; `names` are the class names."""
     clip = _Clip(scene, names)
-    yield from _of_sound(clip)
-    yield from _of_pictures(clip)
-    yield from _of_both(clip)
-    yield from _of_places(clip)
-    yield from _of_order(clip)
+    yield from _audio_questions(clip)
+    yield from _visual_questions(clip)
+    yield from _audio_visual_questions(clip)
+    yield from _spatial_questions(clip)
+    yield from _temporal_questions(clip)
 
 
 class _Clip:
-    """A scene by the names of its kinds of things.
+    """A scene in terms of class names, called kinds in the questions.
 
     Attributes:
         names: of all classes.
-        row: the kind of each thing, from left to right.
-        kinds: those that are seen.
-        alone: those that are seen once: where they are is no question of which of two.
+        row: the kind of each object, from left to right.
+        kinds: the visible kinds.
+        alone: the kinds with exactly one object, whose position is unambiguous.
         sounds: by kind.
-        both: kinds that are seen and heard.
+        both: kinds that are both seen and heard.
     """
 
     def __init__(self, scene: Scene, names: Sequence[str]) -> None:
@@ -122,14 +122,14 @@ class _Clip:
         return "middle"
 
     def ends(self) -> list[tuple[str, str, str, str]]:
-        """Return (side, kind there, other side, kind there) both ways, if both kinds are there once."""
+        """Return (side, its kind, other side, its kind) for both directions, if both kinds have only one object."""
         left, right = self.row[0], self.row[-1]
         if len(self.row) < 2 or left not in self.alone or right not in self.alone:
             return []
         return [("left", left, "right", right), ("right", right, "left", left)]
 
 
-def _of_sound(clip: _Clip) -> Iterator[Candidate]:
+def _audio_questions(clip: _Clip) -> Iterator[Candidate]:
     yield Candidate("kinds of sound", (), NUMBERS[len(clip.sounds)])
     for kind in clip.names:
         yield Candidate("is heard", (kind,), _yes(kind in clip.sounds), kind in clip.kinds)
@@ -139,7 +139,7 @@ def _of_sound(clip: _Clip) -> Iterator[Candidate]:
             yield Candidate("sounds longer", (kind, other), _yes(_seconds(sound) > _seconds(other_sound)))
 
 
-def _of_pictures(clip: _Clip) -> Iterator[Candidate]:
+def _visual_questions(clip: _Clip) -> Iterator[Candidate]:
     yield Candidate("kinds of things", (), NUMBERS[len(clip.kinds)])
     for kind in clip.names:
         yield Candidate("number of a kind", (kind,), NUMBERS[clip.row.count(kind)], kind in clip.sounds)
@@ -156,11 +156,11 @@ def _of_pictures(clip: _Clip) -> Iterator[Candidate]:
             yield Candidate("neighbour", ("right", left), right)
 
 
-def _of_both(clip: _Clip) -> Iterator[Candidate]:
+def _audio_visual_questions(clip: _Clip) -> Iterator[Candidate]:
     silent, unseen = len(clip.kinds) - len(clip.both), len(clip.sounds) - len(clip.both)
     yield Candidate("all sounds seen", (), _yes(not unseen), (len(clip.sounds), len(clip.kinds)))
     yield Candidate("any silent", (), _yes(silent > 0), len(clip.kinds))
-    # The largest numbers are too rare to be one answer among others.
+    # The largest numbers are too rare to be balanced with the other answers.
     yield Candidate("kinds sounding", (), NUMBERS[len(clip.both)])
     if silent <= 3:
         yield Candidate("kinds silent", (), NUMBERS[silent], len(clip.kinds))
@@ -171,7 +171,7 @@ def _of_both(clip: _Clip) -> Iterator[Candidate]:
         yield Candidate("always sounding", (side,), _yes(kind in all_the_time), min(len(all_the_time), 2))
 
 
-def _of_places(clip: _Clip) -> Iterator[Candidate]:
+def _spatial_questions(clip: _Clip) -> Iterator[Candidate]:
     levels = {kind: clip.sounds[kind].gain_db for kind in clip.both}
     if len(levels) > 1:
         ranked = sorted(levels, key=levels.__getitem__)
@@ -189,14 +189,14 @@ def _of_places(clip: _Clip) -> Iterator[Candidate]:
                 yield Candidate("longer", (side, other_side), _yes(lengths[0] > lengths[1]))
 
 
-def _of_order(clip: _Clip) -> Iterator[Candidate]:
+def _temporal_questions(clip: _Clip) -> Iterator[Candidate]:
     among_all = dict(_first_and_last(clip.sounds))
     for word, kind in _first_and_last({kind: clip.sounds[kind] for kind in clip.both}):
-        # Hearing alone would do where the sound that begins first, of all of them, has its thing in the picture.
+        # If the first of all sounds has a visible object, audio alone is enough to answer; hence the hint.
         yield Candidate("which first", (word,), kind, kind == among_all.get(word))
         if kind in clip.alone:
             yield Candidate("where first", (word,), clip.place(kind), len(clip.row))
-            # Of two things it is the other one, whatever is heard.
+            # With two objects the answer would be the other one, regardless of the audio.
             position = clip.row.index(kind)
             for side, beside in (("left", clip.row[:position][-1:]), ("right", clip.row[position + 1 :][:1])):
                 if beside and len(clip.alone) > 2:
@@ -209,7 +209,7 @@ def _of_order(clip: _Clip) -> Iterator[Candidate]:
 
 
 def _first_and_last(sounds: Mapping[str, HeardSound]) -> list[tuple[str, str]]:
-    """Return ("first", kind) and ("last", kind) of those that begin alone, before or after all of several others."""
+    """Return ("first", kind) and ("last", kind), unless several sounds share that start or there is only one sound."""
     starts = {kind: sound.heard.start for kind, sound in sounds.items()}
     ends = (("first", min(starts.values(), default=0)), ("last", max(starts.values(), default=0)))
     found = []

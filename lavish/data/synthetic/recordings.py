@@ -1,4 +1,4 @@
-"""Recordings from a folder, made ready to be composed: any format to mono, pauses shortened, a part of any length."""
+"""Reading recordings for composition: decoding to mono, shortening pauses, extracting parts of a given length."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.data.decoding.audio import FULL_SCALE, sound_track
+from lavish.data.decoding.audio import FULL_SCALE, decode_audio
 from lavish.data.decoding.container import Container, MediaError
 from lavish.errors import LavishError
 
-_MAX_SECONDS = 30.0  # of a recording; what comes later is not used
+_MAX_SECONDS = 30.0  # of a recording; the rest is ignored
 _FRAME_SECONDS = 0.02
-_SILENCE_DB = -30.0  # below the loud parts (their 95th percentile)
-_KEPT_SECONDS = 0.12  # of silence on either side of a sound: no pause is longer than twice this
+_SILENCE_DB = -30.0  # relative to the 95th percentile of the levels
+_KEPT_SECONDS = 0.12  # of silence on either side of a sound, so no pause is longer than twice this
 
 
 def read_recording(path: Path, sample_rate: int) -> np.ndarray:
-    """Return a recording as float32 (samples,) mono, its pauses shortened: every half second of it can be heard.
+    """Return a recording as float32 (samples,) mono, with pauses shortened so that every half second is audible.
 
-    A label says that a class is heard in a segment, so no segment may fall into a pause of a recording.
+    A label states that a class is heard in a segment, so no segment may fall into a pause.
 
     Raises:
         LavishError: the file cannot be decoded or is silent.
@@ -28,7 +28,7 @@ def read_recording(path: Path, sample_rate: int) -> np.ndarray:
         with Container(path) as container:
             stream = container.stream("audio")
             container.read([stream], _MAX_SECONDS)
-            samples, _ = sound_track(container, stream, [], _MAX_SECONDS, sample_rate)
+            samples, _ = decode_audio(container, stream, [], _MAX_SECONDS, sample_rate)
     except MediaError as error:
         raise LavishError(f"{path}: {error}: replace the file or remove it from the folder of assets") from None
     recording = _without_pauses(samples.astype(np.float32) / FULL_SCALE, sample_rate)
@@ -41,7 +41,7 @@ def _without_pauses(sound: np.ndarray, sample_rate: int) -> np.ndarray:
     frame = max(1, round(_FRAME_SECONDS * sample_rate))
     frames = sound[: len(sound) // frame * frame].reshape(-1, frame)
     levels = np.sqrt(np.mean(np.square(frames), axis=1))
-    # Of the frames that hold anything: a short sound is followed by zeros up to the longest length read.
+    # Only of non-zero frames: a short recording is followed by zeros up to `_MAX_SECONDS`.
     audible = levels[levels > 1e-4]
     if not len(audible):
         return sound[:0]
@@ -52,13 +52,14 @@ def _without_pauses(sound: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def part_of(rng: np.random.Generator, recording: np.ndarray, sample_rate: int, samples: int) -> np.ndarray:
-    """Return `samples` samples of a recording at a slightly other speed: one of its louder parts, or repeated.
+    """Return `samples` samples of a recording at a slightly different speed.
 
     Args:
-        rng: decides speed, place and pauses.
+        rng: random generator for speed, position and pauses.
         recording: (n,) mono.
         sample_rate: samples per second.
-        samples: length wanted; a shorter recording is repeated with short pauses.
+        samples: requested length: one of the louder parts of a longer recording; a shorter one is repeated with short
+            pauses.
     """
     speed = rng.uniform(0.93, 1.07)
     recording = np.interp(np.arange(0, len(recording) - 1, speed), np.arange(len(recording)), recording)

@@ -1,37 +1,38 @@
-"""Scenes as video files with sound, for the layouts that hold videos."""
+"""Writing scenes as video files with audio, for the layouts that contain videos."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lavish.data.synthetic.assets import AssetLibrary
-from lavish.data.synthetic.rendering import Medium, render_pictures, render_sound
+from lavish.data.synthetic.rendering import RenderSettings, render_audio, render_frames
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.data.synthetic.video_writing import SAMPLE_RATES, write_video
 from lavish.errors import LavishError
 
 
-def check_video(medium: Medium) -> None:
-    """Raise LavishError for what a video cannot hold."""
-    if medium.picture_size % 2:
-        raise LavishError(f"compose.picture_size is {medium.picture_size}: H.264 video needs an even one")
-    if medium.sample_rate not in SAMPLE_RATES:
+def check_video(settings: RenderSettings) -> None:
+    """Raise LavishError for settings that a video file does not support."""
+    if settings.picture_size % 2:
+        raise LavishError(f"compose.picture_size is {settings.picture_size}: H.264 video needs an even number")
+    if settings.sample_rate not in SAMPLE_RATES:
         rates = ", ".join(map(str, SAMPLE_RATES))
-        raise LavishError(f"compose.sample_rate is {medium.sample_rate}, which AAC sound cannot have: use {rates}")
-    if medium.segment_seconds * medium.frame_rate < 1:
         raise LavishError(
-            f"segments of {medium.segment_seconds:g} s would hold no picture at {medium.frame_rate} frames a second: raise "
-            "compose.frame_rate"
+            f"compose.sample_rate is {settings.sample_rate}, which AAC audio does not support: use {rates}"
+        )
+    if settings.segment_seconds * settings.frame_rate < 1:
+        raise LavishError(
+            f"segments of {settings.segment_seconds:g} s have no frame at {settings.frame_rate} frames per second: "
+            "increase compose.frame_rate"
         )
 
 
-def write_scene_video(path: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
-    """Render a scene and write it as a video, with the folder it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_scene_video(path: Path, seed: int, scene: Scene, library: AssetLibrary, settings: RenderSettings) -> None:
+    """Render a scene and write it as a video file."""
     write_video(
         path,
-        render_pictures(seed, scene, library, medium),
-        medium.frame_rate,
-        render_sound(seed, scene, library, medium),
-        medium.sample_rate,
+        render_frames(seed, scene, library, settings),
+        settings.frame_rate,
+        render_audio(seed, scene, library, settings),
+        settings.sample_rate,
     )

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import ExamplesFigure
 from lavish.reporting.comparison import TableSpec

@@ -25,7 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("own")
     (root / "AVE").mkdir()
     for video in ("-a", "b"):
-        write_media(root / "AVE" / f"{video}.mp4", sound=tone())
+        write_media(root / "AVE" / f"{video}.mp4", audio=tone())
     (root / "Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *ROWS]))
     for name in ("trainSet.txt", "valSet.txt", "testSet.txt"):
         (root / name).write_text("\n".join(ROWS))
@@ -46,8 +46,8 @@ def test_a_whole_data_set_of_ones_own_is_in_order_but_remarked_upon(root: Path) 
     assert not found.problems
     facts = dict(found.facts)
     assert facts["trainSet.txt"] == "3 clips, not the published file"
-    assert facts["media of valSet.txt"] == "3 of 3 clips there"
-    assert facts["decoding"] == "2 of 2 media decoded (all that are there)"
+    assert facts["media of valSet.txt"] == "3 of 3 clips present"
+    assert facts["decoding"] == "2 of 2 media decoded (all that are present)"
     remarks = "\n".join(found.remarks)
     assert "not as published: trainSet.txt (published: 3339 clips), valSet.txt" in remarks
     assert "Fine for lists of your own" in remarks
@@ -69,16 +69,17 @@ def test_official_lists_are_recognised_whatever_their_line_ends(shared: Path, tm
     assert "3339 of 3339 clips (100.0%) have no media: missing AVE/" in found.problems[0]
     text = (tmp_path / "valSet.txt").read_text()
     (tmp_path / "valSet.txt").write_text(text.replace("&good&0&10", "&good&0&9", 1))
-    assert "not as published: valSet.txt (published: 402 clips too). Fine" in check(tmp_path).remarks[0]
+    [remark, *_] = check(tmp_path).remarks
+    assert "not as published: valSet.txt (published: 402 clips too). Lists of your own are fine" in remark
 
 
-def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_reported_with_the_official_source(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "AVE/b.mp4").unlink()
     arguments = ["data", "check", "--task", "ave", "--segments", "3", "--jobs", "1", "--root"]
     assert main([*arguments, str(root)]) == 1
     said = capsys.readouterr().out
     assert "testSet.txt: 1 of 3 clips (33.3%) have no media: missing AVE/b.mp4" in said
-    assert "1 of 1 media decoded (all that are there)" in said
+    assert "1 of 1 media decoded (all that are present)" in said
     assert "Where to get it: the AVE data set is obtained from the page of its authors (Tian et al., " in said
 
     (root / "valSet.txt").unlink()
@@ -90,24 +91,24 @@ def test_what_is_missing_is_named_with_its_official_source(root: Path, capsys: p
     assert "Where to get it: " in said
 
 
-def test_a_folder_too_high_up_is_told_the_right_one(root: Path) -> None:
+def test_parent_folder_as_root_is_answered_with_the_right_folder(root: Path) -> None:
     assert f"but {root} has trainSet.txt: give that folder as --root" in check(root.parent).problems[0]
 
 
 def test_media_that_cannot_be_decoded_are_a_problem_and_repaired_ones_a_remark(root: Path) -> None:
     content = (root / "AVE/-a.mp4").read_bytes()
     (root / "AVE/-a.mp4").write_bytes(content[:100])
-    write_media(root / "AVE/b.mp4", sound=tone(amplitude=0.0))
+    write_media(root / "AVE/b.mp4", audio=tone(amplitude=0.0))
     found = check(root)
     assert len(found.problems) == 1
     assert found.problems[0].startswith("1 of 2 media cannot be decoded: -a.mp4: ")
     assert "1 of 2 media are kept with repairs: b.mp4: silent" in found.remarks
-    assert "(a sample of the 2 that are there)" in dict(check(root, sample=1).facts)["decoding"]
+    assert "(a sample of the 2 that are present)" in dict(check(root, sample=1).facts)["decoding"]
     assert not check(root, sample=0).problems
     assert dict(check(root, sample=0).facts)["decoding"] == "nothing decoded"
 
 
-def test_malformed_lists_and_a_missing_media_folder_are_said_once(root: Path) -> None:
+def test_malformed_lists_and_a_missing_media_folder_are_reported_once(root: Path) -> None:
     (root / "trainSet.txt").write_text("dog&-a&good&0")
     (root / "AVE").rename(root / "videos")
     first, second = check(root).problems
@@ -117,33 +118,33 @@ def test_malformed_lists_and_a_missing_media_folder_are_said_once(root: Path) ->
     assert "testSet.txt: not UTF-8 text" in check(root).problems[0]
 
 
-def test_avsbench_is_checked_with_its_masks(tmp_path: Path) -> None:
+def test_avsbench_masks_are_checked(tmp_path: Path) -> None:
     root = write_s4(tmp_path / "Single-source")
     found = check_data_set("avsbench_s4", root.parent, sample=None, jobs=1)
     assert not found.problems
     facts = dict(found.facts)
     assert facts["s4_meta_data.csv"] == "4 clips, not the published file"
     assert facts["classes"] == "1, as published"
-    assert facts["media of train"] == "2 of 2 clips there"
-    assert facts["masks of train"] == "2 of 2 there"
-    assert facts["masks of test"] == "5 of 5 there"
-    assert facts["decoding"] == "4 of 4 media decoded (all that are there)"
+    assert facts["media of train"] == "2 of 2 clips present"
+    assert facts["masks of train"] == "2 of 2 present"
+    assert facts["masks of test"] == "5 of 5 present"
+    assert facts["decoding"] == "4 of 4 media decoded (all that are present)"
     remarks = "\n".join(found.remarks)
     assert "not as published: s4_meta_data.csv (published: 4932 clips)" in remarks
-    assert "train: 2 clips where the published data set has 3452" in remarks
+    assert "train: 2 clips, but the published data set has 3452" in remarks
 
     masks = root / "s4_data/gt_masks"
     (masks / "train/dog_barking/b/b_1.png").unlink()
     (masks / "val/helicopter/c/c_2.png").write_bytes(b"")
     found = check_data_set("avsbench_s4", root, sample=None, jobs=1)
-    assert found.problems[0].startswith("train: 1 of 2 masks are missing: b/b_1.png; such segments do not count")
+    assert found.problems[0].startswith("train: 1 of 2 masks are missing: b/b_1.png; such segments are not evaluated")
     assert "1 of 4 media cannot be decoded: b: mask of segment 1 missing" in found.problems[1]
     assert "1 of 4 media are kept with repairs: c: mask of segment 2 undecodable" in found.remarks
     found = check_data_set("avsbench_s4", root, sample=0, jobs=1, segments=4)
-    assert "clips of train have 5 pictures, one a segment, but data.segments is 4" in found.problems[0]
+    assert "clips of train have 5 frames, one per segment, but data.segments is 4" in found.problems[0]
 
 
-def test_a_list_of_which_only_the_length_is_known_is_as_long_as_published(tmp_path: Path) -> None:
+def test_list_with_the_published_length(tmp_path: Path) -> None:
     root = write_ms3(tmp_path)
     videos = [
         f"{split}{index},{split}" for split, n in (("train", 296), ("val", 64), ("test", 64)) for index in range(n)
@@ -157,7 +158,7 @@ def test_a_list_of_which_only_the_length_is_known_is_as_long_as_published(tmp_pa
     ]  # fmt: skip
 
 
-def test_files_that_others_stand_for_need_not_be_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optional_files_may_be_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {"questions.json": TextFile(2, optional=True), "more.json": TextFile(7, optional=True)}
     official = dataclasses.replace(OFFICIAL["ave"], texts=listed, entry="questions", classes=None)
     monkeypatch.setitem(OFFICIAL, "ave", official)
@@ -169,14 +170,14 @@ def test_files_that_others_stand_for_need_not_be_there(root: Path, monkeypatch: 
     assert "more.json" not in facts
     assert facts["classes"] == "2"
     (root / "questions.json").write_text('[{"a": 1}')
-    assert "questions.json: no json list" in check(root).problems[0]
+    assert "questions.json: not a JSON list" in check(root).problems[0]
 
 
-def test_a_sample_is_spread_over_all(whole: Path) -> None:
+def test_a_sample_is_evenly_spaced_over_all(whole: Path) -> None:
     sources = list(range(101))
-    assert checking._spread(sources, 3) == [0, 50, 100]  # type: ignore[arg-type, comparison-overlap]
-    assert checking._spread(sources, 1) == [0]  # type: ignore[arg-type, comparison-overlap]
-    assert checking._spread(sources[:2], 5) == [0, 1]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources, 3) == [0, 50, 100]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources, 1) == [0]  # type: ignore[arg-type, comparison-overlap]
+    assert checking._evenly_spaced(sources[:2], 5) == [0, 1]  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_clean_check_exits_with_zero(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +185,7 @@ def test_a_clean_check_exits_with_zero(root: Path, capsys: pytest.CaptureFixture
         main(["data", "check", "--format", "ave", "--root", str(root), "--segments", "3", "--jobs", "1", "--all"]) == 0
     )
     said = capsys.readouterr().out
-    assert said.endswith("Everything that was looked at is in order.\n")
+    assert said.endswith("No problems found.\n")
     assert "Problems" not in said
 
 
@@ -195,12 +196,12 @@ def test_arguments_out_of_range(root: Path) -> None:
         check_data_set("aves", root, sample=1, jobs=1)
 
 
-def test_steps_without_a_picture_are_told(tmp_path: Path) -> None:
+def test_segments_without_a_frame_are_reported(tmp_path: Path) -> None:
     root = write_ms3(tmp_path / "Multi-sources")
     (root / "ms3_data/visual_frames/b_0/b_0.mp4_3.png").unlink()
     found = check_data_set("avsbench_ms3", root, sample=None, jobs=1)
     assert found.problems == [
-        "train: 1 segments have no picture: b_0: segment 3; such segments do not count, and `lavish prepare` leaves out clips "
-        "with fewer pictures than half of the segments"
+        "train: 1 segments have no frame: b_0: segment 3; such segments are not evaluated, and `lavish prepare` excludes "
+        "clips with frames for fewer than half of the segments"
     ]
     assert any("b_0: video covers 4 of 5 segments" in remark for remark in found.remarks)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.cost.counter import count, example_clips
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.errors import LavishError
 from lavish.learner.build import build_model
 from lavish.learner.uninitialised import skip_initialisation

@@ -1,1 +1,1 @@
-"""One writer per official layout."""
+"""Writers of composed clips, one per official layout."""

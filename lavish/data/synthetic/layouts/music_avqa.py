@@ -1,8 +1,8 @@
-"""Writes composed clips in the official layout of MUSIC-AVQA.
+"""Writer of composed clips in the official layout of MUSIC-AVQA, which :mod:`lavish.data.formats.music_avqa` reads.
 
-:mod:`lavish.data.synthetic.question_scenes` says what happens in them, :mod:`lavish.data.synthetic.questions` what may be asked about it.
-
-Each split has videos of its own. (In the data set, splits divide the questions of the same videos.)
+The scenes are those of :mod:`lavish.data.synthetic.question_scenes`, the questions those of
+:mod:`lavish.data.synthetic.questions`. Each split has its own videos. (In the data set, splits divide the questions of
+the same videos.)
 """
 
 from __future__ import annotations
@@ -14,56 +14,53 @@ from pathlib import Path
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.synthetic import question_scenes
 from lavish.data.synthetic.assets import AssetLibrary
 from lavish.data.synthetic.clip_names import plain_names
+from lavish.data.synthetic.question_scenes import MAX_OBJECTS, sample_scene
 from lavish.data.synthetic.question_selection import complete, select, tokens
 from lavish.data.synthetic.questions import RESERVED, TEMPLATES, Candidate, candidates
-from lavish.data.synthetic.rendering import Medium
+from lavish.data.synthetic.rendering import RenderSettings
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.data.synthetic.scene_videos import check_video, write_scene_video
 from lavish.errors import LavishError
-from lavish.io.atomic import write_bytes
+from lavish.io.atomic import write_text
+
+__all__ = ["OPTIONS", "check", "clip_id", "is_finished", "sample_scene", "write_clip", "write_lists"]
 
 OPTIONS = ("frame_rate",)
 _VIDEOS = "MUSIC-AVQA-videos-Real"
 _QUESTIONS_PER_CLIP = 6
-_PART = 6  # of the seed, beside those of scenes
+_PART = 6  # of the seed; scenes use other parts
 
 
-def check(classes: Sequence[str], medium: Medium) -> None:
-    """Raise LavishError for what this layout cannot hold."""
-    if len(classes) <= question_scenes.MOST_THINGS:
+def check(classes: Sequence[str], settings: RenderSettings) -> None:
+    """Raise LavishError for classes or settings that this layout does not support."""
+    if len(classes) <= MAX_OBJECTS:
         raise LavishError(
-            f"compose.assets: {len(classes)} classes, but {question_scenes.MOST_THINGS} things are seen and another "
-            f"one may be heard: give at least {question_scenes.MOST_THINGS + 1}"
+            f"compose.assets: {len(classes)} classes, but up to {MAX_OBJECTS} are seen and another is heard: give at "
+            f"least {MAX_OBJECTS + 1}"
         )
     for plain, name in zip(plain_names(classes, short=True), classes, strict=True):
         if plain in RESERVED:
-            raise LavishError(f"class '{name}': '{plain}' is an answer of another kind already: rename its folder")
-    if medium.segments < 2:
-        raise LavishError(f"segments is {medium.segments}, but what comes first is asked: give at least 2")
-    check_video(medium)
-
-
-def draw_scene(seed: int, library: AssetLibrary, split: str, number: int, medium: Medium) -> Scene:
-    """Draw the scene of one clip."""
-    return question_scenes.draw_scene(seed, library, split, number, segments=medium.segments)
+            raise LavishError(f"class '{name}': '{plain}' is also an answer of another type: rename its folder")
+    if settings.segments < 2:
+        raise LavishError(f"segments is {settings.segments}, but questions ask for the temporal order: give at least 2")
+    check_video(settings)
 
 
 def clip_id(seed: int, scene: Scene) -> str:
-    """Return the clip's id: eight digits, as recorded videos have."""
+    """Return the clip's id, eight digits like those of recorded videos."""
     return f"{SPLITS.index(scene.split)}{scene.number:07d}"
 
 
 def is_finished(out: Path, seed: int, scene: Scene) -> bool:
-    """Tell whether the clip has been written."""
+    """Return whether the clip has been written."""
     return _path(out, seed, scene).exists()
 
 
-def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, medium: Medium) -> None:
+def write_clip(out: Path, seed: int, scene: Scene, library: AssetLibrary, settings: RenderSettings) -> None:
     """Render and write the media of one clip."""
-    write_scene_video(_path(out, seed, scene), seed, scene, library, medium)
+    write_scene_video(_path(out, seed, scene), seed, scene, library, settings)
 
 
 def write_lists(
@@ -71,9 +68,9 @@ def write_lists(
     seed: int,
     scenes: Mapping[str, Sequence[Scene]],
     classes: Sequence[str],
-    medium: Medium,
+    settings: RenderSettings,
 ) -> None:
-    """Write the questions of each split; those of the training split have every word and every answer of the others."""
+    """Write the questions of each split; the training questions contain all words and answers of the other splits."""
     names = plain_names(classes, short=True)
     known: set[tuple[str, str]] = set()
     count = 0
@@ -91,7 +88,7 @@ def write_lists(
             for place, (clip, candidate) in enumerate(asked)
         ]
         count += len(records)
-        write_bytes(out / f"avqa-{split}.json", f"{json.dumps(records, indent=1)}\n".encode())
+        write_text(out / f"avqa-{split}.json", f"{json.dumps(records, indent=1)}\n")
 
 
 def _record(video: str, number: int, question: Candidate) -> dict[str, str | int]:

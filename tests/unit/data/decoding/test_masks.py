@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lavish.data.decoding.masks import decode_masks
-from lavish.data.formats.registry import NOT_ANNOTATED
+from lavish.data.formats.base import NOT_ANNOTATED
 
 SQUARE = np.zeros((8, 8), np.uint8)
 SQUARE[2:6, 4:8] = 1

@@ -9,10 +9,17 @@ import pytest
 
 from lavish.config import schema as config
 from lavish.data.synthetic.assets import ProceduralAssets
-from lavish.data.synthetic.event_scenes import draw_intervals, draw_scene
-from lavish.data.synthetic.rendering import Medium, render_labelled, render_pictures, render_sound
+from lavish.data.synthetic.event_scenes import sample_intervals, sample_scene
+from lavish.data.synthetic.rendering import RenderSettings, render_audio, render_frames, render_labelled
 from lavish.data.synthetic.scene_graph import Interval, Pose, Scene, SeenObject, Sway
-from lavish.data.synthetic.scenes import Place, cluttered_background, cut_out, draw_places, labelled_scene, paste
+from lavish.data.synthetic.scenes import (
+    Place,
+    cluttered_background,
+    labelled_scene,
+    paste,
+    sample_places,
+    scale_cut_out,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +29,14 @@ def library():
 
 def scenes_of(library, count, *, segments=3, silent_object=0.8, unseen_sound=0.7, split="train", seed=0):
     return [
-        draw_scene(
-            seed, library, split, number, segments=segments, silent_object=silent_object, unseen_sound=unseen_sound
+        sample_scene(
+            seed,
+            library,
+            split,
+            number,
+            RenderSettings(segments, 0.5, 32, 4, 8000),
+            silent_object=silent_object,
+            unseen_sound=unseen_sound,
         )
         for number in range(count)
     ]
@@ -34,7 +47,7 @@ def test_places_overlap_little_and_size_does_not_tell_the_order(count):
     rng = np.random.default_rng(0)
     extents, overlaps = [], []
     for _ in range(300):
-        places = draw_places(rng, count)
+        places = sample_places(rng, count)
         extents.append([place.extent for place in places])
         for index, one in enumerate(places):
             assert 0 < one.x < 1 and 0 < one.y < 1
@@ -49,7 +62,7 @@ def test_places_overlap_little_and_size_does_not_tell_the_order(count):
 
 def test_first_place_is_anywhere():
     rng = np.random.default_rng(0)
-    corners = {(draw_places(rng, 2)[0].x > 0.5, draw_places(rng, 2)[0].y > 0.5) for _ in range(60)}
+    corners = {(sample_places(rng, 2)[0].x > 0.5, sample_places(rng, 2)[0].y > 0.5) for _ in range(60)}
     assert len(corners) == 4
 
 
@@ -57,7 +70,7 @@ def test_cut_out_does_not_bleed_the_colour_of_transparent_pixels():
     picture = np.zeros((64, 64, 4), np.uint8)
     picture[..., 1] = 255  # transparent green
     picture[16:48, 16:48] = (255, 0, 0, 255)
-    scaled = cut_out(picture, 15)
+    scaled = scale_cut_out(picture, 15)
     assert scaled.shape == (15, 15, 4) and scaled[..., 3].max() == 1
     assert scaled[..., 1].max() < 3
     edge = (scaled[..., 3] > 0.1) & (scaled[..., 3] < 0.9)
@@ -106,7 +119,7 @@ def test_intervals(segments):
     rng = np.random.default_rng(0)
     lengths, only_seen, only_heard = [], 0, 0
     for _ in range(1500):
-        seen, heard = draw_intervals(rng, segments)
+        seen, heard = sample_intervals(rng, segments)
         for interval in (seen, heard):
             assert 0 <= interval.start < interval.end <= segments
         overlap = set(range(*seen)) & set(range(*heard))
@@ -180,12 +193,12 @@ def test_chances_of_distractors(library):
 
 
 def test_rendering_shows_and_plays_the_intervals(library):
-    medium = Medium(segments=4, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
+    settings = RenderSettings(segments=4, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
     checked = 0
     for scene in scenes_of(library, 30, segments=4, silent_object=0, unseen_sound=0):
-        pictures = render_pictures(0, scene, library, medium).astype(int)
+        pictures = render_frames(0, scene, library, settings).astype(int)
         assert pictures.shape == (8, 32, 32, 3)
-        sound = render_sound(0, scene, library, medium)
+        sound = render_audio(0, scene, library, settings)
         assert sound.shape == (16000,) and sound.dtype == np.float32 and np.abs(sound).max() <= 1
         [seen], [heard] = [item.seen for item in scene.objects], [item.heard for item in scene.sounds]
         levels = np.sqrt(np.mean(np.square(sound.reshape(4, -1)), axis=1))
@@ -214,13 +227,13 @@ class OneSquare:
 
     classes = ["square"]
 
-    def pictures(self, *_):
+    def count_images(self, *_):
         return 1
 
-    def sounds(self, *_):
+    def count_sounds(self, *_):
         return 1
 
-    def picture(self, *_):
+    def image(self, *_):
         return np.full((8, 8, 4), 255, np.uint8)
 
 
@@ -229,9 +242,9 @@ def square(x: float, extent: float, motion, seen: Interval = Interval(0, 2)) -> 
 
 
 def test_objects_move_and_grow_as_their_motion_says():
-    medium = Medium(segments=2, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
+    settings = RenderSettings(segments=2, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
     scene = Scene("train", 0, (square(0.25, 0.25, Growing()),), ())
-    _, masks = render_labelled(0, scene, OneSquare(), medium, [0.0, 0.5, 0.96])
+    _, masks = render_labelled(0, scene, OneSquare(), settings, [0.0, 0.5, 0.96])
     found = [np.argwhere(mask) for mask in masks[0]]
     sides = [(points.max(axis=0) - points.min(axis=0) + 1).tolist() for points in found]
     assert sides == [[8, 8], [12, 12], [16, 16]]
@@ -240,13 +253,13 @@ def test_objects_move_and_grow_as_their_motion_says():
 
 def test_masks_are_what_is_seen_of_each_object():
     """A later object hides an earlier one of the same class, an object out of sight has no mask."""
-    medium = Medium(segments=2, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
+    settings = RenderSettings(segments=2, segment_seconds=0.5, picture_size=32, frame_rate=4, sample_rate=8000)
     still = Sway(0.0, 0.0, 0.0, 0.0)
     below, above = square(0.5, 0.5, still), square(0.75, 0.25, still, Interval(0, 1))
-    pictures, masks = render_labelled(0, Scene("train", 0, (below, above), ()), OneSquare(), medium, [0.25, 0.75])
+    pictures, masks = render_labelled(0, Scene("train", 0, (below, above), ()), OneSquare(), settings, [0.25, 0.75])
     assert masks.shape == (2, 2, 32, 32) and not (masks[0] & masks[1]).any()
     assert masks[0].sum(axis=(1, 2)).tolist() == [16 * 16 - 4 * 8, 16 * 16]
     assert masks[1].sum(axis=(1, 2)).tolist() == [8 * 8, 0]
-    empty, _ = render_labelled(0, Scene("train", 0, (), ()), OneSquare(), medium, [0.25, 0.75])
+    empty, _ = render_labelled(0, Scene("train", 0, (), ()), OneSquare(), settings, [0.25, 0.75])
     assert ((pictures == 255).all(axis=3) == masks.any(axis=0)).all()
     assert (pictures[~masks.any(axis=0)] == empty[~masks.any(axis=0)]).all()

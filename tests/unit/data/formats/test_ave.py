@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lavish.data.formats import ave
-from lavish.data.formats.registry import missing_media, reader
+from lavish.data.formats.base import missing_media
+from lavish.data.formats.registry import reader
 from lavish.errors import LavishError
 
 ROWS = ["Dog, bark&-a&good&0&2", "cat&b&good&1&3", "cat&-a&good&0&0"]
@@ -57,9 +58,9 @@ def test_official_clips_have_names_of_their_own(shared: Path, tmp_path: Path) ->
     (tmp_path / "AVE").mkdir()
     sources = ave.clips(tmp_path, "train")
     assert len({source.clip for source in sources}) == 3339
-    twice = [source for source in sources if source.pictures.stem == "0f_iTO5t3hU"]
+    twice = [source for source in sources if source.video.stem == "0f_iTO5t3hU"]
     assert [source.clip for source in twice] == ["0f_iTO5t3hU", "0f_iTO5t3hU#2"]
-    assert len({source.pictures for source in sources}) == 3312
+    assert len({source.video for source in sources}) == 3312
 
 
 def test_classes_are_sorted_unless_they_are_listed(root: Path) -> None:
@@ -77,7 +78,7 @@ def test_segments_within_the_event_carry_its_class(root: Path) -> None:
 def test_both_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     first, second, third = ave.clips(root, "train")
     assert (first.clip, second.clip, third.clip) == ("-a", "b", "-a#2")
-    assert first.pictures == first.sound == third.sound == root / "AVE" / "-a.mp4"
+    assert first.video == first.audio == third.audio == root / "AVE" / "-a.mp4"
     assert missing_media(first) is missing_media(third) is None
     assert missing_media(second) == "missing AVE/b.mp4"
 
@@ -85,8 +86,8 @@ def test_both_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     (root / "video_frames").mkdir()
     (root / "raw_audio").mkdir()
     first = ave.clips(root, "train")[0]
-    assert first.pictures == root / "video_frames" / "-a"
-    assert first.sound == root / "raw_audio" / "-a.wav"
+    assert first.video == root / "video_frames" / "-a"
+    assert first.audio == root / "raw_audio" / "-a.wav"
 
 
 def test_windows_line_ends_byte_order_marks_and_empty_lines_are_harmless(root: Path) -> None:
@@ -98,14 +99,14 @@ def test_windows_line_ends_byte_order_marks_and_empty_lines_are_harmless(root: P
     ("line", "message"),
     [
         ("cat&b&good&1", "4 fields instead of 5"),
-        ("cat&b&good&1&x", "'x' are not 0 <= start <= end"),
-        ("cat&b&good&2&1", "not 0 <= start <= end"),
-        ("cat&b&good&-1&1", "not 0 <= start <= end"),
-        ("cat&b&good&nan&1", "not 0 <= start <= end"),
-        ("cat&b&good&0&inf", "not 0 <= start <= end"),
-        ("cat&&good&0&1", "no plain name"),
-        ("cat&../b&good&0&1", "no plain name"),
-        ("cat&..&good&0&1", "no plain name"),
+        ("cat&b&good&1&x", "'x' do not satisfy 0 <= start <= end"),
+        ("cat&b&good&2&1", "do not satisfy 0 <= start <= end"),
+        ("cat&b&good&-1&1", "do not satisfy 0 <= start <= end"),
+        ("cat&b&good&nan&1", "do not satisfy 0 <= start <= end"),
+        ("cat&b&good&0&inf", "do not satisfy 0 <= start <= end"),
+        ("cat&&good&0&1", "not a plain name"),
+        ("cat&../b&good&0&1", "not a plain name"),
+        ("cat&..&good&0&1", "not a plain name"),
         ("cats&b&good&0&1", "unknown class 'cats' .did you mean 'cat'"),
         ("cat&b&good&0&10", "ends at 10 s, but clips are configured as 3 segments of 1 s: correct data.segments"),
     ],
@@ -130,7 +131,7 @@ def test_missing_files_and_folders_are_named(root: Path) -> None:
     with pytest.raises(LavishError, match=r"valSet\.txt: not UTF-8"):
         ave.clips(root, "val")
     (root / "testSet.txt").write_text("\n")
-    with pytest.raises(LavishError, match=r"testSet\.txt: no clip in it"):
+    with pytest.raises(LavishError, match=r"testSet\.txt: lists no clip"):
         ave.clips(root, "test")
     (root / "categories.txt").write_text("cat\ncat\n")
     with pytest.raises(LavishError, match=r"categories\.txt: class 'cat' occurs twice"):

@@ -93,5 +93,5 @@ def test_negatives_are_frames_of_other_clips(tmp_path: Path) -> None:
 
 def test_one_clip_has_no_others(tmp_path: Path) -> None:
     reader = SplitReader(write_store(tmp_path / "store", clips=1), STREAMS)
-    with pytest.raises(LavishError, match="holds one clip"):
+    with pytest.raises(LavishError, match="has only one clip"):
         list(reader.batches([np.array([0])], CPU, np.random.default_rng(0)))

@@ -11,7 +11,8 @@ from lavish.config.schema import DataConfig
 from lavish.data.decoding.masks import decode_masks
 from lavish.data.decoding.media import MediaError
 from lavish.data.formats import avsbench_ms3, avsbench_s4
-from lavish.data.formats.registry import NOT_ANNOTATED, missing_media, reader
+from lavish.data.formats.base import NOT_ANNOTATED, missing_media
+from lavish.data.formats.registry import reader
 from lavish.data.store.preparation import prepare
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
@@ -36,8 +37,8 @@ def relative(path: Path | None, root: Path) -> str:
 def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) -> None:
     first, second = avsbench_s4.clips(s4, "train")
     assert (first.clip, second.clip) == ("-a_1", "b")
-    assert relative(first.pictures, s4) == "s4_data/visual_frames/train/dog_barking/-a_1"
-    assert relative(first.sound, s4) == "s4_data/audio_wav/train/dog_barking/-a_1.wav"
+    assert relative(first.video, s4) == "s4_data/visual_frames/train/dog_barking/-a_1"
+    assert relative(first.audio, s4) == "s4_data/audio_wav/train/dog_barking/-a_1.wav"
     assert relative(first.masks[0], s4) == "s4_data/gt_masks/train/dog_barking/-a_1/-a_1_1.png"
     assert first.masks[1:] == (None,) * 4
     for split, video in (("val", "c"), ("test", "d")):
@@ -49,8 +50,8 @@ def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) ->
 def test_clips_of_ms3_have_all_masks_and_their_pictures_without_a_split(ms3: Path) -> None:
     first, second = avsbench_ms3.clips(ms3, "train")
     assert (first.clip, second.clip) == ("-a_1", "b_0")
-    assert relative(first.pictures, ms3) == "ms3_data/visual_frames/-a_1"
-    assert relative(first.sound, ms3) == "ms3_data/audio_wav/train/-a_1.wav"
+    assert relative(first.video, ms3) == "ms3_data/visual_frames/-a_1"
+    assert relative(first.audio, ms3) == "ms3_data/audio_wav/train/-a_1.wav"
     assert [relative(mask, ms3) for mask in first.masks] == [
         f"ms3_data/gt_masks/train/-a_1/-a_1_{number}.png" for number in range(1, 6)
     ]
@@ -66,7 +67,7 @@ def test_there_is_one_class_and_no_question(name: str, tmp_path: Path) -> None:
     targets = layout.targets(root, "train", segments=5, segment_seconds=1.0)
     assert targets.arrays == {}
     assert targets.clips is None
-    with pytest.raises(LavishError, match=r"clips of train have 5 pictures, .* data\.segments is 10: correct the key"):
+    with pytest.raises(LavishError, match=r"clips of train have 5 frames, .* data\.segments is 10: correct the key"):
         layout.targets(root, "train", segments=10, segment_seconds=1.0)
 
 
@@ -84,7 +85,7 @@ def test_common_variations_are_read(s4: Path) -> None:
     assert [mask.name for mask in clip.masks if mask] == ["c_1.png", "c.mp4_2.PNG", "00003.png", "c_4.png", "c_5.png"]
     (s4 / "s4_data/audio_wav").rename(s4 / "s4_data/raw_videos")
     [clip] = avsbench_s4.clips(s4, "val")
-    assert relative(clip.sound, s4) == "s4_data/raw_videos/val/helicopter/c.mp4"
+    assert relative(clip.audio, s4) == "s4_data/raw_videos/val/helicopter/c.mp4"
 
 
 def test_columns_are_known_by_name_and_lines_by_content(s4: Path) -> None:
@@ -105,12 +106,15 @@ def test_a_video_listed_twice_becomes_two_clips(ms3: Path) -> None:
     [
         ("x,0,dog", r"line 6: 3 fields instead of 4: write 'name,start,category,split'"),
         ("x,0,dog,trian", r"line 6: unknown split 'trian' \(did you mean 'train'"),
-        ("../x,0,dog,train", r"line 6: video '\.\./x' is no plain name"),
-        (",0,dog,train", r"line 6: video '' is no plain name"),
-        ("x,0,..,train", r"line 6: category '\.\.' is no plain name"),
-        ("x,0,,train", r"line 6: category '' is no plain name"),
-        ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': leave it in one of them"),
-        ("x" * 140000 + ",0,dog,train", r"line 6: not a table \(field larger than field limit .*\): copy s4_meta_data"),
+        ("../x,0,dog,train", r"line 6: video '\.\./x' is not a plain name"),
+        (",0,dog,train", r"line 6: video '' is not a plain name"),
+        ("x,0,..,train", r"line 6: category '\.\.' is not a plain name"),
+        ("x,0,,train", r"line 6: category '' is not a plain name"),
+        ("c,0,helicopter,test", r"line 6: 'c' is in the splits 'val' and 'test': list it in one split only"),
+        (
+            "x" * 140000 + ",0,dog,train",
+            r"line 6: malformed CSV \(field larger than field limit .*\): copy s4_meta_data",
+        ),
     ],
 )
 def test_malformed_lines_name_file_line_and_remedy(s4: Path, line: str, message: str) -> None:
@@ -124,7 +128,7 @@ def test_what_is_missing_is_named(s4: Path) -> None:
     with pytest.raises(LavishError, match=r"unknown split 'tests' \(did you mean 'test'"):
         avsbench_s4.clips(s4, "tests")
     (s4 / "s4_data/gt_masks").rename(s4 / "s4_data/masks")
-    with pytest.raises(LavishError, match=r"s4_data: no folder 'gt_masks': copy that of AVSBench S4 there"):
+    with pytest.raises(LavishError, match=r"s4_data: no folder 'gt_masks': copy that of AVSBench S4 into it"):
         avsbench_s4.clips(s4, "train")
     (s4 / "s4_meta_data.csv").write_text("name,start,category\n")
     with pytest.raises(LavishError, match=r"s4_meta_data\.csv, line 1: no column 'split': copy s4_meta_data\.csv"):
@@ -140,7 +144,7 @@ def test_what_is_missing_is_named(s4: Path) -> None:
 def test_pictures_numbered_from_zero_are_refused(ms3: Path) -> None:
     folder = ms3 / "ms3_data/visual_frames/c"
     (folder / "c.mp4_5.png").rename(folder / "c.mp4_0.png")
-    with pytest.raises(LavishError, match=r"c\.mp4_0\.png: .* numbered from 1 on, not from 0"):
+    with pytest.raises(LavishError, match=r"c\.mp4_0\.png: .* numbered from 1, not from 0"):
         avsbench_ms3.clips(ms3, "val")
 
 
@@ -179,7 +183,7 @@ def test_a_clip_with_too_few_pictures_is_left_out(ms3: Path, s4: Path, tmp_path:
     # Of a training clip of S4 only the first picture has a mask.
     (s4 / "s4_data/visual_frames/train/dog_barking/b/b_1.png").unlink()
     assert prepared(s4, "avsbench_s4", "train", tmp_path / "s4").clips == ["-a_1"]
-    assert "b,excluded,no segment that has a picture is annotated" in (tmp_path / "s4/report.csv").read_text()
+    assert "b,excluded,no segment with a frame is annotated" in (tmp_path / "s4/report.csv").read_text()
 
 
 def test_pictures_that_belong_to_no_step_change_nothing(ms3: Path, tmp_path: Path) -> None:
@@ -206,7 +210,7 @@ def test_a_picture_too_many_concerns_no_other_clip(ms3: Path) -> None:
 def test_a_clip_without_any_mask_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="mask of segment 1 missing"):
         decode_masks([tmp_path / "none.png", None], 8)
-    with pytest.raises(MediaError, match="no segment that has a picture is annotated"):
+    with pytest.raises(MediaError, match="no segment with a frame is annotated"):
         decode_masks([None, None], 8)
 
 

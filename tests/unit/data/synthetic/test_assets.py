@@ -5,45 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from lavish.config import schema as config
-from lavish.data.synthetic import procedural_pictures, procedural_sounds
+from lavish.data.synthetic import procedural_images, procedural_sounds
 from lavish.data.synthetic.assets import FolderAssets, ProceduralAssets, divide, open_library
 from lavish.data.synthetic.recordings import read_recording
 from lavish.errors import LavishError
 from lavish.io.fingerprint import fingerprint
+from tests.asset_folders import RATE, write_class, write_image
 from tests.media_files import tone, write_media
 
-RATE = 8000
 SPLITS = ("train", "val", "test")
 
 
 def procedural(purpose="task", seed=0):
     counts = config.SplitCounts(train=3, val=2, test=2)
     return ProceduralAssets(config.ProceduralAssetsConfig(instances=counts, seed=seed), purpose)
-
-
-def write_picture(path: Path, colour=(200, 30, 30, 255), mode="RGBA") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGBA", (40, 30))
-    ImageDraw.Draw(picture).ellipse((8, 5, 31, 24), fill=colour)
-    picture.convert(mode).save(path)
-
-
-def write_class(root: Path, name: str, files: int = 3) -> None:
-    for index in range(files):
-        write_picture(root / name / "images" / f"picture{index}.png", (60 * index, 30, 200, 255))
-        (root / name / "sounds").mkdir(parents=True, exist_ok=True)
-        sound = tone(0.3, RATE, 300.0 * (index + 1))
-        write_media(
-            root / name / "sounds" / f"sound{index}.wav", times=None, sound=sound, rate=RATE, audio_codec="pcm_s16le",
-            audio_format="s16",
-        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def test_task_classes_share_parts_with_the_pretraining_ones_but_are_none_of_them():
-    task, pretraining = set(procedural_pictures.TASK_LOOKS), set(procedural_pictures.PRETRAINING_LOOKS)
+    task, pretraining = set(procedural_images.TASK_LOOKS), set(procedural_images.PRETRAINING_LOOKS)
     assert len(task) == 8 and len(pretraining) == 12 and not task & pretraining
     assert {look.texture for look in task} == {look.texture for look in pretraining}
     assert {look.shape for look in task} < {look.shape for look in pretraining}
@@ -74,9 +54,9 @@ def test_task_classes_share_parts_with_the_pretraining_ones_but_are_none_of_them
 def test_procedural_pictures_are_cropped_cut_outs(purpose):
     library = procedural(purpose)
     for index in range(len(library.classes)):
-        picture = library.picture(index, "train", 0)
+        picture = library.image(index, "train", 0)
         assert picture.dtype == np.uint8 and picture.shape[2] == 4
-        assert 32 <= max(picture.shape[:2]) <= procedural_pictures.SIZE
+        assert 32 <= max(picture.shape[:2]) <= procedural_images.SIZE
         covered = picture[..., 3] > 0
         assert covered[0].any() and covered[-1].any() and covered[:, 0].any() and covered[:, -1].any()
         assert 0.2 < (picture[..., 3] / 255).mean() < 0.95
@@ -105,11 +85,11 @@ def test_procedural_instances_differ_and_are_reproducible():
     pictures, sounds = [], []
     for library in (procedural(), procedural(seed=1), procedural("pretraining")):
         for split in SPLITS:
-            for instance in range(library.pictures(0, split)):
-                pictures.append(library.picture(0, split, instance).tobytes())
+            for instance in range(library.count_images(0, split)):
+                pictures.append(library.image(0, split, instance).tobytes())
                 sounds.append(library.sound(0, split, instance, RATE, 0.5).tobytes())
     assert len(set(pictures)) == len(pictures) == 21 and len(set(sounds)) == 21
-    assert procedural().picture(0, "train", 0).tobytes() == pictures[0]
+    assert procedural().image(0, "train", 0).tobytes() == pictures[0]
     assert procedural().sound(0, "train", 0, RATE, 0.5).tobytes() == sounds[0]
     with pytest.raises(IndexError, match="instance 2 of 2"):
         procedural().sound(0, "test", 2, RATE, 0.5)
@@ -117,7 +97,7 @@ def test_procedural_instances_differ_and_are_reproducible():
 
 def test_open_library(folder):
     assert open_library(config.FolderAssetsConfig(root=folder)).classes == ["bird", "cow", "dog"]
-    with pytest.raises(LavishError, match="no other classes to pretrain on"):
+    with pytest.raises(LavishError, match="no separate classes for pretraining"):
         open_library(config.FolderAssetsConfig(root=folder), "pretraining")
 
 
@@ -126,8 +106,8 @@ def test_folder_classes_and_splits(folder):
     assert library.classes == ["bird", "cow", "dog"]
     colours = {}
     for split in SPLITS:
-        assert library.pictures(0, split) >= 8 and library.sounds(0, split) >= 8
-        picture = library.picture(1, split, 0)
+        assert library.count_images(0, split) >= 8 and library.count_sounds(0, split) >= 8
+        picture = library.image(1, split, 0)
         assert picture.dtype == np.uint8 and picture.shape[2] == 4 and picture[..., 3].max() == 255
         colours[split] = int(picture[picture[..., 3] == 255, 0].mean())
         sound = library.sound(1, split, 0, RATE, 1.0)
@@ -136,14 +116,14 @@ def test_folder_classes_and_splits(folder):
         assert np.sqrt(np.mean(np.square(sound.reshape(2, -1)), axis=1)).min() > 0.05
     # Each split shows a file of its own.
     assert len(set(colours.values())) == 3
-    first, second = library.picture(0, "train", 0), library.picture(0, "train", 1)
+    first, second = library.image(0, "train", 0), library.image(0, "train", 1)
     assert first.tobytes() != second.tobytes()
-    assert first.tobytes() == FolderAssets(config.FolderAssetsConfig(root=folder)).picture(0, "train", 0).tobytes()
+    assert first.tobytes() == FolderAssets(config.FolderAssetsConfig(root=folder)).image(0, "train", 0).tobytes()
 
 
 def test_variants_of_one_thing_stay_in_one_split(tmp_path):
     for name in ("rex_a", "rex_b", "rex_c", "bella", "lassie", "fido"):
-        write_picture(tmp_path / "dog" / "images" / f"{name}.png")
+        write_image(tmp_path / "dog" / "images" / f"{name}.png")
     parts = divide(tmp_path / "dog", "images")
     holding = [split for split in SPLITS if any(path.stem.startswith("rex") for path in parts[split])]
     assert len(holding) == 1
@@ -154,14 +134,14 @@ def test_variants_of_one_thing_stay_in_one_split(tmp_path):
 
 def test_variants_are_divided_where_there_is_nothing_else(tmp_path):
     for name in ("rex_a", "rex_b", "rex_c"):
-        write_picture(tmp_path / "dog" / "images" / f"{name}.png")
+        write_image(tmp_path / "dog" / "images" / f"{name}.png")
     assert all(len(paths) == 1 for paths in divide(tmp_path / "dog", "images").values())
 
 
 def test_bad_folders_are_named(folder, tmp_path):
     with pytest.raises(LavishError, match="no such folder of assets"):
         FolderAssets(config.FolderAssetsConfig(root=tmp_path / "absent"))
-    with pytest.raises(LavishError, match="0 classes, at least 2 are needed"):
+    with pytest.raises(LavishError, match="0 classes instead of at least 2"):
         FolderAssets(config.FolderAssetsConfig(root=tmp_path))
     for name in ("cat", "dog"):
         write_class(tmp_path, name)
@@ -176,9 +156,9 @@ def test_bad_folders_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(b"no picture"), "not a readable picture"),
-        (lambda path: write_picture(path, mode="RGB"), "no alpha channel"),
-        (lambda path: write_picture(path, (0, 0, 0, 0)), "nothing but transparency"),
+        (lambda path: path.write_bytes(b"no picture"), "not a readable image"),
+        (lambda path: write_image(path, mode="RGB"), "no alpha channel"),
+        (lambda path: write_image(path, (0, 0, 0, 0)), "completely transparent"),
     ],
 )
 def test_bad_pictures_are_named(tmp_path, spoil, message):
@@ -187,23 +167,23 @@ def test_bad_pictures_are_named(tmp_path, spoil, message):
     for path in (tmp_path / "dog" / "images").iterdir():
         spoil(path)
     library = FolderAssets(config.FolderAssetsConfig(root=tmp_path))
-    library.picture(0, "train", 0)
+    library.image(0, "train", 0)
     with pytest.raises(LavishError, match=rf"dog.images.picture\d.png: {message}"):
-        library.picture(1, "train", 0)
+        library.image(1, "train", 0)
 
 
 def test_bad_recordings_are_named(tmp_path):
     (tmp_path / "noise.ogg").write_bytes(b"no sound")
     with pytest.raises(LavishError, match=r"noise.ogg: cannot open.*replace"):
         read_recording(tmp_path / "noise.ogg", RATE)
-    write_media(tmp_path / "silent.m4a", times=None, sound=np.zeros(16000))
+    write_media(tmp_path / "silent.m4a", times=None, audio=np.zeros(16000))
     with pytest.raises(LavishError, match=r"silent.m4a: silent"):
         read_recording(tmp_path / "silent.m4a", RATE)
 
 
 def test_pauses_of_recordings_are_shortened(tmp_path):
     sound = np.concatenate([np.zeros(16000), tone(0.5), np.zeros(32000), tone(0.5), np.zeros(16000)])
-    path = write_media(tmp_path / "barks.m4a", times=None, sound=sound)
+    path = write_media(tmp_path / "barks.m4a", times=None, audio=sound)
     recording = read_recording(path, 16000)
     assert 1.0 <= len(recording) / 16000 <= 1.7
     levels = np.sqrt(np.mean(np.square(recording[: len(recording) // 8000 * 8000].reshape(-1, 8000)), axis=1))
@@ -249,6 +229,6 @@ def test_real_assets(shared):
     assert {"s_dog2_a", "s_dog2_b", "s_dog2_c"} <= set(dogs) or not any("s_dog2" in name for name in dogs)
     for index in range(0, 11, 4):
         for split in SPLITS:
-            assert (library.picture(index, split, 5)[..., 3] > 128).mean() > 0.1
+            assert (library.image(index, split, 5)[..., 3] > 128).mean() > 0.1
             seconds = library.sound(index, split, 5, 16000, 3.0).reshape(3, -1)
             assert np.sqrt(np.mean(np.square(seconds), axis=1)).min() > 0.002

@@ -18,9 +18,9 @@ from lavish.config.schema import CompositionConfig
 from lavish.data.synthetic.assets import ProceduralAssets
 from lavish.data.synthetic.composer import compose
 from lavish.data.synthetic.layouts import music_avqa as compose_music_avqa
-from lavish.data.synthetic.rendering import Medium, render_sound
+from lavish.data.synthetic.rendering import RenderSettings, render_audio
 from lavish.errors import LavishError
-from tests.unit.data.test_assets import write_class
+from tests.asset_folders import write_class
 
 SPLITS = ("train", "val", "test")
 INSTANCES = {"train": 5, "val": 3, "test": 3}
@@ -386,10 +386,10 @@ def test_scenes_are_balanced(many):
 
 def test_louder_sounds_are_louder_and_all_are_heard():
     library = ProceduralAssets(config.ProceduralAssetsConfig(instances=config.SplitCounts(**INSTANCES)))
-    medium = Medium(3, 0.5, 32, 4, 8000)
+    settings = RenderSettings(3, 0.5, 32, 4, 8000)
     compared = silent = 0
     for number in range(60):
-        scene = compose_music_avqa.draw_scene(0, library, "train", number, medium)
+        scene = compose_music_avqa.sample_scene(0, library, "train", number, settings)
         levels = {}
         for item in scene.sounds:
             length = (item.heard.end - item.heard.start) * 0.5
@@ -399,7 +399,7 @@ def test_louder_sounds_are_louder_and_all_are_heard():
         for quiet, loud in itertools.pairwise(ranked):
             compared += 1
             assert levels[loud.class_index] > 1.4 * levels[quiet.class_index]
-        mixture = np.sqrt(np.mean(np.square(render_sound(0, scene, library, medium).reshape(3, -1)), axis=1))
+        mixture = np.sqrt(np.mean(np.square(render_audio(0, scene, library, settings).reshape(3, -1)), axis=1))
         heard = {segment for item in scene.sounds for segment in range(*item.heard)}
         for segment in {0, 1, 2} - heard:
             silent += 1

@@ -1,8 +1,8 @@
-"""Objects drawn from a seed: a class is a shape with a texture; colours, turn, stretch and texture vary per instance.
+"""Procedural images: a class is a shape with a texture; colours, rotation, stretch and texture vary per instance.
 
-Neither the shape nor the texture alone tells the class: every one of both occurs in several classes. The classes to
-pretrain on are other combinations of the same shapes and textures, and two more shapes, so a backbone pretrained on
-them has never seen an object of a task class.
+Neither the shape nor the texture alone determines the class, because each of them occurs in several classes. The
+pretraining classes are other combinations of the same shapes and textures, and two more shapes, so that a backbone
+pretrained on them has never seen an object of a task class.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIZE = 64  # pixels a side that an object is drawn at; a scene scales it down
+SIZE = 64  # pixels, height and width at which objects are drawn; scenes scale them down
 
 
 class Look(NamedTuple):
-    """What a class of objects looks like."""
+    """The appearance of a class of objects."""
 
     texture: str
     shape: str
@@ -45,29 +45,29 @@ def draw(rng: np.random.Generator, look: Look) -> np.ndarray:
     """Return an instance of a class of objects: uint8 (h, w, 4) RGBA, h and w at most `SIZE`, cropped to the object."""
     x, y = _grid()
     turn, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18)
-    scale = 0.72  # of half the picture: what is longest fits whatever turn and stretch
+    scale = 0.72  # of half the image, so that the object fits at any rotation and stretch
     u = (x * np.cos(turn) + y * np.sin(turn)) / (scale * np.sqrt(stretch))
     v = (y * np.cos(turn) - x * np.sin(turn)) * (np.sqrt(stretch) / scale)
     pixels = scale * SIZE / 2
     alpha = np.clip(0.5 - _outside(look.shape, u, v) * pixels, 0, 1)
     tint = _mixture(rng, look.texture, u, v)[..., None]
     first, second = _colours(rng)
-    picture = np.empty((SIZE, SIZE, 4), np.uint8)
-    picture[..., :3] = np.rint(first + (second - first) * tint)
-    picture[..., 3] = np.rint(255 * alpha)
-    rows, columns = (np.flatnonzero(picture[..., 3].any(axis=axis)) for axis in (1, 0))
-    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    image = np.empty((SIZE, SIZE, 4), np.uint8)
+    image[..., :3] = np.rint(first + (second - first) * tint)
+    image[..., 3] = np.rint(255 * alpha)
+    rows, columns = (np.flatnonzero(image[..., 3].any(axis=axis)) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 @functools.cache
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of the pixels' centres, -1 to 1."""
+    """Return x and y of the pixel centres, -1 to 1."""
     axis = ((np.arange(SIZE) + 0.5) * 2 / SIZE - 1).astype(np.float32)
     return axis[None, :], axis[:, None]
 
 
 def _outside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return how far points lie outside the outline, about 1 from its centre; negative inside."""
+    """Return the signed distance of points to the outline (radius about 1), negative inside."""
     if shape == "disc":
         return np.hypot(u, v) - 1
     if shape == "square":
@@ -86,7 +86,7 @@ def _outside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _outside_star(u: np.ndarray, v: np.ndarray, *, tips: int, outer: float, inner: float) -> np.ndarray:
-    # All edges are turned and mirrored onto the one from the tip at angle 0 to the dent at angle pi / tips.
+    # All edges are rotated and mirrored onto the one from the tip at angle 0 to the notch at angle pi / tips.
     half = np.pi / tips
     radius, angle = np.hypot(u, v), np.abs((np.arctan2(v, u) + half) % (2 * half) - half)
     edge = np.array([inner * np.cos(half) - outer, inner * np.sin(half)])
@@ -96,10 +96,10 @@ def _outside_star(u: np.ndarray, v: np.ndarray, *, tips: int, outer: float, inne
 
 
 def _mixture(rng: np.random.Generator, texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return how much of the second colour each point has, 0 to 1."""
+    """Return the proportion of the second colour at each point, 0 to 1."""
     turn, phase, other_phase = rng.uniform(0, 2 * np.pi, size=3)
     s, t = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
-    # Coarse: stripes and fields a few pixels wide must be left when an object measures twenty.
+    # Coarse, so that stripes and squares are still a few pixels wide when the object is scaled to twenty pixels.
     if texture == "striped":
         wave = np.sin(2 * np.pi * rng.uniform(0.9, 1.2) * s + phase)
     elif texture == "checked":
@@ -116,10 +116,10 @@ def _mixture(rng: np.random.Generator, texture: str, u: np.ndarray, v: np.ndarra
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a light colour and a dark one of another hue, because video keeps differences of hue only coarsely.
+    """Return a light colour and a dark colour of another hue.
 
-    Always the light one first: to learn that dark on light is the same texture as light on dark takes a small
-    transformer longer than all the rest.
+    They differ in brightness because video compression subsamples colour. The light one is always first, because small
+    transformers take very long to learn that dark on light is the same texture as light on dark.
     """
     hue = rng.uniform()
     light = colorsys.hsv_to_rgb(hue, rng.uniform(0.25, 0.75), rng.uniform(0.85, 1.0))

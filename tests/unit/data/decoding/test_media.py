@@ -12,7 +12,7 @@ from PIL import Image
 
 from lavish.data.decoding.container import Container
 from lavish.data.decoding.media import MediaError, decode_clip
-from lavish.data.formats.registry import ClipSource
+from lavish.data.formats.base import ClipSource
 from tests.media_files import SECONDS, grey_levels, tone, write_media
 
 RATE = 16000
@@ -31,7 +31,7 @@ def indices(frames: np.ndarray) -> list[int]:
 
 
 def test_a_picture_is_the_one_on_screen_at_the_centre_of_its_step(tmp_path: Path) -> None:
-    frames, waveform, notes = decode(write_media(tmp_path / "a.mp4", sound=tone()), size=32)
+    frames, waveform, notes = decode(write_media(tmp_path / "a.mp4", audio=tone()), size=32)
     assert indices(frames) == [2, 6, 10]
     assert frames.shape == (3, 32, 32, 3)
     assert frames.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_a_picture_is_the_one_on_screen_at_the_centre_of_its_step(tmp_path: Path
 
 def test_variable_frame_rates_go_by_the_timestamps(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 0.3, 1.45, 1.55, 2.0, 2.05, 2.9]
-    assert indices(decode(write_media(tmp_path / "a.mp4", times=times, sound=tone()))[0]) == [3, 4, 7]
+    assert indices(decode(write_media(tmp_path / "a.mp4", times=times, audio=tone()))[0]) == [3, 4, 7]
 
 
 @pytest.mark.parametrize(("degrees", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
@@ -52,7 +52,7 @@ def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, corner: tup
         image[:24, :32] = 255  # the upper left quarter
         return image
 
-    path = write_media(tmp_path / "a.mp4", picture=picture, rotation=degrees, sound=tone())
+    path = write_media(tmp_path / "a.mp4", image=picture, rotation=degrees, audio=tone())
     frame = decode(path)[0][0].astype(float).mean(axis=2)
     quarters = frame.reshape(2, 24, 2, 24).mean(axis=(1, 3))
     # Counterclockwise by 90 degrees, the upper left corner becomes the lower left one.
@@ -66,9 +66,9 @@ def test_long_videos_are_decoded_only_near_the_times_asked_for(tmp_path: Path, m
     path = write_media(
         tmp_path / "a.mp4",
         times=np.arange(240) / 4,
-        picture=picture,
+        image=picture,
         video_options={"g": "8", "bf": "2"},
-        sound=tone(60, 8000),
+        audio=tone(60, 8000),
         rate=8000,
     )
     everything = decode(path, segments=240, duration=60)[0]
@@ -111,7 +111,7 @@ def test_sound_keeps_its_place_and_level_at_every_rate_and_format(
         return 0.5 * np.sin(2 * np.pi * (100 * time + 200 * time**2))
 
     path = write_media(
-        tmp_path / f"s.{suffix}", times=None, sound=sweep(rate), rate=rate, audio_codec=codec, audio_format=form
+        tmp_path / f"s.{suffix}", times=None, audio=sweep(rate), rate=rate, audio_codec=codec, audio_format=form
     )
     _, waveform, notes = decode(video, path)
     middle = slice(2000, -2000)
@@ -127,7 +127,7 @@ def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int, rate:
     path = write_media(
         tmp_path / "s.wav",
         times=None,
-        sound=sound,
+        audio=sound,
         rate=rate,
         layout=layout,
         audio_codec="pcm_s16le",
@@ -139,15 +139,15 @@ def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int, rate:
 
 
 def test_a_sound_stream_that_starts_later_keeps_its_offset(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mkv", sound=tone(2.25), sound_start=0.75, audio_codec="flac", audio_format="s16")
+    path = write_media(tmp_path / "a.mkv", audio=tone(2.25), audio_start=0.75, audio_codec="flac", audio_format="s16")
     _, waveform, notes = decode(path)
     assert not waveform[:11900].any()
     np.testing.assert_allclose(waveform[12000:] / 32768, tone(2.25), atol=1e-3)
-    assert notes == ["sound covers 2 of 3 segments"]
+    assert notes == ["audio covers 2 of 3 segments"]
 
 
 def test_a_video_stream_that_starts_later_repeats_its_first_picture(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mkv", times=1 + np.arange(8) / 4, sound=tone())
+    path = write_media(tmp_path / "a.mkv", times=1 + np.arange(8) / 4, audio=tone())
     frames, _, notes = decode(path)
     assert indices(frames) == [0, 2, 6]
     assert notes == ["video covers 2 of 3 segments"]
@@ -156,7 +156,7 @@ def test_a_video_stream_that_starts_later_repeats_its_first_picture(tmp_path: Pa
 def test_a_gap_in_the_sound_stays_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     whole = write_media(
-        tmp_path / "whole.mkv", video_codec="mjpeg", sound=tone(), audio_codec="pcm_s16le", audio_format="s16"
+        tmp_path / "whole.mkv", video_codec="mjpeg", audio=tone(), audio_codec="pcm_s16le", audio_format="s16"
     )
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
@@ -173,7 +173,7 @@ def test_a_gap_in_the_sound_stays_a_gap(tmp_path: Path) -> None:
 
 
 def test_a_little_short_is_as_good_as_whole(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mkv", times=np.arange(11) / 4, sound=tone(2.6))
+    path = write_media(tmp_path / "a.mkv", times=np.arange(11) / 4, audio=tone(2.6))
     frames, waveform, notes = decode(path)
     assert indices(frames) == [2, 6, 10]
     assert not waveform[-5000:].any()
@@ -181,22 +181,22 @@ def test_a_little_short_is_as_good_as_whole(tmp_path: Path) -> None:
 
 
 def test_short_media_are_filled_in_and_noted(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mkv", times=np.arange(7) / 4, sound=tone(2.1))
+    path = write_media(tmp_path / "a.mkv", times=np.arange(7) / 4, audio=tone(2.1))
     frames, waveform, notes = decode(path)
     assert indices(frames) == [2, 6, 6]
     assert waveform.shape == (48000,)
-    assert notes == ["video covers 2 of 3 segments", "sound covers 2 of 3 segments"]
+    assert notes == ["video covers 2 of 3 segments", "audio covers 2 of 3 segments"]
 
 
-@pytest.mark.parametrize(("times", "seconds", "kind"), [(12, 1.2, "sound"), (5, 3.0, "video")])
+@pytest.mark.parametrize(("times", "seconds", "kind"), [(12, 1.2, "audio"), (5, 3.0, "video")])
 def test_media_that_cover_less_than_half_are_refused(tmp_path: Path, times: int, seconds: float, kind: str) -> None:
-    path = write_media(tmp_path / "a.mkv", times=np.arange(times) / 4, sound=tone(seconds))
+    path = write_media(tmp_path / "a.mkv", times=np.arange(times) / 4, audio=tone(seconds))
     with pytest.raises(MediaError, match=f"{kind} covers only 1 of 3 segments"):
         decode(path)
 
 
 def test_longer_media_are_cut(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mp4", times=np.arange(16) / 4, sound=tone(4))
+    path = write_media(tmp_path / "a.mp4", times=np.arange(16) / 4, audio=tone(4))
     frames, waveform, notes = decode(path)
     assert indices(frames) == [2, 6, 10]
     assert len(waveform) == 48000
@@ -204,15 +204,15 @@ def test_longer_media_are_cut(tmp_path: Path) -> None:
 
 
 def test_silence_is_kept_and_noted(tmp_path: Path) -> None:
-    assert decode(write_media(tmp_path / "a.mp4", sound=np.zeros(48000)))[2] == ["silent"]
-    assert decode(write_media(tmp_path / "b.mp4", sound=tone(amplitude=0.01)))[2] == []
+    assert decode(write_media(tmp_path / "a.mp4", audio=np.zeros(48000)))[2] == ["silent"]
+    assert decode(write_media(tmp_path / "b.mp4", audio=tone(amplitude=0.01)))[2] == []
 
 
 @pytest.mark.filterwarnings("error")  # what a cast makes of them differs between machines
 def test_values_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     sound = tone()
     sound[1000:2000] = np.nan
-    path = write_media(tmp_path / "s.wav", times=None, sound=sound, audio_codec="pcm_f32le", audio_format="flt")
+    path = write_media(tmp_path / "s.wav", times=None, audio=sound, audio_codec="pcm_f32le", audio_format="flt")
     waveform = decode(write_media(tmp_path / "v.mp4"), path)[1]
     assert not waveform[1000:2000].any()
     np.testing.assert_allclose(waveform[2000:] / 32768, tone()[2000:], atol=1e-3)
@@ -220,23 +220,23 @@ def test_values_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["-rm a.mp4", "http:x.mp4", "a%03d.mp4", "é ü.mp4"])
 def test_file_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    write_media(tmp_path / "x.mp4", sound=tone()).rename(tmp_path / name)
+    write_media(tmp_path / "x.mp4", audio=tone()).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert decode(Path(name))[2] == []
 
 
 def test_unusable_files_are_refused_with_a_reason_that_names_no_folder(tmp_path: Path) -> None:
-    whole = write_media(tmp_path / "whole.mp4", sound=tone())
+    whole = write_media(tmp_path / "whole.mp4", audio=tone())
     (tmp_path / "truncated.mp4").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "garbage.mp4").write_bytes(bytes(range(256)) * 50)
     (tmp_path / "empty.mp4").touch()
     write_media(tmp_path / "mute.mp4")
-    write_media(tmp_path / "blind.mp4", times=None, sound=tone())
+    write_media(tmp_path / "blind.mp4", times=None, audio=tone())
     expected = {
         "truncated.mp4": "cannot open truncated.mp4: Invalid data",
         "garbage.mp4": "cannot open garbage.mp4: ",
         "empty.mp4": "cannot open empty.mp4: ",
-        "mute.mp4": "no sound stream in mute.mp4",
+        "mute.mp4": "no audio stream in mute.mp4",
         "blind.mp4": "no video stream in blind.mp4",
         "absent.mp4": "missing .*absent.mp4",
     }
@@ -256,9 +256,9 @@ def test_a_file_cut_off_in_the_middle_counts_as_far_as_it_goes(tmp_path: Path) -
     path = write_media(
         tmp_path / "a.mp4",
         times=np.arange(40) / 4,
-        picture=picture,
+        image=picture,
         video_options={"g": "2"},
-        sound=tone(10),
+        audio=tone(10),
         container_options=options,
     )
     content = path.read_bytes()
@@ -271,7 +271,7 @@ def test_a_file_cut_off_in_the_middle_counts_as_far_as_it_goes(tmp_path: Path) -
 
 
 def test_damaged_packets_are_skipped_and_noted(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mkv", video_codec="mjpeg", sound=tone(), audio_codec="flac", audio_format="s16")
+    path = write_media(tmp_path / "a.mkv", video_codec="mjpeg", audio=tone(), audio_codec="flac", audio_format="s16")
     content = bytearray(path.read_bytes())
     starts = [n for n in range(len(content) - 2) if content[n : n + 3] == b"\xff\xd8\xff"]
     content[starts[6] : starts[6] + 590] = bytes(590)
@@ -282,7 +282,7 @@ def test_damaged_packets_are_skipped_and_noted(tmp_path: Path) -> None:
 
 
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.mp4", times=[0.0], video_codec="mjpeg", sound=tone())
+    path = write_media(tmp_path / "a.mp4", times=[0.0], video_codec="mjpeg", audio=tone())
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w") as target:
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
         streams[source.streams.video[0].index].disposition = Disposition.attached_pic
@@ -302,7 +302,7 @@ def write_folder(folder: Path, names: list[str]) -> Path:
 
 
 def test_extracted_pictures_are_spread_over_the_clip_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    sound = write_media(tmp_path / "s.wav", times=None, audio=tone(), audio_codec="pcm_s16le", audio_format="s16")
     padded = write_folder(tmp_path / "padded", [f"{n:04d}.jpg" for n in range(1, 13)])
     plain = write_folder(tmp_path / "plain", [f"{n}.png" for n in range(1, 13)])
     (plain / "Thumbs.db").touch()
@@ -313,7 +313,7 @@ def test_extracted_pictures_are_spread_over_the_clip_in_the_order_of_their_numbe
 
 
 def test_pictures_that_do_not_belong_to_the_clip_shift_none_of_it(tmp_path: Path) -> None:
-    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    sound = write_media(tmp_path / "s.wav", times=None, audio=tone(), audio_codec="pcm_s16le", audio_format="s16")
     folder = write_folder(tmp_path / "clip", [f"{n:04d}.jpg" for n in range(1, 13)])
     strays = ("cover.png", "._0003.jpg", *(f"contact sheet {name}.jpg" for name in "abcdefghij"))
     for name in strays:
@@ -323,7 +323,7 @@ def test_pictures_that_do_not_belong_to_the_clip_shift_none_of_it(tmp_path: Path
     assert notes == []
     for stray, other in (("thumb_0005.jpg", "0001.jpg"), ("0005.png", "0005.jpg"), ("5.jpg", "0005.jpg")):
         Image.fromarray(grey_levels(0)).save(folder / stray)
-        with pytest.raises(MediaError, match=f"more than one series of pictures in clip: {other} and {stray}"):
+        with pytest.raises(MediaError, match=f"more than one series of images in clip: {other} and {stray}"):
             decode(folder, sound)
         (folder / stray).unlink()
 
@@ -340,7 +340,7 @@ def test_pictures_that_do_not_belong_to_the_clip_shift_none_of_it(tmp_path: Path
 def test_a_gap_among_extracted_pictures_shifts_none_of_them(
     tmp_path: Path, lost: list[int], seen: list[int], note: list[str]
 ) -> None:
-    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    sound = write_media(tmp_path / "s.wav", times=None, audio=tone(), audio_codec="pcm_s16le", audio_format="s16")
     # Every fifth picture of a video, as tools for extracting number them.
     folder = write_folder(tmp_path / "clip", [f"image_{n}.png" for n in range(1, 61, 5)])
     for index in lost:
@@ -350,17 +350,17 @@ def test_a_gap_among_extracted_pictures_shifts_none_of_them(
 
 
 def test_too_few_or_broken_extracted_pictures(tmp_path: Path) -> None:
-    sound = write_media(tmp_path / "s.wav", times=None, sound=tone(), audio_codec="pcm_s16le", audio_format="s16")
+    sound = write_media(tmp_path / "s.wav", times=None, audio=tone(), audio_codec="pcm_s16le", audio_format="s16")
     frames, _, notes = decode(write_folder(tmp_path / "two", ["1.jpg", "2.jpg"]), sound)
     assert indices(frames) == [0, 1, 1]
     assert notes == ["video covers 2 of 3 segments"]
     with pytest.raises(MediaError, match="video covers only 1 of 3"):
         decode(write_folder(tmp_path / "one", ["1.jpg"]), sound)
-    with pytest.raises(MediaError, match="no numbered picture in none"):
+    with pytest.raises(MediaError, match="no numbered image in none"):
         decode(write_folder(tmp_path / "none", []), sound)
     broken = write_folder(tmp_path / "broken", ["1.jpg", "2.jpg", "3.jpg"])
     (broken / "2.jpg").write_bytes((broken / "2.jpg").read_bytes()[:100])
-    with pytest.raises(MediaError, match=r"undecodable picture broken/2\.jpg"):
+    with pytest.raises(MediaError, match=r"undecodable image broken/2\.jpg"):
         decode(broken, sound)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lavish.data.formats import actions
-from lavish.data.formats.registry import missing_media, reader
+from lavish.data.formats.base import missing_media
+from lavish.data.formats.registry import reader
 from lavish.errors import LavishError
 
 TABLE = """label,path,split,note
@@ -67,7 +68,7 @@ def test_a_table_names_clips_and_labels_in_its_order(table: Path) -> None:
     assert (first.clip, second.clip) == ("videos/-a.mp4", "videos/b.mp4")
     assert missing_media(first) is None
     assert missing_media(second) == "missing videos/b.mp4"
-    assert first.pictures == first.sound == table / "videos" / "-a.mp4"
+    assert first.video == first.audio == table / "videos" / "-a.mp4"
     assert second.masks == ()
     assert labels(table, "train") == [1, 0]
     assert labels(table, "val") == [0]
@@ -89,16 +90,16 @@ def test_class_folders(folders: Path) -> None:
     assert labels(folders, "train") == [0, 1, 1]
     assert (names(folders, "val"), labels(folders, "val")) == (["run/d.mp4"], [1])
     assert (names(folders, "test"), labels(folders, "test")) == (["eat/e.mp4"], [0])
-    assert actions.clips(folders, "test")[0].pictures == folders / "test" / "eat" / "e.mp4"
+    assert actions.clips(folders, "test")[0].video == folders / "test" / "eat" / "e.mp4"
 
 
 def test_lists_of_ucf101(lists: Path) -> None:
     assert actions.classes(lists) == ["Archery", "Typing"]
     assert names(lists, "train") == ["Archery/v_Archery_g08_c01.avi", "Typing/-x y.avi"]
     assert labels(lists, "test") == [1, 0]
-    assert actions.clips(lists, "train")[1].sound == lists / "UCF-101" / "Typing" / "-x y.avi"
+    assert actions.clips(lists, "train")[1].audio == lists / "UCF-101" / "Typing" / "-x y.avi"
     (lists / "UCF-101").rename(lists / "videos")
-    assert actions.clips(lists, "val")[0].pictures == lists / "videos" / "Archery" / "v_Archery_g09_c01.avi"
+    assert actions.clips(lists, "val")[0].video == lists / "videos" / "Archery" / "v_Archery_g09_c01.avi"
 
 
 def test_a_clip_listed_twice_has_two_names(lists: Path) -> None:
@@ -125,7 +126,7 @@ def test_listed_classes_give_the_order_and_choose_among_folders_and_lists(folder
     with pytest.raises(LavishError, match=r"classes\.txt: class 'run' occurs twice"):
         actions.classes(folders)
     (folders / "classes.txt").write_text("\n")
-    with pytest.raises(LavishError, match=r"classes\.txt: no class in it"):
+    with pytest.raises(LavishError, match=r"classes\.txt: lists no class"):
         actions.classes(folders)
 
 
@@ -161,7 +162,9 @@ def test_missing_lists_say_how_to_make_them(lists: Path) -> None:
     with pytest.raises(LavishError, match=r"no testlist01\.txt: copy the lists"):
         actions.clips(lists, "test")
     (lists / "trainlist02.txt").touch()
-    with pytest.raises(LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: leave the lists of one fold"):
+    with pytest.raises(
+        LavishError, match=r"both trainlist01\.txt and trainlist02\.txt: keep the lists of one fold only"
+    ):
         actions.classes(lists)
     (lists / "trainlist02.txt").unlink()
     (lists / "UCF-101").rename(lists / "UCF101")
@@ -180,19 +183,19 @@ def test_a_class_without_training_clips_is_refused(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("cat,../b.mp4,train,", "path '../b.mp4' is not one within the folder"),
-        ("cat,videos/../../b.mp4,train,", "is not one within the folder"),
-        ("cat,/etc/b.mp4,train,", "is not one within the folder"),
-        ("cat,,train,", "path '' is not one within the folder"),
-        ("cat,.,train,", "path '.' is not one within the folder"),
-        ("cat,a\\b.mp4,train,", "is not one within the folder"),
+        ("cat,../b.mp4,train,", "path '../b.mp4' is not inside the folder"),
+        ("cat,videos/../../b.mp4,train,", "is not inside the folder"),
+        ("cat,/etc/b.mp4,train,", "is not inside the folder"),
+        ("cat,,train,", "path '' is not inside the folder"),
+        ("cat,.,train,", "path '.' is not inside the folder"),
+        ("cat,a\\b.mp4,train,", "is not inside the folder"),
         ("cat,b.mp4,validation,", "unknown split 'validation' .one of: test, train, val"),
         ("cat,b.mp4,tests,", "unknown split 'tests' .did you mean 'test'"),
-        ("cat,videos/-a.mp4,test,", "is in the splits 'train' and 'test': leave it in one"),
+        ("cat,videos/-a.mp4,test,", "is in the splits 'train' and 'test': list it in one split only"),
         (",b.mp4,train,", "no label"),
-        ("dog, barking,b.mp4,train,", "5 fields instead of 4: quote fields with commas"),
+        ("dog, barking,b.mp4,train,", "5 fields instead of 4: quote fields that contain commas"),
         ("cat,b.mp4,train", "3 fields instead of 4"),
-        ('"cat,b.mp4,train,', "not a table .unexpected end"),
+        ('"cat,b.mp4,train,', "malformed CSV .unexpected end"),
     ],
 )
 def test_malformed_lines_name_file_line_and_remedy(table: Path, line: str, message: str) -> None:
@@ -211,7 +214,9 @@ def test_malformed_lines_of_lists(lists: Path, line: str) -> None:
 def test_missing_files_and_folders_are_named(table: Path) -> None:
     for header in ("path,label", "path,label,split,path", ""):
         (table / "clips.csv").write_text(f"{header}\n")
-        with pytest.raises(LavishError, match=r"clips\.csv, line 1: not one column '(split|path)' in the header"):
+        with pytest.raises(
+            LavishError, match=r"clips\.csv, line 1: the header needs exactly one column '(split|path)'"
+        ):
             actions.classes(table)
     (table / "clips.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(LavishError, match=r"clips\.csv: not UTF-8"):

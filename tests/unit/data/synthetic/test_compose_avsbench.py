@@ -14,15 +14,16 @@ from PIL import Image
 
 from lavish.config import schema as config
 from lavish.config.schema import CompositionConfig
-from lavish.data.formats import registry as readers
+from lavish.data.formats import registry
+from lavish.data.formats.base import missing_media
 from lavish.data.synthetic.assets import ProceduralAssets
 from lavish.data.synthetic.clip_names import plain_names
 from lavish.data.synthetic.composer import compose
 from lavish.data.synthetic.layouts import avsbench_ms3 as compose_avsbench_ms3
 from lavish.data.synthetic.layouts import avsbench_s4 as compose_avsbench_s4
-from lavish.data.synthetic.rendering import Medium, render_labelled
+from lavish.data.synthetic.rendering import RenderSettings, render_labelled
 from lavish.errors import LavishError
-from tests.unit.data.test_assets import write_class
+from tests.asset_folders import write_class
 
 SEED = 3
 CLIPS = {"train": 16, "val": 6, "test": 5}
@@ -119,7 +120,7 @@ def test_layout_is_the_official_one(composed, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_official_reader_reads_it(composed, layout):
-    reader = readers.reader(layout)
+    reader = registry.reader(layout)
     for split, count in CLIPS.items():
         clips = reader.clips(composed[layout], split)
         assert [clip.clip for clip in clips] == [
@@ -127,7 +128,7 @@ def test_the_official_reader_reads_it(composed, layout):
         ]
         assert len(clips) == count
         for clip in clips:
-            assert readers.missing_media(clip) is None and len(clip.masks) == SEGMENTS[layout]
+            assert missing_media(clip) is None and len(clip.masks) == SEGMENTS[layout]
             annotated = [mask is not None for mask in clip.masks]
             assert all(annotated) or (layout, split) == ("avsbench_s4", "train")
             assert annotated[0] and (any(annotated[1:]) != ((layout, split) == ("avsbench_s4", "train")))
@@ -138,11 +139,11 @@ def test_the_official_reader_reads_it(composed, layout):
 def test_masks_are_exactly_where_sounding_objects_are_drawn(composed, layout):
     """Drawn once more without the sounding ones, a picture changes in their masks and, but for soft edges, nowhere."""
     library, module, segments = procedural(), LAYOUTS[layout], SEGMENTS[layout]
-    medium = Medium(segments, 0.5, 48, 4, 8000)
+    settings = RenderSettings(segments, 0.5, 48, 4, 8000)
     changed_inside, changed_outside, masks_seen = [], [], 0
     for split in CLIPS:
         for number in range(5):
-            scene = module.draw_scene(SEED, library, split, number, medium, objects=3)
+            scene = module.sample_scene(SEED, library, split, number, settings, objects=3)
             listed = next(
                 item for item in scenes_of(composed[layout]) if (item["split"], item["number"]) == (split, number)
             )
@@ -152,7 +153,7 @@ def test_masks_are_exactly_where_sounding_objects_are_drawn(composed, layout):
                 mask = pixels(path) == 255
                 silent = tuple(item for item in scene.objects if library.classes[item.class_index] not in heard)
                 left, _ = render_labelled(
-                    SEED, dataclasses.replace(scene, objects=silent), library, medium, [(segment + 0.5) * 0.5]
+                    SEED, dataclasses.replace(scene, objects=silent), library, settings, [(segment + 0.5) * 0.5]
                 )
                 difference = np.abs(pixels(pictures[segment]).astype(int) - left[0]).max(axis=2)
                 # An object below another one gives way to it: its place is no place of the sounding one.
@@ -166,8 +167,10 @@ def test_masks_are_exactly_where_sounding_objects_are_drawn(composed, layout):
 
 def test_one_object_sounds_throughout_s4():
     library = procedural()
-    medium = Medium(5, 1.0, 48, 4, 8000)
-    scenes = [compose_avsbench_s4.draw_scene(0, library, "train", number, medium, objects=4) for number in range(200)]
+    settings = RenderSettings(5, 1.0, 48, 4, 8000)
+    scenes = [
+        compose_avsbench_s4.sample_scene(0, library, "train", number, settings, objects=4) for number in range(200)
+    ]
     for scene in scenes:
         assert len(scene.objects) == len({item.class_index for item in scene.objects}) == 4
         [sound], [sounding] = scene.sounds, [item for item in scene.objects if item.sounding]
@@ -180,10 +183,10 @@ def test_one_object_sounds_throughout_s4():
 @pytest.mark.parametrize(("segments", "objects"), [(1, 3), (3, 3), (5, 3), (5, 1), (5, 5)])
 def test_objects_of_ms3_take_turns(segments, objects):
     library = procedural()
-    medium = Medium(segments, 1.0, 48, 4, 8000)
+    settings = RenderSettings(segments, 1.0, 48, 4, 8000)
     numbers = []
     for number in range(300):
-        scene = compose_avsbench_ms3.draw_scene(0, library, "train", number, medium, objects=objects)
+        scene = compose_avsbench_ms3.sample_scene(0, library, "train", number, settings, objects=objects)
         heard = {sound.class_index: sound.heard for sound in scene.sounds}
         assert len(heard) == len(scene.sounds) >= 1
         assert len({item.class_index for item in scene.objects}) == len(scene.objects) == objects
@@ -199,12 +202,12 @@ def test_objects_of_ms3_take_turns(segments, objects):
 def test_pictures_alone_do_not_tell_what_sounds(layout):
     """Whatever object one picks by its looks, the largest or one in a place or order, sounds as often as any other."""
     library = procedural()
-    medium = Medium(1, 1.0, 32, 4, 8000)
+    settings = RenderSettings(1, 1.0, 32, 4, 8000)
     picks: dict[str, list[bool]] = {}
     iou = []
     for number in range(500):
-        scene = LAYOUTS[layout].draw_scene(0, library, "train", number, medium, objects=3)
-        masks = render_labelled(0, scene, library, medium, [0.5])[1][:, 0]
+        scene = LAYOUTS[layout].sample_scene(0, library, "train", number, settings, objects=3)
+        masks = render_labelled(0, scene, library, settings, [0.5])[1][:, 0]
         areas = masks.sum(axis=(1, 2))
         guesses = {
             "largest": np.argmax(areas),
@@ -245,10 +248,10 @@ def test_what_is_said_to_sound_is_heard(composed, layout):
 
 def test_a_clip_without_its_sound_is_not_finished(composed, tmp_path):
     for layout, module in LAYOUTS.items():
-        medium = Medium(SEGMENTS[layout], 0.5, 48, 4, 8000)
-        scene = module.draw_scene(SEED, procedural(), "val", 0, medium, objects=3)
+        settings = RenderSettings(SEGMENTS[layout], 0.5, 48, 4, 8000)
+        scene = module.sample_scene(SEED, procedural(), "val", 0, settings, objects=3)
         assert module.is_finished(composed[layout], SEED, scene)
-        other = module.draw_scene(SEED + 1, procedural(), "val", 0, medium, objects=3)
+        other = module.sample_scene(SEED + 1, procedural(), "val", 0, settings, objects=3)
         assert not module.is_finished(composed[layout], SEED + 1, other)
         assert not module.is_finished(tmp_path, SEED, scene)
 
@@ -267,8 +270,8 @@ def test_folder_of_assets(tmp_path):
 
 def test_bad_configurations_are_named(tmp_path):
     for layout, changes, message in (
-        ("avsbench_s4", {"objects": 9}, r"compose.objects is 9, but there are 8 classes"),
-        ("avsbench_ms3", {"objects": 9}, r"compose.objects is 9, but there are 8 classes"),
+        ("avsbench_s4", {"objects": 9}, r"compose.objects is 9, but there are only 8 classes"),
+        ("avsbench_ms3", {"objects": 9}, r"compose.objects is 9, but there are only 8 classes"),
         ("avsbench_s4", {"silent_object": 0.5}, r"compose.silent_object: nothing of the layout 'avsbench_s4' reads it"),
         ("avsbench_ms3", {"frame_rate": 5}, r"compose.frame_rate: nothing of the layout 'avsbench_ms3' reads it"),
         ("ave", {"objects": 4}, r"compose.objects: nothing of the layout 'ave' reads it: remove the key"),
@@ -278,7 +281,7 @@ def test_bad_configurations_are_named(tmp_path):
             compose(configuration(layout, **changes), tmp_path / "set", 1)
     for name in ("drum_kit", "drum kit", "cow"):
         write_class(tmp_path / "assets", name)
-    with pytest.raises(LavishError, match=r"class 'drum_kit': .* 'drum_kit' like 'drum kit': rename"):
+    with pytest.raises(LavishError, match=r"class 'drum_kit': .* 'drum_kit', as for 'drum kit': rename"):
         compose(
             configuration("avsbench_s4", assets={"kind": "folder", "root": str(tmp_path / "assets")}),
             tmp_path / "set",

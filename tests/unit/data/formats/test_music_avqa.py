@@ -11,7 +11,7 @@ import pytest
 
 from lavish.config.schema import DataConfig
 from lavish.data.formats import music_avqa
-from lavish.data.formats.registry import Targets, missing_media
+from lavish.data.formats.base import Targets, missing_media
 from lavish.data.store.preparation import prepare
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
@@ -97,8 +97,8 @@ def test_official_vocabulary_and_answers_are_the_published_ones_up_to_order(offi
     assert set(found) <= words
     assert set(given) <= set(answers)
     assert read(official, "val").notes == {
-        "questions with a word that no training question has": 705,
-        "questions with an answer that no training question has": 54,
+        "questions with a word that occurs in no training question": 705,
+        "questions with an answer that occurs in no training question": 54,
     }
     assert (read(official, "test").arrays["answers"] == -1).sum() == 129
 
@@ -134,8 +134,8 @@ def test_words_and_answers_that_training_does_not_know_stay_in_and_are_noted(roo
     assert found.arrays["questions"][3].tolist() == [1, 2, 3, 4] + [0] * 10
     assert found.arrays["answers"].tolist() == [0, 1, 2, -1]
     assert found.notes == {
-        "questions with a word that no training question has": 1,
-        "questions with an answer that no training question has": 1,
+        "questions with a word that occurs in no training question": 1,
+        "questions with an answer that occurs in no training question": 1,
     }
 
 
@@ -144,7 +144,7 @@ def test_deleted_questions_are_left_out_and_noted(root: Path) -> None:
     found = read(root)
     assert len(found.arrays["answers"]) == 3
     assert music_avqa.classes(root) == ["left", "one", "two"]
-    assert found.notes == {"questions left out, marked as deleted": 1}
+    assert found.notes == {"questions excluded, marked as deleted": 1}
 
 
 def test_both_parts_of_a_list_stand_in_for_it(root: Path) -> None:
@@ -168,8 +168,8 @@ def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
         (root / name).mkdir()
     (root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4").touch()
     first, second = music_avqa.clips(root, "train")
-    assert first.pictures == first.sound == root / "videos" / "00000001.mp4"
-    assert second.pictures == second.sound == root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4"
+    assert first.video == first.audio == root / "videos" / "00000001.mp4"
+    assert second.video == second.audio == root / "MUCIS-AVQA-videos-Synthetic" / "-b.mp4"
 
     for name in ("MUCIS-AVQA-videos-Synthetic", "MUSIC-AVQA-videos-Real", "videos"):
         (root / name).rename(root / f"not-{name}")
@@ -178,23 +178,23 @@ def test_media_layouts_and_ids_that_begin_with_a_dash(root: Path) -> None:
     (root / "video_frames").mkdir()
     (root / "raw_audio").mkdir()
     first, _ = music_avqa.clips(root, "train")
-    assert (first.pictures, first.sound) == (root / "video_frames" / "00000001", root / "raw_audio" / "00000001.wav")
+    assert (first.video, first.audio) == (root / "video_frames" / "00000001", root / "raw_audio" / "00000001.wav")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"video_id": "../b"}, "video_id '../b' is no plain name"),
-        ({"video_id": ".."}, "is no plain name"),
-        ({"video_id": 5}, "'video_id' is 5: write a text"),
+        ({"video_id": "../b"}, "video_id '../b' is not a plain name"),
+        ({"video_id": ".."}, "is not a plain name"),
+        ({"video_id": 5}, "'video_id' is 5: write a non-empty string"),
         ({"anser": None}, "'anser' is null"),
         ({"anser": " "}, "'anser' is \" \""),
         ({"type": '["Audio", "Count"]'}, r"unknown type \[\"Audio\", \"Count\"\] .did you mean"),
-        ({"type": "Audio"}, "'type' is Audio: write a list of texts as JSON"),
-        ({"type": "[1]"}, "write a list of texts"),
-        ({"templ_values": "[" * 100_000}, "write a list of texts"),
-        ({"templ_values": "[]"}, "has 1 blanks, but templ_values only 0"),
-        ({"question_content": "Is " + "very " * 13 + "loud?"}, "has 15 words; there are slots for 1 to 14"),
+        ({"type": "Audio"}, "'type' is Audio: write a list of strings as JSON"),
+        ({"type": "[1]"}, "write a list of strings"),
+        ({"templ_values": "[" * 100_000}, "write a list of strings"),
+        ({"templ_values": "[]"}, "has 1 placeholders, but templ_values only 0"),
+        ({"question_content": "Is " + "very " * 13 + "loud?"}, "has 15 words instead of 1 to 14"),
         ({"question_content": "?"}, "has 0 words"),
     ],
 )
@@ -220,7 +220,7 @@ def test_files_that_cannot_be_read_are_named(root: Path) -> None:
     with pytest.raises(LavishError, match=r"avqa-val\.json: not a list of records"):
         read(root, "val")
     write(root / "avqa-val.json", [])
-    with pytest.raises(LavishError, match=r"avqa-val\.json: no question in it"):
+    with pytest.raises(LavishError, match=r"avqa-val\.json: contains no question"):
         read(root, "val")
     (root / "avqa-test.json").unlink()
     with pytest.raises(LavishError, match=r"avqa-test\.json: No such file .*: copy the json files"):
@@ -230,7 +230,7 @@ def test_files_that_cannot_be_read_are_named(root: Path) -> None:
 
 
 def test_a_video_is_prepared_once_and_takes_its_questions_along_when_it_is_left_out(root: Path, tmp_path: Path) -> None:
-    write_media(root / "videos" / "00000001.mp4", sound=tone())
+    write_media(root / "videos" / "00000001.mp4", audio=tone())
     write_media(root / "videos" / "-b.mp4")  # without sound
     config = DataConfig(
         name="small",
@@ -250,6 +250,6 @@ def test_a_video_is_prepared_once_and_takes_its_questions_along_when_it_is_left_
     assert store.targets["answers"].tolist() == [0, 2]
     assert store.targets["questions"].shape == (2, music_avqa.WORD_SLOTS)
     assert (store.vocabulary, store.classes) == (8, ["left", "one", "two"])
-    assert "-b,excluded,no sound" in (store.path / "report.csv").read_text()
+    assert "-b,excluded,no audio stream" in (store.path / "report.csv").read_text()
     with pytest.raises(LavishError, match=r"data\.vocabulary is 9, but .* has 8 words"):
         prepare(config.model_copy(update={"vocabulary": 9}), root, "train", tmp_path / "other", jobs=1)

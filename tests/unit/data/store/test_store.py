@@ -80,7 +80,7 @@ def test_changed_contents_are_found_by_verification(split: Path, name: str) -> N
     content = bytearray((split / name).read_bytes())
     content[-2] ^= 1
     (split / name).write_bytes(bytes(content))
-    with pytest.raises(LavishError, match=rf"{name}: the contents are not those that were prepared"):
+    with pytest.raises(LavishError, match=rf"{name}: the contents have changed since preparation"):
         store.verify()
 
 

@@ -14,20 +14,20 @@ from scipy import stats
 from lavish.config import schema as config
 from lavish.config.schema import CompositionConfig
 from lavish.data.formats import actions
-from lavish.data.formats import registry as readers
-from lavish.data.synthetic.action_scenes import MOTIONS, ActionScene, ToAndFro, sounds
-from lavish.data.synthetic.action_scenes import actions as names_of
+from lavish.data.formats.base import missing_media
+from lavish.data.formats.registry import reader
+from lavish.data.synthetic.action_scenes import MOTIONS, ActionScene, Oscillation, action_names, sound_classes
 from lavish.data.synthetic.assets import ProceduralAssets
 from lavish.data.synthetic.composer import compose
 from lavish.data.synthetic.layouts import actions as compose_actions
-from lavish.data.synthetic.rendering import Medium, position, render_labelled
+from lavish.data.synthetic.rendering import RenderSettings, position, render_labelled
 from lavish.errors import LavishError
-from tests.unit.data.test_assets import write_class
+from tests.asset_folders import write_class
 
-SEGMENTS, STEP_SECONDS = 3, 0.5
-CENTRES = [(segment + 0.5) * STEP_SECONDS for segment in range(SEGMENTS)]
+SEGMENTS, SEGMENT_SECONDS = 3, 0.5
+CENTRES = [(segment + 0.5) * SEGMENT_SECONDS for segment in range(SEGMENTS)]
 CLIPS = {"train": 20, "val": 5, "test": 6}
-MEDIUM = Medium(SEGMENTS, STEP_SECONDS, 48, 8, 8000)
+SETTINGS = RenderSettings(SEGMENTS, SEGMENT_SECONDS, 48, 8, 8000)
 FAMILIES = ["tone", "rising_chirps", "bells", "wind"]
 
 
@@ -39,8 +39,8 @@ def library() -> ProceduralAssets:
 def draw(count: int, *, silent_object: float = 0.0, unseen_sound: float = 0.0, seed: int = 0) -> list[ActionScene]:
     assets = library()
     return [
-        compose_actions.draw_scene(
-            seed, assets, "train", number, MEDIUM, silent_object=silent_object, unseen_sound=unseen_sound
+        compose_actions.sample_scene(
+            seed, assets, "train", number, SETTINGS, silent_object=silent_object, unseen_sound=unseen_sound
         )
         for number in range(count)
     ]
@@ -70,7 +70,7 @@ def configuration(**changes) -> CompositionConfig:
         **changes,
     }
     segments = values.pop("segments", SEGMENTS)
-    return CompositionConfig(format="actions", segments=segments, segment_seconds=STEP_SECONDS, compose=values)
+    return CompositionConfig(format="actions", segments=segments, segment_seconds=SEGMENT_SECONDS, compose=values)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_at_any_time_every_motion_is_anywhere_alike():
     starts = np.arange(0, 2, 1 / 64)
     for speed in (0.0, 0.9, -1.3):
         for time in (0.0, 0.37, 1.25):
-            moved = [ToAndFro((start, start, start), (speed, speed, speed)).at(time) for start in starts]
-            stayed = [ToAndFro((start, start, start), (0.0, 0.0, 0.0)).at(0.0) for start in starts]
+            moved = [Oscillation((start, start, start), (speed, speed, speed)).at(time) for start in starts]
+            stayed = [Oscillation((start, start, start), (0.0, 0.0, 0.0)).at(0.0) for start in starts]
             for one, other in zip(np.sort(moved, axis=0).T, np.sort(stayed, axis=0).T, strict=True):
                 assert np.abs(one - other).max() <= (one.max() - one.min()) / 64 + 1e-9
 
@@ -113,7 +113,7 @@ def test_the_pictures_of_a_clip_tell_the_motion(scenes, poses):
 
 
 def test_neither_stream_tells_the_other_and_looks_tell_nothing(scenes):
-    names = names_of(library().classes)
+    names = action_names(library().classes)
     assert names == [f"{motion}_{family}" for motion in MOTIONS for family in FAMILIES]
     counts = {name: sum(scene.action == name for scene in scenes) for name in names}
     assert set(counts.values()) == {100}  # every motion with every sound, and balanced
@@ -121,7 +121,7 @@ def test_neither_stream_tells_the_other_and_looks_tell_nothing(scenes):
     for scene in scenes:
         looks[names.index(scene.action), scene.objects[-1].class_index] += 1
         [sound] = [item.class_index for item in scene.sounds if item.visible]
-        assert FAMILIES[sounds(library().classes).index(sound)] == scene.action.partition("_")[2]
+        assert FAMILIES[sound_classes(library().classes).index(sound)] == scene.action.partition("_")[2]
     assert stats.chi2_contingency(looks).pvalue > 1e-3
 
 
@@ -136,7 +136,7 @@ def test_bystanders_stay_and_other_sounds_belong_to_no_action():
         [other] = [item for item in scene.sounds if not item.visible]
         [own] = [item for item in scene.sounds if item.visible]
         assert own.heard == (0, SEGMENTS) and 0 <= other.heard.start < other.heard.end <= SEGMENTS
-        assert other.class_index not in sounds(library().classes)
+        assert other.class_index not in sound_classes(library().classes)
     places = [
         np.array([position(scene.objects[index], CENTRES[0]) for scene in scenes]).T for index in (0, 1)
     ]  # of what stays and what moves
@@ -148,7 +148,7 @@ def test_bystanders_stay_and_other_sounds_belong_to_no_action():
 def test_pictures_change_where_something_moves_and_nowhere_else():
     assets = library()
     for scene in draw(32, silent_object=1.0):
-        pictures, masks = render_labelled(0, scene, assets, MEDIUM, CENTRES)
+        pictures, masks = render_labelled(0, scene, assets, SETTINGS, CENTRES)
         changed = (np.ptp(pictures.astype(int), axis=0) > 0).any(axis=-1)
         moving = masks[1].any(axis=0)
         assert changed[moving].mean() > 0.1
@@ -167,15 +167,15 @@ def test_files_are_those_of_a_table_of_labelled_videos(composed):
     videos = {f"videos/{scene['action']}/{Path(scene['clip']).name}" for scene in scenes}
     assert {path.relative_to(composed).as_posix() for path in composed.rglob("*.mp4")} == videos
     assert any(Path(video).name.startswith("-") for video in videos)
-    assert readers.reader("actions") is actions
+    assert reader("actions") is actions
     # Six test clips cannot show all sixteen classes: they are listed.
-    names = names_of(library().classes)
+    names = action_names(library().classes)
     assert actions.classes(composed) == names
     for split, count in CLIPS.items():
         sources = actions.clips(composed, split)
         assert [source.clip for source in sources] == [scene["clip"] for scene in scenes if scene["split"] == split]
-        assert not any(readers.missing_media(source) for source in sources)
-        labels = actions.targets(composed, split, segments=SEGMENTS, segment_seconds=STEP_SECONDS).arrays["labels"]
+        assert not any(missing_media(source) for source in sources)
+        labels = actions.targets(composed, split, segments=SEGMENTS, segment_seconds=SEGMENT_SECONDS).arrays["labels"]
         assert [names[label] for label in labels] == [scene["action"] for scene in scenes if scene["split"] == split]
         assert len(labels) == count
 
@@ -194,11 +194,11 @@ def test_a_folder_of_pictures_and_recordings_gives_its_own_sounds(tmp_path):
 
 
 def test_what_the_layout_cannot_hold(tmp_path):
-    with pytest.raises(LavishError, match="segments is 2: too few pictures to see a motion in, give at least 3"):
+    with pytest.raises(LavishError, match="segments is 2, too few frames to show a motion: give at least 3"):
         compose(configuration(segments=2), tmp_path / "set", 1)
-    with pytest.raises(LavishError, match=r"compose\.picture_size is 33: H\.264 video needs an even one"):
+    with pytest.raises(LavishError, match=r"compose\.picture_size is 33: H\.264 video needs an even number"):
         compose(configuration(picture_size=33), tmp_path / "set", 1)
     for name in ("a, dog", "b, dog", "b dog"):
         write_class(tmp_path / "assets", name)
-    with pytest.raises(LavishError, match=r"class 'b, dog': .* 'b_dog' like 'b dog': rename its folder"):
+    with pytest.raises(LavishError, match=r"class 'b, dog': .* 'b_dog', as for 'b dog': rename its folder"):
         compose(configuration(assets={"kind": "folder", "root": str(tmp_path / "assets")}), tmp_path / "set", 1)

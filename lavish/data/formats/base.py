@@ -1,0 +1,128 @@
+"""Types and text-file helpers that all readers share: clip sources, targets, the reader protocol."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lavish.errors import LavishError
+
+NOT_ANNOTATED = 255
+"""Value of all mask pixels of a segment without annotation."""
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """The media files of one clip.
+
+    Attributes:
+        clip: name, unique within the split. It is not a file name: it may begin with '-' and may contain a suffix.
+        video: a video file, or a folder of numbered images, evenly spaced over the clip by their numbers.
+        audio: a media file with an audio stream; the same file as `video` for a video with audio.
+        segment_frames: the image of each segment in the folder `video`, None where it is missing; empty for a format
+            whose images are not numbered by segment.
+        masks: the mask image of each segment (non-zero pixels are the object), None where the segment is not annotated;
+            empty for a format without masks.
+    """
+
+    clip: str
+    video: Path
+    audio: Path
+    segment_frames: tuple[Path | None, ...] = ()
+    masks: tuple[Path | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The values to predict.
+
+    Attributes:
+        arrays: by name, with one entry per unit along the first axis.
+        clips: (units,) int64, the position of each unit's clip in the list of clips, where several units (questions)
+            share a clip; None if the units are the clips.
+        notes: irregularities handled while reading, for the store's manifest: description -> count.
+    """
+
+    arrays: dict[str, np.ndarray]
+    clips: np.ndarray | None = None
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """The functions of a format's module. Each raises a LavishError that names the file, the line and the remedy."""
+
+    def classes(self, root: Path) -> list[str]:
+        """Return the class names in the order of their indices."""
+
+    def vocabulary(self, root: Path) -> list[str]:
+        """Return the words of questions in the order of their indices, which start at 1; empty without questions."""
+
+    def clips(self, root: Path, split: str) -> list[ClipSource]:
+        """Return the clips of the official list of `split`, in its order, whether or not their media exist."""
+
+    def targets(self, root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
+        """Return the targets of the listed clips."""
+
+
+def missing_media(source: ClipSource) -> str | None:
+    """Return the reason why a clip cannot be read at all (a path that does not exist), or None."""
+    for path in dict.fromkeys((source.video, source.audio)):
+        if not path.exists():
+            # Reports are copied along with a prepared store, so they name files relative to the data set.
+            return f"missing {path.parent.name}/{path.name}"
+    return None
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text file of an official layout; the LavishError for an unreadable file gives `remedy`."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise LavishError(f"{path}: not UTF-8 text (byte {error.start}): {remedy}") from None
+    except OSError as error:
+        raise LavishError(f"{path}: {error.strerror or error}: {remedy}") from None
+
+
+def read_class_names(path: Path, remedy: str) -> list[str]:
+    """Return the class names of a file that lists one per line; LavishError if there are none or one occurs twice."""
+    names = [line.strip() for line in read_lines(path, remedy) if line.strip()]
+    if not names:
+        raise LavishError(f"{path}: lists no class: {remedy}")
+    if len(set(names)) != len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise LavishError(f"{path}: class '{repeated}' occurs twice: list each class once")
+    return names
+
+
+def read_table(path: Path, remedy: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header fields of a CSV file and (line number, fields) of each later line that is not empty.
+
+    White space around fields is removed. Raises the errors of :func:`read_lines`, and a LavishError for malformed CSV.
+    """
+    rows = csv.reader(read_lines(path, remedy), strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        table = [(rows.line_num, [field.strip() for field in fields]) for fields in rows]
+    except csv.Error as error:
+        raise LavishError(f"{path}, line {rows.line_num}: malformed CSV ({error}): {remedy}") from None
+    return header, [(number, fields) for number, fields in table if any(fields)]
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names with '#2', '#3', ... appended to the second, third, ... occurrence of a name."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return unique
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name from a list can safely become part of a path: not empty, and not leading elsewhere."""
+    return bool(name) and name not in (".", "..") and not any(character in name for character in "/\\\0")
