@@ -9,7 +9,8 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream
-from lavish.tasks.base import Shape, build_task
+from lavish.tasks.base import Shape
+from lavish.tasks.registry import build_task
 
 if TYPE_CHECKING:
     from lavish.config.schema import RunConfig

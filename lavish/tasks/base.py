@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from lavish.config.options import method_class, method_path
 from lavish.models.interfaces import Stream, StreamFeatures
 
 Inputs = dict[str, Tensor]
@@ -113,14 +111,3 @@ class Task(nn.Module, ABC):
     def pictures(self, output: Any, targets: Inputs) -> dict[str, Tensor] | None:
         """Return what can be looked at: 'predicted' in [0, 1] and 'truth' uint8, both (clips, segments, H, W); or None."""
         return None
-
-
-def task_class(name: str) -> type[Task]:
-    """Return the subclass of :class:`Task` in ``lavish/tasks/<name>.py``."""
-    module = importlib.import_module(f"lavish.tasks.{name}")
-    return getattr(module, method_class("tasks", method_path("tasks", name)).name)
-
-
-def build_task(name: str, shape: Shape, options: dict[str, Any]) -> Task:
-    """Build a task's head for features of this shape."""
-    return task_class(name)(shape, **options)

@@ -117,7 +117,7 @@ def test_every_method_has_options_with_type_and_default():
 
 
 def test_measures_of_every_task_are_read_from_its_source():
-    from lavish.tasks.base import task_class
+    from lavish.tasks.registry import task_class
 
     for name in available("tasks"):
         assert class_attribute("tasks", name, "measures", ()) == task_class(name).measures
@@ -125,7 +125,8 @@ def test_measures_of_every_task_are_read_from_its_source():
 
 @pytest.mark.parametrize("name", available("tasks"))
 def test_what_tasks_override_is_read_from_their_source(name):
-    from lavish.tasks.base import Task, task_class
+    from lavish.tasks.base import Task
+    from lavish.tasks.registry import task_class
 
     assert defines("tasks", name, "pictures") == (task_class(name).pictures is not Task.pictures)
 

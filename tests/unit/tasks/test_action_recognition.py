@@ -20,7 +20,8 @@ from lavish.learner.build import build_model
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.action_recognition import ActionRecognition, _cells
-from lavish.tasks.base import Encoded, Shape, build_task
+from lavish.tasks.base import Encoded, Shape
+from lavish.tasks.registry import build_task
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
 
