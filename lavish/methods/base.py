@@ -1,8 +1,8 @@
 """What a method is: trainable parts that act at hooks of the forward pass through a frozen backbone.
 
 A method is one file of this package with one class. Most methods are small modules beside or after a sublayer: they
-derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the hooks
-that they need:
+derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the
+hooks that they need:
 
     tokens = after_embedding(tokens)                            may add tokens
     for each block:
