@@ -13,7 +13,7 @@ from torch.nn import functional
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
 from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import Stream, Streams
 
 _LAYERS: tuple[LayerName, ...] = ("qkv", "proj", "fc1", "fc2")
@@ -134,7 +134,7 @@ class Cola(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset(_LAYERS) if block in self._edited else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, operations: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs = super().apply_layer(operations, context)
         streams = list(operations)
         for own, stream in enumerate(streams):

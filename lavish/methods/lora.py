@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import Stream, Streams
 
 _PARTS: dict[str, tuple[LayerName, int | None]] = {
@@ -69,7 +69,7 @@ class LoRA(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset(self._parts) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, operations: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs: Streams = {}
         for stream, operation in operations.items():
             block, name, tokens = operation.block, operation.name, operation.tokens

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import Stream, Streams
 
 
@@ -55,7 +55,7 @@ class ScaleShift(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return self._edits.get(block, frozenset())
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, operations: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         return {
             stream: self.get_submodule(f"{operation.block}_{operation.name}_{stream}")(
                 operation.layer(operation.tokens)
