@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
-from lavish.models.backbones.base import Backbone, Layers, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, Layers
 from lavish.models.interfaces import STREAMS, Position, Stream, StreamFeatures, Streams
 
 Direction = Literal["both", "a2v", "v2a", "none"]
@@ -186,7 +186,7 @@ class TwoStreamEncoder(nn.Module):
                 return dict(zip(inputs, ended[0].chunk(2) if joined else ended, strict=True))
 
     def _outputs(
-        self, operations: list[Operation], streams: list[Stream], edits: frozenset[str], context: ForwardContext
+        self, operations: list[FrozenLayer], streams: list[Stream], edits: frozenset[str], context: ForwardContext
     ) -> list[Tensor]:
         """Apply one frozen layer, or have the method do it: in each stream, or in both as one batch."""
         first = operations[0]

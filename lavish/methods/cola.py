@@ -13,7 +13,7 @@ from torch.nn import functional
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams, other_stream
 
 _LAYERS: tuple[LayerName, ...] = ("qkv", "proj", "fc1", "fc2")
@@ -134,16 +134,16 @@ class Cola(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset(_LAYERS) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        outputs = super().apply_layer(operations, context)
-        for stream, operation in operations.items():
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
+        outputs = super().apply_layer(layers, context)
+        for stream, frozen in layers.items():
             descriptor = None
             if stream in self._readers:
                 other = other_stream(stream)
-                source = operations[other].tokens if operation.name == "proj" else context.tokens[other]
+                source = layers[other].tokens if frozen.name == "proj" else context.tokens[other]
                 descriptor = source[:, 0] if context.backbone.num_prefix_tokens else source.mean(dim=1)
-            update = self.updates[f"{operation.block}_{operation.name}_{stream}"]
-            outputs[stream] = outputs[stream] + update(operation.tokens, descriptor)
+            update = self.updates[f"{frozen.block}_{frozen.name}_{stream}"]
+            outputs[stream] = outputs[stream] + update(frozen.tokens, descriptor)
         return outputs
 
 

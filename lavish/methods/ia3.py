@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 
@@ -36,10 +36,10 @@ class IA3(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset({"qkv", "fc2"}) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        return {stream: self._scaled(stream, operation) for stream, operation in operations.items()}
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
+        return {stream: self._scaled(stream, frozen) for stream, frozen in layers.items()}
 
-    def _scaled(self, stream: Stream, here: Operation) -> Tensor:
+    def _scaled(self, stream: Stream, here: FrozenLayer) -> Tensor:
         scale = self.scales[f"{here.block}_{here.name}_{stream}"]
         if here.name == "fc2":
             return here.layer(scale * here.tokens)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 _PARTS: dict[str, tuple[LayerName, int | None]] = {
@@ -69,15 +69,15 @@ class LoRA(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset(self._parts) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs: Streams = {}
-        for stream, operation in operations.items():
-            block, name, tokens = operation.block, operation.name, operation.tokens
+        for stream, frozen in layers.items():
+            block, name, tokens = frozen.block, frozen.name, frozen.tokens
             merged = self._buffers.get(f"{block}_{name}_{stream}_merged")
             if merged is not None and block is not None:
                 outputs[stream] = functional.linear(tokens, merged, context.backbone.linear(block, name)[1])
                 continue
-            outputs[stream] = operation.layer(tokens)
+            outputs[stream] = frozen.layer(tokens)
             for part in self._parts[name]:
                 # In place: nothing else needs the frozen layer's output, and its thirds are views of it.
                 _rows(outputs[stream], part).add_(self.get_submodule(f"{block}_{part}_{stream}")(tokens))

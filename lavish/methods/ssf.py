@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, LayerName, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 
@@ -56,12 +56,12 @@ class ScaleShift(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return self._layers.get(block, frozenset())
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         return {
-            stream: self.get_submodule(f"{operation.block}_{operation.name}_{stream}")(
-                operation.layer(operation.tokens)
+            stream: self.get_submodule(f"{frozen.block}_{frozen.name}_{stream}")(
+                frozen.layer(frozen.tokens)
             )
-            for stream, operation in operations.items()
+            for stream, frozen in layers.items()
         }
 
 

@@ -14,7 +14,7 @@ LayerName = Literal["patch_embed", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"
 
 
 @dataclass(frozen=True)
-class Operation:
+class FrozenLayer:
     """A frozen layer about to be applied to one stream's tokens."""
 
     name: LayerName
@@ -25,7 +25,7 @@ class Operation:
     """(B, N, C), or the pictures (B, 3, H, W) that are to be embedded."""
 
 
-Layers = Generator[Operation, Tensor, Tensor]
+Layers = Generator[FrozenLayer, Tensor, Tensor]
 """A part of the backbone, layer by layer: yields each before it is applied, is sent its output, returns the part's."""
 
 
@@ -103,7 +103,7 @@ class Backbone(nn.Module, ABC):
 
     def final_layers(self, tokens: Tensor) -> Layers:
         """Do what :meth:`final` does, layer by layer."""
-        return (yield Operation("norm", None, self.model.norm, tokens))
+        return (yield FrozenLayer("norm", None, self.model.norm, tokens))
 
     @abstractmethod
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:

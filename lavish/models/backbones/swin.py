@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.models.backbones.base import Backbone, LayerName, Layers, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers
 
 
 class SwinV2Backbone(Backbone):
@@ -42,7 +42,7 @@ class SwinV2Backbone(Backbone):
         return self.model.patch_embed(images).flatten(1, 2)
 
     def embedding_layers(self, images: Tensor) -> Layers:
-        patches = yield Operation("patch_embed", None, self.model.patch_embed, images)
+        patches = yield FrozenLayer("patch_embed", None, self.model.patch_embed, images)
         return patches.flatten(1, 2)
 
     def enter(self, index: int, tokens: Tensor) -> Tensor:
@@ -68,10 +68,10 @@ class SwinV2Backbone(Backbone):
     def attention_layers(self, index: int, tokens: Tensor) -> Layers:
         # The linear maps act on the whole sequence instead of window by window, which is the same.
         block = self.blocks[index]
-        qkv = yield Operation("qkv", index, lambda x: _qkv(block.attn, x), tokens)
+        qkv = yield FrozenLayer("qkv", index, lambda x: _qkv(block.attn, x), tokens)
         added, patches = self._parted(qkv, block.input_resolution)
-        mixed = yield Operation("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
-        return block.drop_path1((yield Operation("norm1", index, block.norm1, mixed)))
+        mixed = yield FrozenLayer("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
+        return block.drop_path1((yield FrozenLayer("norm1", index, block.norm1, mixed)))
 
     def ffn(self, index: int, tokens: Tensor) -> Tensor:
         block = self.blocks[index]
@@ -80,9 +80,9 @@ class SwinV2Backbone(Backbone):
     def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self.blocks[index]
         mlp = block.mlp
-        hidden = mlp.norm(mlp.act((yield Operation("fc1", index, mlp.fc1, tokens))))
-        out = yield Operation("fc2", index, mlp.fc2, hidden)
-        return block.drop_path2((yield Operation("norm2", index, block.norm2, out)))
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, tokens))))
+        out = yield FrozenLayer("fc2", index, mlp.fc2, hidden)
+        return block.drop_path2((yield FrozenLayer("norm2", index, block.norm2, out)))
 
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
         block = self.blocks[index]

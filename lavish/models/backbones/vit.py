@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.models.backbones.base import Backbone, LayerName, Layers, Operation, quarters, stretch_linear
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers, quarters, stretch_linear
 
 
 class ViTBackbone(Backbone):
@@ -48,7 +48,7 @@ class ViTBackbone(Backbone):
         return self._placed(self._patches(images))
 
     def embedding_layers(self, images: Tensor) -> Layers:
-        return self._placed((yield Operation("patch_embed", None, self._patches, images)))
+        return self._placed((yield FrozenLayer("patch_embed", None, self._patches, images)))
 
     def _patches(self, images: Tensor) -> Tensor:
         # The convolution itself, because timm's wrapper refuses pictures that are no multiple of the patch
@@ -78,17 +78,17 @@ class ViTBackbone(Backbone):
     def attention_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self._plain_block(index)
         attention = block.attn
-        normed = yield Operation("norm1", index, block.norm1, tokens)
-        qkv = yield Operation("qkv", index, attention.qkv, normed)
+        normed = yield FrozenLayer("norm1", index, block.norm1, tokens)
+        qkv = yield FrozenLayer("qkv", index, attention.qkv, normed)
         mixed = attention.norm(self._attend(attention, qkv))
-        return block.drop_path1(block.ls1((yield Operation("proj", index, attention.proj, mixed))))
+        return block.drop_path1(block.ls1((yield FrozenLayer("proj", index, attention.proj, mixed))))
 
     def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self._plain_block(index)
         mlp = block.mlp
-        normed = yield Operation("norm2", index, block.norm2, tokens)
-        hidden = mlp.norm(mlp.act((yield Operation("fc1", index, mlp.fc1, normed))))
-        return block.drop_path2(block.ls2((yield Operation("fc2", index, mlp.fc2, hidden))))
+        normed = yield FrozenLayer("norm2", index, block.norm2, tokens)
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, normed))))
+        return block.drop_path2(block.ls2((yield FrozenLayer("fc2", index, mlp.fc2, hidden))))
 
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
         block = self._plain_block(index)

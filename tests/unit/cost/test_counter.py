@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ from lavish.config.options import available, class_attribute
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.cost import counter as cost
+from lavish.cost.job import count_run
 from lavish.errors import LavishError
 from lavish.learner import uninitialised
 from lavish.learner.build import build_model
-from lavish.training.jobs import cost as write_cost
 from tests.contract.expectations import METHODS
 from tests.stores import run_values
 
@@ -25,13 +24,12 @@ PICTURES = 2 * SEGMENTS  # both streams
 BLOCKS, ADAPTERS = 2, 2 * 2  # adapters per block: two positions, two streams
 
 
-def counted(tmp_path, **changes: object) -> dict:
-    write_cost(parse(RunConfig, run_values(**changes), "test"), tmp_path / "cost.json")
-    return json.loads((tmp_path / "cost.json").read_text())
+def counted(**changes: object) -> dict[str, Any]:
+    return count_run(parse(RunConfig, run_values(**changes), "test"))
 
 
-def test_adapters_by_hand(tmp_path):
-    found = counted(tmp_path)
+def test_adapters_by_hand():
+    found = counted()
     bottleneck = 2 * WIDTH * HIDDEN // 2  # two maps of two groups
     attention = 4 * LATENTS * WIDTH  # latents read, then are read: two products each, per token
     macs = SEGMENTS * BLOCKS * ADAPTERS * TOKENS * (bottleneck + attention)
@@ -44,8 +42,8 @@ def test_adapters_by_hand(tmp_path):
     assert found["trainable_params"] == found["adapter_params"] + head
 
 
-def test_backbone_by_hand(tmp_path):
-    found = counted(tmp_path, adapter={"method": "none"})
+def test_backbone_by_hand():
+    found = counted(adapter={"method": "none"})
     assert found["adapter_macs"] == found["adapter_params"] == 0
     block = TOKENS * 12 * WIDTH * WIDTH + 2 * TOKENS * TOKENS * WIDTH
     embed = (TOKENS - 1) * WIDTH * 3 * 8 * 8
@@ -53,15 +51,15 @@ def test_backbone_by_hand(tmp_path):
     assert found["total_macs_without_norms"] == PICTURES * (BLOCKS * block + embed) + head
 
 
-def test_direct_attention_is_quadratic(tmp_path):
-    none = counted(tmp_path, fusion={"direction": "none"})["adapter_macs_without_norms"]
-    direct = counted(tmp_path, adapter={"method": "lavish", "options": {"reduction": 4, "latents": 0}})
+def test_direct_attention_is_quadratic():
+    none = counted(fusion={"direction": "none"})["adapter_macs_without_norms"]
+    direct = counted(adapter={"method": "lavish", "options": {"reduction": 4, "latents": 0}})
     expected = SEGMENTS * BLOCKS * ADAPTERS * 2 * TOKENS * TOKENS * WIDTH
     assert direct["adapter_macs_without_norms"] - none == expected
 
 
-def test_norms_are_told_apart(tmp_path):
-    found = counted(tmp_path)
+def test_norms_are_told_apart():
+    found = counted()
     assert found["adapter_macs"] > found["adapter_macs_without_norms"]
     assert (
         found["total_macs"] - found["total_macs_without_norms"]
@@ -69,9 +67,9 @@ def test_norms_are_told_apart(tmp_path):
     )
 
 
-def test_a_single_stream_costs_about_half(tmp_path):
-    both = counted(tmp_path, adapter={"method": "none"})
-    visual = counted(tmp_path, adapter={"method": "none"}, modalities="visual")
+def test_a_single_stream_costs_about_half():
+    both = counted(adapter={"method": "none"})
+    visual = counted(adapter={"method": "none"}, modalities="visual")
     head = SEGMENTS * 16 * (CLASSES + 1)
     assert both["total_macs_without_norms"] - head == 2 * (visual["total_macs_without_norms"] - head)
 
@@ -136,10 +134,10 @@ def test_a_model_that_is_only_counted_draws_no_weights():
     assert torch.equal(after, torch.rand(1))
 
 
-def test_the_pretraining_classifier_is_counted_on_request(tmp_path):
+def test_the_pretraining_classifier_is_counted_on_request():
     backbone = {"model": "deit_tiny_distilled_patch16_224.fb_in1k", "weights": {"source": "random"}}
-    without = counted(tmp_path, backbone=backbone)
-    found = counted(tmp_path, backbone={**backbone, "classifier": "counted"})
+    without = counted(backbone=backbone)
+    found = counted(backbone={**backbone, "classifier": "counted"})
     assert without["classifier_params"] == 0
     assert found["classifier_params"] == 2 * (192 + 1) * 1000  # two heads of 1000 classes
     assert found["total_params"] - without["total_params"] == found["classifier_params"]
@@ -161,6 +159,6 @@ def test_the_pretraining_classifier_is_counted_on_request(tmp_path):
         ("ssf", {}, 0),
     ],
 )
-def test_single_stream_methods_by_hand(tmp_path, method, options, macs):
-    found = counted(tmp_path, adapter={"method": method, "options": options})
+def test_single_stream_methods_by_hand(method, options, macs):
+    found = counted(adapter={"method": method, "options": options})
     assert found["adapter_macs_without_norms"] == PICTURES * BLOCKS * macs

@@ -13,7 +13,7 @@ from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.methods.base import ForwardContext
 from lavish.methods.cola import Cola
-from lavish.models.backbones.base import Operation
+from lavish.models.backbones.base import FrozenLayer
 from lavish.models.backbones.build import build_backbone
 from tests.unit.methods.sites import method_context
 
@@ -69,7 +69,7 @@ def test_layer_equals_its_equation(name, spec, size, layer):
     weight, bias = backbone.linear(0, layer)
     inputs = {stream: torch.randn(2, 5, weight.shape[1]) for stream in STREAMS}
     forward = ForwardContext(backbone, 1, tokens={stream: torch.randn(2, 5, 16) for stream in STREAMS})
-    operations = {s: Operation(layer, 0, lambda x: functional.linear(x, weight, bias), x) for s, x in inputs.items()}
+    operations = {s: FrozenLayer(layer, 0, lambda x: functional.linear(x, weight, bias), x) for s, x in inputs.items()}
     found = method.apply_layer(operations, forward)["visual"]
     source = inputs["audio"] if layer == "proj" else forward.tokens["audio"]
     c = source[:, 0] if name == "vit" else source.mean(dim=1)
