@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lavish.config.options import available
+from lavish.config.sources import available
 from lavish.config.schema import RunConfig
 from lavish.planning.experiments import Experiments, load, task_defaults
 
