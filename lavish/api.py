@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lavish.config.options import available
+from lavish.config.sources import available
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:

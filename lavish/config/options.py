@@ -14,39 +14,40 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from lavish.config.sources import add_file, method_path
 from lavish.errors import did_you_mean
 
-_PACKAGE = Path(__file__).parents[1]
-_FOLDERS = {"methods": "methods", "tasks": "tasks", "audio_encoders": "models/audio_encoders"}
 _BASES = {"methods": ("Adapter", "Method"), "tasks": ("Task",), "audio_encoders": ("AudioEncoder",)}
-_NO_KIND = ("base", "registry", "build")
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None), "Literal": Literal}
 
 
-def available(kind: str) -> list[str]:
-    """Names of all methods of a kind (`methods`, `tasks`): the modules of that package that define a method."""
-    return sorted(
-        path.stem
-        for path in (_PACKAGE / _FOLDERS[kind]).glob("*.py")
-        if path.stem not in _NO_KIND and path.stem[0] != "_"
-    )
+def option_model(kind: str, method: str) -> Any:
+    """Return a pydantic model of the options of a method, task or audio encoder.
+
+    Raises ValueError when there is none of this name, or its class has no keyword-only arguments that can be read.
+    """
+    path = method_path(kind, method)
+    return _option_model(kind, method, path, path.stat().st_mtime_ns)
 
 
 @functools.cache
-def option_model(kind: str, method: str) -> Any:
-    """Return a pydantic model of the options of ``lavish/<kind>/<method>.py``.
-
-    Raises ValueError when there is no such file or it holds no class with keyword-only arguments to read.
-    """
-    path = method_path(kind, method)
+def _option_model(kind: str, method: str, path: Path, _modified: int) -> Any:
     arguments = _constructor(kind, path).args
     fields: dict[str, Any] = {}
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        where = f"{path}: option '{argument.arg}'"
         if argument.annotation is None or default is None:
-            raise ValueError(f"{path}: option '{argument.arg}' needs a type and a default")
-        # Only names from _TYPES exist here: this reads a type, it runs no code of the file.
-        annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, _TYPES)  # noqa: S307
-        fields[argument.arg] = (annotation, ast.literal_eval(default))
+            raise ValueError(f"{where} needs a type and a default")
+        try:
+            # Only names from _TYPES exist here: this reads a type, it runs no code of the file.
+            annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, _TYPES)  # noqa: S307
+        except (NameError, TypeError):
+            written = ast.unparse(argument.annotation)
+            raise ValueError(f"{where} has the type {written}: use only {', '.join(_TYPES)} and unions") from None
+        try:
+            fields[argument.arg] = (annotation, ast.literal_eval(default))
+        except ValueError:
+            raise ValueError(f"{where} has the default {ast.unparse(default)}: write a literal") from None
     return create_model(f"{method}_options", __config__=ConfigDict(extra="forbid"), **fields)
 
 
@@ -63,24 +64,40 @@ def check_options(kind: str, method: str, options: dict[str, Any]) -> None:
         raise ValueError(f"option '{name}' of {kind[:-1]} '{method}': {first['msg']}") from None
 
 
-def method_path(kind: str, method: str) -> Path:
-    """Return the source file of a method; ValueError with the nearest name when there is none."""
-    if method not in available(kind):
-        raise ValueError(f"unknown {kind[:-1]} '{method}'{did_you_mean(method, available(kind))}")
-    return _PACKAGE / _FOLDERS[kind] / f"{method}.py"
+def method_class(kind: str, path: Path) -> ast.ClassDef:
+    """Return the syntax tree of the one class in `path` that derives from a base of the kind (`Adapter`, `Task`)."""
+    return _method_class(kind, path, path.stat().st_mtime_ns)
 
 
 @functools.cache
-def method_class(kind: str, path: Path) -> ast.ClassDef:
-    """Return the syntax tree of the one class in `path` that derives from a base of the kind (`Adapter`, `Task`)."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and _base(kind, node) is not None:
-            return node
-    raise ValueError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
+def _method_class(kind: str, path: Path, _modified: int) -> ast.ClassDef:
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid Python: {error}") from None
+    found = [
+        node for node in statements if isinstance(node, ast.ClassDef) and node.name[0] != "_" and _base(kind, node)
+    ]
+    if not found:
+        raise ValueError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
+    if len(found) > 1:
+        names = ", ".join(node.name for node in found)
+        raise ValueError(f"{path} defines several {kind}: {names}; write one file for each")
+    return found[0]
 
 
 def _base(kind: str, node: ast.ClassDef) -> str | None:
-    return next((base.id for base in node.bases if isinstance(base, ast.Name) and base.id in _BASES[kind]), None)
+    """Return the base of the kind that a class names, as `Adapter` or as `base.Adapter`."""
+    names = (ast.unparse(base).rpartition(".")[2] for base in node.bases)
+    return next((name for name in names if name in _BASES[kind]), None)
+
+
+def add_source(kind: str, path: Path) -> str:
+    """Make the method or task in a file available and return its name; ValueError if the file does not define one."""
+    if path.is_file():
+        method_class(kind, path)
+    add_file(kind, path)
+    return path.stem
 
 
 def has_places(method: str) -> bool:

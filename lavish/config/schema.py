@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lavish.config.options import check_options, has_places, is_cross_modal, option_model
+from lavish.config.options import add_source, check_options, has_places, is_cross_modal, option_model
+from lavish.config.sources import add_file, external_file
 from lavish.errors import LavishError
 
 Split = Literal["train", "val", "test"]
@@ -237,11 +238,40 @@ class AudioEncoderConfig(Config):
         return self
 
 
+class SourceConfig(Config):
+    """The file of a method or task from outside this package. The identity of a run contains its sha256 alone."""
+
+    path: Path
+    sha256: str | None = Field(default=None, description="Checksum of the file; filled in by the workflow.")
+
+
+def _with_source(kind: str, key: str, values: Any) -> Any:
+    """Fill in the source of an external method or task, and check the one that a planned run names."""
+    if not isinstance(values, dict) or not isinstance(values.get(key), str):
+        return values
+    if values.get("source") is None:
+        found = external_file(kind, values[key])
+    else:
+        source = SourceConfig.model_validate(values["source"])
+        found = add_file(kind, source.path, values[key], source.sha256)
+    return values if found is None else {**values, "source": {"path": found.path, "sha256": found.sha256}}
+
+
 class AdapterConfig(Config):
     """Which adapter, with its own options (the keyword-only arguments of its class)."""
 
     method: str = "lavish"
     options: dict[str, Any] = Field(default_factory=dict)
+    source: SourceConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The file of a method from outside the package; filled in by the workflow.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_source(cls, values: Any) -> Any:
+        return _with_source("methods", "method", values)
 
     @model_validator(mode="after")
     def _options_exist(self) -> AdapterConfig:
@@ -270,6 +300,16 @@ class TaskConfig(Config):
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    source: SourceConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The file of a task from outside the package; filled in by the workflow.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_source(cls, values: Any) -> Any:
+        return _with_source("tasks", "name", values)
 
     @model_validator(mode="after")
     def _options_exist(self) -> TaskConfig:
@@ -385,6 +425,14 @@ class WorkflowConfig(Config):
         default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
     )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+    method_paths: list[Path] = Field(
+        default_factory=list,
+        description="Files with a method from outside the package each; the file's name is the method's.",
+    )
+    task_paths: list[Path] = Field(
+        default_factory=list,
+        description="Files with a task from outside the package each; the file's name is the task's.",
+    )
     fork_server: bool = Field(
         default=True,
         description="Fork jobs on this machine from one process that has imported all libraries (Linux, CPU). Without it "
@@ -395,3 +443,10 @@ class WorkflowConfig(Config):
         description="Run the rows of tables on all tasks that the columns name, those that rows leave out with `tasks` "
         "included.",
     )
+
+    @field_validator("method_paths", "task_paths")
+    @classmethod
+    def _make_available(cls, paths: list[Path], info: ValidationInfo) -> list[Path]:
+        for path in paths:
+            add_source("methods" if info.field_name == "method_paths" else "tasks", path)
+        return paths

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from lavish.config.options import available, method_class, method_path
+from lavish.config.options import method_class
+from lavish.config.sources import available, load_module, method_path
 from lavish.methods.base import Adapter, Method, adapter_sites, site_name
 from lavish.models.backbones.base import Backbone
 from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams, other_stream
@@ -42,13 +42,12 @@ class _Adapters(Method):
 
 
 def adapter_class(method: str) -> type[Adapter] | type[Method]:
-    """Return the class in ``lavish/methods/<method>.py``."""
-    module = importlib.import_module(f"lavish.methods.{method}")
-    return getattr(module, method_class("methods", method_path("methods", method)).name)
+    """Return the class of a method; a LavishError if the file of an external one cannot be imported."""
+    return getattr(load_module("methods", method), method_class("methods", method_path("methods", method)).name)
 
 
 def methods() -> list[str]:
-    """Return the names of all methods, one per file."""
+    """Return the names of all methods: built-in, added by file and installed by distributions."""
     return available("methods")
 
 

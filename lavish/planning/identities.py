@@ -119,9 +119,16 @@ class Identities:
             }
         )
         key = digest(
-            # Data and weights are named by their content: the same ones in another place make the same run.
+            # Data, weights and sources are named by their content: the same ones in another place make the same run.
             resolved.model_dump(
-                mode="json", exclude={"data": True, "backbone": {"weights"}, "audio_encoder": {"weights"}}
+                mode="json",
+                exclude={
+                    "data": True,
+                    "backbone": {"weights"},
+                    "audio_encoder": {"weights"},
+                    "adapter": {"source": {"path"}},
+                    "task": {"source": {"path"}},
+                },
             ),
             data.name,
             backbone.name,

@@ -43,6 +43,8 @@ _IRRELEVANT: dict[str, Any] = {
     "select_on": True,
     "backbone": {"weights"},
     "data": {"name", "root", "sha256", "compose", "max_lost"},
+    "adapter": {"source": {"path"}},
+    "task": {"source": {"path"}},
 }
 
 

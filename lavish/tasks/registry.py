@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from lavish.config.options import method_class, method_path
+from lavish.config.options import method_class
+from lavish.config.sources import load_module, method_path
 from lavish.tasks.base import Shape, Task
 
 
 def task_class(name: str) -> type[Task]:
-    """Return the subclass of :class:`Task` in ``lavish/tasks/<name>.py``."""
-    module = importlib.import_module(f"lavish.tasks.{name}")
-    return getattr(module, method_class("tasks", method_path("tasks", name)).name)
+    """Return the class of a task; a LavishError if the file of an external one cannot be imported."""
+    return getattr(load_module("tasks", name), method_class("tasks", method_path("tasks", name)).name)
 
 
 def build_task(name: str, shape: Shape, options: dict[str, Any]) -> Task:

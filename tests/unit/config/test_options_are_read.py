@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from lavish.config import schema as config
-from lavish.config.options import available, method_class, method_path
+from lavish.config.options import method_class
+from lavish.config.sources import available, method_path
 from lavish.models.audio_encoders.build import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]

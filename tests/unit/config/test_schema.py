@@ -9,8 +9,9 @@ import pytest
 
 from lavish.config.hashing import digest
 from lavish.config.merging import merge
-from lavish.config.options import available, class_attribute, defines, option_model
+from lavish.config.options import class_attribute, defines, option_model
 from lavish.config.schema import RunConfig
+from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
 from tests.stores import run_values

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lavish.config.options import available, class_attribute
+from lavish.config.options import class_attribute
 from lavish.config.schema import RunConfig
+from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.cost import counter as cost
 from lavish.cost.job import count_run

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lavish.checks.method import small_backbone as build
 from lavish.methods.base import adapter_sites
 from lavish.models.interfaces import STREAMS, MethodContext, other_stream
-from tests.contract.conftest import build
 
 
 @pytest.mark.parametrize(("name", "audio_size"), [("vit", (16, 64)), ("swinv2", (32, 32))])

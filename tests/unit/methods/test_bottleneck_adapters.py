@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lavish.checks.method import small_backbone as build
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.methods.base import AdapterSite
 from lavish.methods.parallel import ParallelAdapter
 from lavish.methods.sequential import SequentialAdapter
-from tests.contract.conftest import build
 from tests.unit.methods.sites import adapter_site
 
 WIDTH = 768

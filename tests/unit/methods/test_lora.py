@@ -7,11 +7,12 @@ import timm
 import torch
 from torch import nn
 
+from lavish.checks.method import BACKBONES
+from lavish.checks.method import small_backbone as build
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.models.backbones.vit import ViTBackbone
-from tests.contract.conftest import BACKBONES, build
 
 STREAMS = ("visual", "audio")
 

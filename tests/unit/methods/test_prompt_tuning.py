@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lavish.checks.method import small_backbone as build
 from lavish.learner.encoder import TwoStreamEncoder
-from tests.contract.conftest import build
 
 
 def encoder(name: str, **arguments) -> TwoStreamEncoder:

@@ -1,0 +1,304 @@
+"""Checks of a method on small backbones: what every method must do, whatever it computes.
+
+Each function of :data:`CHECKS` takes a :class:`Subject` and raises :class:`ContractError` if the method fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lavish.config.options import has_places, option_model
+from lavish.errors import LavishError
+from lavish.learner.encoder import Direction, TwoStreamEncoder
+from lavish.methods.registry import adapter_class
+from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.build import build_backbone
+from lavish.models.interfaces import STREAMS, Stream, StreamFeatures, other_stream
+
+SIDE = 32
+"""Rows and columns of the images."""
+SEGMENTS = 2
+"""Segments of a clip."""
+BACKBONES: dict[str, dict[str, Any]] = {
+    "vit": {"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2},
+    "vit_average_pooled": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
+        "global_pool": "avg",
+    },
+    "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
+}  # fmt: skip
+_READERS: dict[Direction, set[Stream]] = {
+    "both": {"visual", "audio"},
+    "a2v": {"visual"},
+    "v2a": {"audio"},
+    "none": set(),
+}
+
+
+class ContractError(Exception):
+    """A method does not do what every method must do; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method on one of the small backbones."""
+
+    method: str
+    backbone: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that suit the small backbones, if the defaults do not."""
+
+    def encoder(self, seed: int = 2, **arguments: Any) -> TwoStreamEncoder:
+        """Build an encoder; `arguments` are those of :class:`TwoStreamEncoder`."""
+        backbone = small_backbone(self.backbone)
+        torch.manual_seed(seed)
+        return TwoStreamEncoder(
+            backbone, method=self.method, options=self.options, **{"segments": SEGMENTS, **arguments}
+        )
+
+
+def small_backbone(name: str) -> Backbone:
+    """Build one of :data:`BACKBONES`, always with the same weights."""
+    torch.manual_seed(0)
+    built = build_backbone(name.split("_")[0], BACKBONES[name], SIDE)
+    for norm in built.norms():  # Swin V2 initialises them with zero, which would hide the sublayers before them
+        assert isinstance(norm.weight, Tensor)
+        nn.init.normal_(norm.weight, 1.0, 0.1)
+    return built
+
+
+def images() -> dict[Stream, Tensor]:
+    """Return two clips of both streams, (clips x segments, 3, H, W) each."""
+    generator = torch.Generator().manual_seed(1)
+    return {stream: torch.randn(2 * SEGMENTS, 3, SIDE, SIDE, generator=generator) for stream in STREAMS}
+
+
+def trainable(encoder: TwoStreamEncoder) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by name."""
+    return {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+
+
+def randomise(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
+    """Change every trainable parameter, as training would: no gate stays zero, no scale stays one."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in trainable(encoder).values():
+            noise = torch.rand(parameter.shape, generator=generator)
+            # Of either sign: a norm would remove what is equal in all channels.
+            sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.copy_(parameter * (1 + 0.2 * noise) if parameter.any() else sign * (0.2 + 0.2 * noise))
+    return encoder
+
+
+@torch.no_grad()
+def outputs(encoder: TwoStreamEncoder, **changed: Tensor) -> dict[Stream, Tensor]:
+    """Return the pooled features and tokens of each stream in one vector; `changed` replaces the images of a stream."""
+    features = encoder.eval()({**images(), **changed}, SEGMENTS)
+    return {stream: torch.cat([f.pooled.flatten(), f.tokens.flatten()]) for stream, f in features.items()}
+
+
+@torch.no_grad()
+def preserves_output(subject: Subject) -> bool:
+    """Tell whether the untrained method leaves the frozen backbone's features unchanged."""
+    frozen = TwoStreamEncoder(small_backbone(subject.backbone), method="none")(images(), SEGMENTS)
+    adapted = subject.encoder().eval()(images(), SEGMENTS)
+    return all(
+        found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+        for stream in STREAMS
+        for found, expected in _pairs(adapted[stream], frozen[stream])
+    )
+
+
+def check_effect(subject: Subject) -> None:
+    """Training changes the features of both streams."""
+    encoder = subject.encoder()
+    before = outputs(encoder)
+    for stream, values in outputs(randomise(encoder)).items():
+        _require(not torch.allclose(values, before[stream]), f"the {stream} features do not depend on its parameters")
+
+
+def check_gradients(subject: Subject) -> None:
+    """All trainable parameters, and no others, have gradients in every direction and arrangement."""
+    arrangements = ("default", "parallel", "sequential") if has_places(subject.method) else ("default",)
+    for direction in _READERS:
+        for arrangement in arrangements:
+            _check_gradients(subject, direction, arrangement)
+
+
+def _check_gradients(subject: Subject, direction: Direction, arrangement: str) -> None:
+    encoder = randomise(subject.encoder(direction=direction, arrangement=arrangement)).train()
+    method = encoder.adapters
+    assert method is not None
+    declared = {f"adapters.{name}" for name, _ in method.named_parameters()}
+    tuned = {id(p) for p in method.tuned_parameters(encoder.backbone)}
+    declared |= {name for name, p in encoder.named_parameters() if id(p) in tuned}
+    where = f"direction {direction}, arrangement {arrangement}"
+    _require(
+        declared == trainable(encoder).keys(), f"{where}: not trainable: {_first(declared - trainable(encoder).keys())}"
+    )
+    features = encoder(images(), SEGMENTS)
+    generator = torch.Generator().manual_seed(3)
+    # Only pooled features, as the simplest head uses: a parameter that other features depend on would stay untrained.
+    losses = [(f.pooled * torch.randn(f.pooled.shape, generator=generator)).sum() for f in features.values()]
+    loss = torch.stack(losses).sum()
+    (loss if encoder.auxiliary_loss is None else loss + encoder.auxiliary_loss).backward()
+    with_gradient = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    _require(with_gradient >= declared, f"{where}: no gradient: {_first(declared - with_gradient)}")
+    _require(with_gradient <= declared, f"{where}: gradient of a frozen parameter: {_first(with_gradient - declared)}")
+
+
+def check_direction(subject: Subject) -> None:
+    """A stream depends on the other one only if the direction of fusion allows it, and then it does."""
+    for direction, readers in _READERS.items():
+        encoder = randomise(subject.encoder(direction=direction))
+        first = outputs(encoder)
+        expected = readers if adapter_class(subject.method).cross_modal else set()
+        for stream in STREAMS:
+            zeros = {other_stream(stream): torch.zeros(2 * SEGMENTS, 3, SIDE, SIDE)}
+            depends = not torch.allclose(outputs(encoder, **zeros)[stream], first[stream], atol=1e-6)
+            does = "depends on the other one" if depends else "does not depend on the other one"
+            _require(depends == (stream in expected), f"direction {direction}: the {stream} stream {does}")
+
+
+@torch.no_grad()
+def check_clips(subject: Subject) -> None:
+    """The features of a clip do not depend on the other clips of a batch in evaluation."""
+    encoder = randomise(subject.encoder()).eval()
+    both = encoder(images(), SEGMENTS)
+    alone = encoder({stream: x[SEGMENTS:] for stream, x in images().items()}, SEGMENTS)
+    for stream in STREAMS:
+        for found, expected in _pairs(alone[stream], both[stream]):
+            equal = torch.allclose(found, expected[SEGMENTS:], atol=1e-5, rtol=1e-4)
+            _require(equal, f"the {stream} features of a clip depend on the other clips of its batch")
+
+
+@torch.no_grad()
+def check_segments(subject: Subject) -> None:
+    """The segments of a clip are mixed if and only if the class declares `temporal`."""
+    encoder = randomise(subject.encoder()).eval()
+    changed = images()
+    for stream in changed.values():
+        stream[1] = 0  # the second segment of the first clip
+    first, second = encoder(images(), SEGMENTS), encoder(changed, SEGMENTS)
+    mixed = any(
+        not torch.allclose(found[0], expected[0], atol=1e-6)
+        for stream in STREAMS
+        for found, expected in _pairs(second[stream], first[stream])
+    )
+    declared = bool(getattr(adapter_class(subject.method), "temporal", False))
+    does = "depends on" if mixed else "does not depend on"
+    _require(mixed == declared, f"a segment {does} the other segments of its clip, but `temporal` is {declared}")
+
+
+def check_frozen_backbone(subject: Subject) -> None:
+    """Training leaves the frozen parameters and the buffers of the backbone unchanged."""
+    encoder = subject.encoder().train()
+    frozen = {name: p.detach().clone() for name, p in encoder.backbone.named_parameters() if not p.requires_grad}
+    frozen |= {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers()}
+    optimizer = torch.optim.Adam(trainable(encoder).values(), lr=0.1)
+    for _ in range(2):
+        features = encoder(images(), SEGMENTS)
+        torch.stack([f.pooled.square().sum() for f in features.values()]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = encoder.backbone.state_dict()
+    for name, tensor in frozen.items():
+        _require(name not in after or torch.equal(after[name], tensor), f"training changes the backbone's {name}")
+
+
+@torch.no_grad()
+def check_single_stream(subject: Subject) -> None:
+    """With one stream, the other one has neither features nor parameters."""
+    encoder = randomise(subject.encoder(streams=("visual",))).eval()
+    found = set(encoder({"visual": images()["visual"]}, SEGMENTS))
+    _require(found == {"visual"}, f"features of {', '.join(sorted(found))} from the visual stream only")
+    audio = {name for name in trainable(encoder) if "audio" in name}
+    _require(not audio, f"a parameter of the missing audio stream: {_first(audio)}")
+
+
+def check_saving(subject: Subject) -> None:
+    """The trainable parameters and the method's buffers determine the output."""
+    encoder, other = randomise(subject.encoder(seed=3)), subject.encoder(seed=4)
+    assert encoder.adapters is not None
+    saved = {name: tensor for name, tensor in encoder.state_dict().items() if name in trainable(encoder)}
+    saved |= {f"adapters.{name}": tensor for name, tensor in encoder.adapters.state_dict().items()}
+    other.load_state_dict(saved, strict=False)
+    expected = outputs(encoder)
+    for stream, values in outputs(other).items():
+        _require(torch.equal(values, expected[stream]), f"the {stream} features change by saving and loading")
+
+
+def check_bfloat16(subject: Subject) -> None:
+    """bfloat16 changes the features by less than a tenth."""
+    encoder = randomise(subject.encoder())
+    exact = outputs(encoder)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = outputs(encoder)
+    for stream, values in half.items():
+        change = float((values.float() - exact[stream]).norm() / exact[stream].norm())
+        _require(change < 0.1, f"the {stream} features change by {100 * change:.0f} % in bfloat16")
+
+
+def check_budget_option(subject: Subject) -> None:
+    """`budget_option` names an option of the class."""
+    option = adapter_class(subject.method).budget_option
+    options = option_model("methods", subject.method).model_fields
+    _require(option is None or option in options, f"`budget_option` is '{option}', which is not an option")
+
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "effect": check_effect,
+    "gradients": check_gradients,
+    "direction": check_direction,
+    "clips": check_clips,
+    "segments": check_segments,
+    "frozen_backbone": check_frozen_backbone,
+    "single_stream": check_single_stream,
+    "saving": check_saving,
+    "bfloat16": check_bfloat16,
+    "budget_option": check_budget_option,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one check on one backbone; `failure` is None if it passed."""
+
+    backbone: str
+    check: str
+    failure: str | None
+
+
+def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
+    """Run all checks on all small backbones."""
+    for backbone in BACKBONES:
+        for name, check in CHECKS.items():
+            yield Outcome(backbone, name, _failure(check, Subject(method, backbone, options)))
+
+
+def _failure(check: Callable[[Subject], None], subject: Subject) -> str | None:
+    try:
+        check(subject)
+    except (ContractError, LavishError) as error:
+        return str(error)
+    except Exception as error:  # whatever the method's own code raises
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _pairs(found: StreamFeatures, expected: StreamFeatures) -> tuple[tuple[Tensor, Tensor], ...]:
+    return (found.tokens, expected.tokens), (found.pooled, expected.pooled)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ContractError(message)
+
+
+def _first(names: set[str]) -> str:
+    return sorted(names)[0] if names else ""
