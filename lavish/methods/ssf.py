@@ -58,9 +58,7 @@ class ScaleShift(Method):
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         return {
-            stream: self.get_submodule(f"{frozen.block}_{frozen.name}_{stream}")(
-                frozen.layer(frozen.tokens)
-            )
+            stream: self.get_submodule(f"{frozen.block}_{frozen.name}_{stream}")(frozen.layer(frozen.tokens))
             for stream, frozen in layers.items()
         }
 

@@ -12,7 +12,7 @@ from lavish.config.options import budget_option, defines
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
-from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig, drawn_sections
+from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, PredictedMasksFigure, TableConfig, drawn_sections
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Pat
                 f"{file}: figure '{figure}': no row of section '{drawn_sections(options)[0]}' is run on task "
                 f"'{options.task or table.task}'"
             )
-        if isinstance(options, ExamplesFigure):
+        if isinstance(options, PredictedMasksFigure):
             _check_examples(options, drawn, f"{file}: figure '{figure}'")
 
 
-def _check_examples(options: ExamplesFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+def _check_examples(options: PredictedMasksFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
     """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
     for variant, config in drawn.items():
         if not defines("tasks", config.task.name, "pictures"):

@@ -113,7 +113,7 @@ def write_examples(run: Path, clips: list[str], predicted: int = 255, **changes:
 
 @pytest.fixture
 def masks(tmp_path: Path) -> dict[str, Any]:
-    figure = {"kind": "examples", "task": MASKS, "clips": 2, "segment": 1}
+    figure = {"kind": "predicted_masks", "task": MASKS, "clips": 2, "segment": 1}
     runs = [write_examples(tmp_path / name, ["x", "y", "z"], value) for name, value in (("a", 255), ("b", 0))]
     return table(figure, row("a", MASKS, runs[0]), row("b", MASKS, runs[1]), row("c", TASK, runs[0]))
 
@@ -143,7 +143,7 @@ def test_examples_that_are_missing_are_said_to_be(masks: dict[str, Any], tmp_pat
 
 def test_a_segment_nobody_annotated_says_so(tmp_path: Path, drawn: list[Figure]) -> None:
     run = write_examples(tmp_path / "a", ["x"], truth=np.full((1, 2, 4, 6), 255, np.uint8))
-    write_figure(table({"kind": "examples", "task": MASKS}, row("a", MASKS, run)), "figure", tmp_path / "a.svg")
+    write_figure(table({"kind": "predicted_masks", "task": MASKS}, row("a", MASKS, run)), "figure", tmp_path / "a.svg")
     assert [text.get_text() for text in drawn[0].axes[1].texts] == ["not\nannotated"]
 
 
