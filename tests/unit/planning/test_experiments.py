@@ -384,7 +384,7 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
                 columns=["metric", "metric@segmentation_s4"],
                 figures={"f": {**FIGURE, "kind": "predicted_masks", "task": "segmentation_s4", "clips": 9}},
             ),
-            "key 'figures.f.examples.clips': 9 clips, but of each run examples of 8 are kept",
+            "key 'figures.f.predicted_masks.clips': 9 clips, but of each run examples of 8 are kept",
         ),
         (
             lambda t: (

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lavish.errors import LavishError
-from lavish.reporting.figures import breakdown, examples, write_figure
+from lavish.reporting.figures import breakdown, predicted_masks, write_figure
 from lavish.reporting.statistics import interval
 
 TASK, MASKS = "question_answering", "segmentation_s4"
@@ -20,7 +20,7 @@ TASK, MASKS = "question_answering", "segmentation_s4"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collect the figures that are written."""
     seen: list[Figure] = []
-    for module in (breakdown, examples):
+    for module in (breakdown, predicted_masks):
 
         def spy(*arguments: Any, draw: Any = module.draw) -> Any:
             canvas = draw(*arguments)
