@@ -19,7 +19,7 @@ SEGMENTS = 2
 ARRANGEMENTS = ("default", "parallel", "sequential")
 
 
-def pictures() -> dict[str, Tensor]:
+def images() -> dict[str, Tensor]:
     """Two clips of two segments in both streams."""
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2 * SEGMENTS, 3, 32, 32, generator=generator) for stream in ("visual", "audio")}
@@ -44,17 +44,17 @@ def move(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
 @torch.no_grad()
 def outputs(encoder: TwoStreamEncoder, **changed: Tensor) -> dict[str, Tensor]:
     """Return all that a head can read of each stream."""
-    features = encoder.eval()({**pictures(), **changed}, SEGMENTS)
+    features = encoder.eval()({**images(), **changed}, SEGMENTS)
     return {stream: torch.cat([f.pooled.flatten(), f.tokens.flatten()]) for stream, f in features.items()}
 
 
 @torch.no_grad()
 def test_at_the_start_the_backbone_is_as_it_was_where_the_method_promises_it(backbone, encoder_of, method):
-    frozen = TwoStreamEncoder(backbone, method="none")(pictures(), SEGMENTS)
+    frozen = TwoStreamEncoder(backbone, method="none")(images(), SEGMENTS)
     adapted = encoder_of().eval()
     unchanged = all(
         found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
-        for stream, features in adapted(pictures(), SEGMENTS).items()
+        for stream, features in adapted(images(), SEGMENTS).items()
         for found, expected in ((features.tokens, frozen[stream].tokens), (features.pooled, frozen[stream].pooled))
     )
     assert unchanged == METHODS[method].frozen_at_start
@@ -79,7 +79,7 @@ def test_only_declared_parameters_get_gradients(encoder_of, direction, arrangeme
     tuned = {id(p) for p in encoder.adapters.tuned_parameters(encoder.backbone)}
     declared |= {name for name, p in encoder.named_parameters() if id(p) in tuned}
     assert declared == trained(encoder).keys()
-    features = encoder(pictures(), SEGMENTS)
+    features = encoder(images(), SEGMENTS)
     generator = torch.Generator().manual_seed(3)
     # What the simplest head reads: a parameter that only other features depend on would be dead weight there.
     loss = sum((f.pooled * torch.randn(f.pooled.shape, generator=generator)).sum() for f in features.values())
@@ -104,8 +104,8 @@ def test_direction_says_what_crosses(encoder_of, method, direction, changes):
 
 def test_clips_do_not_see_each_other(encoder_of, method):
     encoder = move(encoder_of()).eval()
-    both = encoder(pictures(), SEGMENTS)
-    alone = encoder({stream: x[SEGMENTS:] for stream, x in pictures().items()}, SEGMENTS)
+    both = encoder(images(), SEGMENTS)
+    alone = encoder({stream: x[SEGMENTS:] for stream, x in images().items()}, SEGMENTS)
     for stream in alone:
         torch.testing.assert_close(alone[stream].tokens, both[stream].tokens[SEGMENTS:], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone[stream].pooled, both[stream].pooled[SEGMENTS:], atol=1e-5, rtol=1e-4)
@@ -113,7 +113,7 @@ def test_clips_do_not_see_each_other(encoder_of, method):
 
 def test_steps_mix_only_where_the_method_says_so(encoder_of, method):
     encoder = move(encoder_of()).eval()
-    whole, changed = pictures(), pictures()
+    whole, changed = images(), images()
     for stream in changed.values():
         stream[1] = 0  # the second segment of the first clip
     first, second = encoder(whole, SEGMENTS), encoder(changed, SEGMENTS)
@@ -131,7 +131,7 @@ def test_training_leaves_the_frozen_backbone_as_it_was(encoder_of, method):
     frozen |= {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers()}
     optimizer = torch.optim.Adam(trained(encoder).values(), lr=0.1)
     for _ in range(2):
-        sum(features.pooled.square().sum() for features in encoder(pictures(), SEGMENTS).values()).backward()
+        sum(features.pooled.square().sum() for features in encoder(images(), SEGMENTS).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
     after = encoder.backbone.state_dict()
@@ -141,7 +141,7 @@ def test_training_leaves_the_frozen_backbone_as_it_was(encoder_of, method):
 
 def test_a_single_stream_is_the_other_removed(encoder_of, method):
     encoder = move(encoder_of(streams=("visual",))).eval()
-    assert set(encoder({"visual": pictures()["visual"]}, SEGMENTS)) == {"visual"}
+    assert set(encoder({"visual": images()["visual"]}, SEGMENTS)) == {"visual"}
     assert not any("audio" in name for name in trained(encoder))
 
 
