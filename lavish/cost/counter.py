@@ -34,7 +34,7 @@ from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
 from lavish.methods.base import Adapter
 from lavish.models.interfaces import StreamFeatures
-from lavish.tasks.base import Encoded
+from lavish.tasks.base import EncodedBatch
 
 if TYPE_CHECKING:
     from lavish.config.schema import DataConfig
@@ -175,7 +175,7 @@ class _GivenFeatures(nn.Module):
 class _NoHead(nn.Module):
     """Replaces the task, at no cost."""
 
-    def forward(self, encoded: Encoded, _: dict[str, Tensor]) -> list[Tensor]:
+    def forward(self, encoded: EncodedBatch, _: dict[str, Tensor]) -> list[Tensor]:
         # Returns everything, because tracing drops operators that reach no output.
         streams = encoded.streams.values()
         return [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]

@@ -1,4 +1,4 @@
-"""Plain vision transformers of timm: pre-norm blocks over class token and patches."""
+"""timm's plain vision transformers: pre-norm blocks over class token and patches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layer
 class ViTBackbone(Backbone):
     """A timm ``VisionTransformer`` (vit_*, deit*) as a :class:`Backbone`.
 
-    `positions` says how the position embedding meets other input sizes: ``bicubic`` resamples the grid in two
-    dimensions (timm), ``linear`` stretches the sequence, class token included (the published LAVISH code).
+    `positions` is how the position embedding is resized for other input sizes: ``bicubic`` resizes the grid in two
+    dimensions (timm), ``linear`` resizes the sequence, class token included (the published LAVISH code).
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class ViTBackbone(Backbone):
         self.stage_ends = quarters(len(model.blocks))
         self.num_prefix_tokens = model.num_prefix_tokens
         self.positions = positions
-        # Each stream's picture has its own size: timm then resamples the position embedding to the patch grid.
+        # The streams may differ in image size: timm then resizes the position embedding to the patch grid.
         model.dynamic_img_size = True
 
     def embed(self, images: Tensor) -> Tensor:
-        return self._placed(self._patches(images))
+        return self._add_positions(self._patches(images))
 
     def embedding_layers(self, images: Tensor) -> Layers:
-        return self._placed((yield FrozenLayer("patch_embed", None, self._patches, images)))
+        return self._add_positions((yield FrozenLayer("patch_embed", None, self._patches, images)))
 
     def _patches(self, images: Tensor) -> Tensor:
-        # The convolution itself, because timm's wrapper refuses pictures that are no multiple of the patch
-        # (the published spectrograms are 102 frames wide); the remainder falls off the edge.
+        # The convolution itself, because timm's wrapper raises an error for images that are not a multiple of the patch
+        # (the published spectrograms have 102 frames); the remainder is ignored.
         embed = self.model.patch_embed
         return embed.norm(embed.proj(images).permute(0, 2, 3, 1))
 
-    def _placed(self, patches: Tensor) -> Tensor:
+    def _add_positions(self, patches: Tensor) -> Tensor:
         model = self.model
         if self.positions == "bicubic":
             return model.norm_pre(model._pos_embed(patches))
@@ -107,8 +107,8 @@ class ViTBackbone(Backbone):
         if type(block.attn) is not Attention or block.attn.gate is not None or type(block.mlp) is not Mlp:
             raise LavishError(
                 f"backbone.model '{self._name}': its blocks have {type(block.attn).__name__} and "
-                f"{type(block.mlp).__name__}, not timm's plain attention and feed-forward layer, so nothing can act on "
-                "single layers; choose an adapter that acts beside sublayers, or another backbone"
+                f"{type(block.mlp).__name__}, not timm's plain attention and feed-forward layer, so single layers "
+                "cannot be changed; choose an adapter beside sublayers, or another backbone"
             )
         return block
 
@@ -146,5 +146,5 @@ class ViTBackbone(Backbone):
         patch = self.model.patch_embed.patch_size
         rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
         if rows == 0 or columns == 0:
-            raise LavishError(f"a picture of {image_size[0]} x {image_size[1]} is smaller than a patch {tuple(patch)}")
+            raise LavishError(f"an image of {image_size[0]} x {image_size[1]} is smaller than a patch {tuple(patch)}")
         return ((rows, columns),) * self.num_blocks

@@ -146,16 +146,16 @@ def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Pat
                 f"'{options.task or table.task}'"
             )
         if isinstance(options, PredictedMasksFigure):
-            _check_examples(options, drawn, f"{file}: figure '{figure}'")
+            _check_predicted_masks(options, drawn, f"{file}: figure '{figure}'")
 
 
-def _check_examples(options: PredictedMasksFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
-    """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
+def _check_predicted_masks(options: PredictedMasksFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+    """Raise an error for a figure of masks that a task does not predict, or of a segment that clips do not have."""
     for variant, config in drawn.items():
-        if not defines("tasks", config.task.name, "pictures"):
+        if not defines("tasks", config.task.name, "predicted_masks"):
             raise LavishError(
-                f"{where}: row '{variant}': task '{config.task.name}' draws no pictures, and figures of 'examples' "
-                "show nothing else: choose another kind or task"
+                f"{where}: row '{variant}': task '{config.task.name}' predicts no masks: choose another kind of figure "
+                "or another task"
             )
         if options.segment >= config.data.segments:
             raise LavishError(

@@ -118,7 +118,7 @@ def encoder(direction: str = "both", depth: int = 4, **options) -> TwoStreamEnco
     return TwoStreamEncoder(backbone, method="av_moe", options=options, direction=direction, segments=SEGMENTS)
 
 
-def pictures() -> dict[str, Tensor]:
+def images() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2 * SEGMENTS, 3, 32, 32, generator=generator) for stream in ("visual", "audio")}
 
@@ -148,7 +148,7 @@ def test_only_what_is_used_is_built(direction, cross, unimodal, experts, router,
     with torch.no_grad():
         for parameter in model.adapters.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
-    sum(f.tokens.square().sum() for f in model(pictures(), SEGMENTS).values()).backward()
+    sum(f.tokens.square().sum() for f in model(images(), SEGMENTS).values()).backward()
     assert all(p.grad is not None for p in model.adapters.parameters())
 
 
@@ -166,7 +166,7 @@ def test_zero_experts_are_an_error():
 def test_routers_have_no_gradient_while_the_gates_are_zero():
     model = encoder(skip=1).train()
     generator = torch.Generator().manual_seed(3)
-    found = model(pictures(), SEGMENTS)
+    found = model(images(), SEGMENTS)
     sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in found.values()).backward()
     moved = {name for name, p in model.adapters.named_parameters() if p.grad.any()}
     assert moved == {name for name, _ in model.adapters.named_parameters() if name.endswith("bottleneck.gate")}
@@ -174,18 +174,18 @@ def test_routers_have_no_gradient_while_the_gates_are_zero():
 
 def test_balancing_loss_in_training_only():
     plain = encoder().train()
-    plain(pictures(), SEGMENTS)
+    plain(images(), SEGMENTS)
     assert plain.auxiliary_loss is None
     model = encoder(balance=0.5).train()
     routers = [module.router for module in model.adapters.children() if isinstance(module, Mixture)]
     for router in routers:
         nn.init.zeros_(router[-1].weight)
         router[-1].bias.data = torch.tensor([0.0, 2.0])
-    model(pictures(), SEGMENTS)
+    model(images(), SEGMENTS)
     each = (0.5 * (0.5 / torch.tensor([0.0, 2.0]).softmax(dim=0)).log()).sum()
     assert len(routers) == 2 * 2 * 2  # blocks, positions, streams
     torch.testing.assert_close(model.auxiliary_loss, 0.5 * len(routers) * each)
-    model.eval()(pictures(), SEGMENTS)
+    model.eval()(images(), SEGMENTS)
     assert model.auxiliary_loss is None
 
 
@@ -204,10 +204,10 @@ def test_router_noise_in_training_only():
     for parameter in model.adapters.parameters():
         nn.init.normal_(parameter, std=0.2)
     model.eval()
-    first, second = (model(pictures(), SEGMENTS)["audio"].tokens for _ in range(2))
+    first, second = (model(images(), SEGMENTS)["audio"].tokens for _ in range(2))
     assert torch.equal(first, second)
     for module in model.adapters.modules():
         if isinstance(module, Mixture):
             module.training = True
-    first, second = (model(pictures(), SEGMENTS)["audio"].tokens for _ in range(2))
+    first, second = (model(images(), SEGMENTS)["audio"].tokens for _ in range(2))
     assert not torch.equal(first, second)

@@ -86,9 +86,9 @@ def test_descriptor_is_taken_from_the_other_stream_at_the_same_layer():
     described = {}
     for name, update in moved(encoder.adapters).updates.items():
         update.register_forward_hook(lambda module, inputs, _, name=name: described.__setitem__(name, inputs[1]))
-    pictures = {stream: torch.randn(2, 3, 16, 16) for stream in STREAMS}
-    before = encoder.backbone.embed(pictures["audio"])
-    encoder(pictures)
+    images = {stream: torch.randn(2, 3, 16, 16) for stream in STREAMS}
+    before = encoder.backbone.embed(images["audio"])
+    encoder(images)
     torch.testing.assert_close(described["0_qkv_visual"], before[:, 0])
     assert torch.equal(described["0_fc1_visual"], described["0_fc2_visual"])
     assert not torch.allclose(described["0_fc1_visual"], before[:, 0], atol=1e-3)

@@ -210,7 +210,7 @@ def encoder(pool: str = "token", **options) -> TwoStreamEncoder:
     return TwoStreamEncoder(backbone, method="dg_sct", options={"latents": 4, **options}, segments=2)
 
 
-def pictures(rows: int = 4) -> dict[str, Tensor]:
+def images(rows: int = 4) -> dict[str, Tensor]:
     return {stream: torch.randn(rows, 3, 32, 32) for stream in ("visual", "audio")}
 
 
@@ -219,7 +219,7 @@ def test_last_adapter_pools_the_features(pool):
     model = encoder(pool, temporal_gates="none").eval()
     seen = []
     model.adapters.get_submodule("1_ffn_audio_guide").register_forward_hook(lambda *call: seen.append(call[-1][1]))
-    found = model(pictures(), 2)["audio"]
+    found = model(images(), 2)["audio"]
     assert seen[0].shape == (4, 17 if pool == "token" else 16, 1)
     expected = (seen[0] * found.tokens).sum(dim=1)
     torch.testing.assert_close(found.pooled, model.backbone.model.fc_norm(expected), rtol=1e-4, atol=1e-5)
@@ -232,14 +232,14 @@ def test_without_an_adapter_in_the_last_block_the_backbone_pools():
     model = TwoStreamEncoder(
         backbone, method="dg_sct", options={"temporal_gates": "none"}, layers="first 1", segments=2
     ).eval()
-    found = model(pictures(), 2)["audio"]
+    found = model(images(), 2)["audio"]
     assert torch.equal(found.pooled, backbone.pool(found.tokens))
 
 
 def test_only_gates_have_gradients_in_the_first_step():
     model = encoder(temporal_gates="none").train()
     generator = torch.Generator().manual_seed(3)
-    found = model(pictures(), 2)
+    found = model(images(), 2)
     sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in found.values()).backward()
     moved = {name for name, p in model.adapters.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {

@@ -23,7 +23,7 @@ def encoder_of(*, moved: bool = True, **options) -> TwoStreamEncoder:
     return encoder.eval()
 
 
-def pictures() -> dict[str, Tensor]:
+def images() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2, 3, 16, 16, generator=generator) for stream in ("visual", "audio")}
 
@@ -37,11 +37,11 @@ def read(queries: Tensor, keys: Tensor) -> Tensor:
 def test_equations():
     encoder = encoder_of(latents=3, layers=2)
     method, model = encoder.adapters, encoder.backbone.model
-    found = encoder(pictures())
-    plain = TwoStreamEncoder(encoder.backbone, method="none")(pictures())
+    found = encoder(images())
+    plain = TwoStreamEncoder(encoder.backbone, method="none")(images())
     outputs = {}
-    for stream, images in pictures().items():
-        x = model.blocks[0](encoder.backbone.embed(images))
+    for stream, x in images().items():
+        x = model.blocks[0](encoder.backbone.embed(x))
         outputs[stream] = [x := block(x) for block in model.blocks[1:]]
     for stream, other in (("visual", "audio"), ("audio", "visual")):
         for row in range(2):
@@ -72,7 +72,7 @@ def test_no_gradient_enters_the_encoder():
     for adapters in (encoder.adapters, None):
         encoder.adapters = adapters
         encoder.backbone.requires_grad_(True).zero_grad()
-        features = encoder(pictures())
+        features = encoder(images())
         generator = torch.Generator().manual_seed(2)
         sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in features.values()).backward()
         gradients.append(encoder.backbone.model.patch_embed.proj.weight.grad.clone())
@@ -81,7 +81,7 @@ def test_no_gradient_enters_the_encoder():
 
 def test_gradients_of_the_first_step():
     encoder = encoder_of(moved=False, orthogonality=0.0).train()
-    features = encoder(pictures())
+    features = encoder(images())
     assert encoder.auxiliary_loss is None
     sum((f.tokens * torch.randn(f.tokens.shape)).sum() for f in features.values()).backward()
     learning = {name.split(".")[2] for name, p in encoder.adapters.named_parameters() if p.grad.any()}
@@ -97,16 +97,16 @@ def test_overlap_of_orthogonal_and_of_equal_tokens():
 
 def test_auxiliary_loss_in_training_only():
     encoder = encoder_of(orthogonality=0.5)
-    encoder(pictures())
+    encoder(images())
     assert encoder.auxiliary_loss is None
-    encoder.train()(pictures())
+    encoder.train()(images())
     half = encoder.auxiliary_loss.detach()
     assert 0 < half < 0.5
     encoder.adapters.orthogonality = 1.0
-    encoder(pictures())
+    encoder(images())
     torch.testing.assert_close(encoder.auxiliary_loss.detach(), 2 * half)
     alone = encoder_of(latents=1).train()
-    alone(pictures())
+    alone(images())
     assert alone.auxiliary_loss is None  # a single token has nothing to be orthogonal to
 
 
@@ -115,7 +115,7 @@ def test_training_on_the_auxiliary_loss_lowers_the_overlap():
     optimizer = torch.optim.Adam(encoder.adapters.distil.parameters(), lr=0.02)
     losses = []
     for _ in range(20):
-        encoder(pictures())
+        encoder(images())
         encoder.auxiliary_loss.backward()
         losses.append(encoder.auxiliary_loss.item())
         optimizer.step()

@@ -81,16 +81,16 @@ def test_block_equals_its_equations():
         build_backbone("vit", VIT, 16), method="stg_cma", options={"reduction": 4}, segments=SEGMENTS
     )
     method, frozen = moved(encoder.adapters), encoder.backbone.model.blocks[0]
-    pictures = {stream: torch.randn(2 * SEGMENTS, 3, 16, 16) for stream in STREAMS}
-    found = encoder.eval()(pictures, SEGMENTS)
+    images = {stream: torch.randn(2 * SEGMENTS, 3, 16, 16) for stream in STREAMS}
+    found = encoder.eval()(images, SEGMENTS)
 
     def bottleneck(kind: str, stream: str) -> tuple:
         down = method.down[f"0_{kind}_{stream}"][0]
         return (lambda z: functional.gelu(z @ down.weight.T + down.bias)), method.up[f"0_{kind}_{stream}"]
 
     tokens = {}
-    for stream in pictures:
-        x = encoder.backbone.embed(pictures[stream])
+    for stream in images:
+        x = encoder.backbone.embed(images[stream])
         x = torch.stack([row + method.positions[stream][segment % SEGMENTS] for segment, row in enumerate(x)])
         inner, up = bottleneck("temporal", stream)
         mixed = x.clone()
@@ -162,8 +162,8 @@ def test_fewer_segments_than_it_was_built_for():
             build_backbone(name, spec, size), method="stg_cma", options={"reduction": 4}, segments=SEGMENTS
         )
         moved(encoder.adapters)
-        pictures = {stream: torch.randn(2, 3, size, size) for stream in STREAMS}
-        assert encoder.eval()(pictures, 2)["visual"].tokens.isfinite().all()
+        images = {stream: torch.randn(2, 3, size, size) for stream in STREAMS}
+        assert encoder.eval()(images, 2)["visual"].tokens.isfinite().all()
 
 
 def test_drop_probability_rises_with_the_block():

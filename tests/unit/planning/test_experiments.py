@@ -370,7 +370,7 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
         (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
         (
             lambda t: t.update(figures={"f": {**FIGURE, "kind": "predicted_masks"}}),
-            "figure 'f': row 'lavish': task 'event_localization' draws no pictures, and figures of 'examples' show",
+            "figure 'f': row 'lavish': task 'event_localization' predicts no masks: choose another kind of figure",
         ),
         (
             lambda t: t.update(
