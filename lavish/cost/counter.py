@@ -21,7 +21,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,13 @@ from torch import Tensor, nn
 
 from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
-from lavish.models.interfaces import StreamFeatures
+from lavish.learner.model import AudioVisualModel
+from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.base import Encoded
 
 if TYPE_CHECKING:
     from lavish.config.schema import DataConfig
-    from lavish.learner.model import AudioVisualModel
+    from lavish.learner.encoder import TwoStreamEncoder
     from lavish.models.backbones.base import Backbone
 
 _Counts = dict[str, Counter[str]]
@@ -132,14 +133,39 @@ def count_backbone(backbone: Backbone, size: int, classifiers: int, classes: int
     }
 
 
+def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> dict[str, Any]:
+    """Count an encoder without a head, for frames and spectrograms of these sizes; the result is that of :func:`count`."""
+    statistics = ([0.5] * 3, [0.5] * 3)
+    head: Any = _NoHead()
+    model = AudioVisualModel(encoder, head, frame_statistics=statistics, audio_statistics=(0.0, 1.0))
+    training = encoder.training
+    try:
+        return count(model.to(next(encoder.parameters()).device), _clips(model, sizes), segments)
+    finally:
+        encoder.train(training)
+
+
 def example_clips(model: AudioVisualModel, data: DataConfig, audio_feature_dim: int = 0) -> Callable[[int], Batch]:
     """Return what makes a batch of one clip and one unit of a number of segments: sizes count, values do not."""
-    size, sound, streams = data.frame_size, data.spectrogram, model.encoder.streams
+    sound = data.spectrogram
+    sizes: dict[Stream, tuple[int, int]] = {
+        "visual": (data.frame_size, data.frame_size),
+        "audio": (sound.mel_bins, sound.frames),
+    }
+    return _clips(model, sizes, audio_feature_dim)
+
+
+def _clips(
+    model: AudioVisualModel, sizes: Mapping[Stream, tuple[int, int]], audio_feature_dim: int = 0
+) -> Callable[[int], Batch]:
+    streams, device = model.encoder.streams, model.frame_mean.device
 
     def clip(segments: int) -> Batch:
         return Batch(
-            frames=torch.zeros(1, segments, size, size, 3, dtype=torch.uint8) if "visual" in streams else None,
-            log_mels=torch.zeros(1, segments, sound.mel_bins, sound.frames) if "audio" in streams else None,
+            frames=torch.zeros(1, segments, *sizes["visual"], 3, dtype=torch.uint8, device=device)
+            if "visual" in streams
+            else None,
+            log_mels=torch.zeros(1, segments, *sizes["audio"], device=device) if "audio" in streams else None,
             audio_features=torch.zeros(1, segments, audio_feature_dim) if audio_feature_dim else None,
             targets=model.task.example_inputs(),
             units=np.zeros(1, np.int64),
@@ -181,12 +207,16 @@ class _NoHead(nn.Module):
     """Stands in for the task, at no cost."""
 
     def forward(self, encoded: Encoded, _: dict[str, Tensor]) -> list[Tensor]:
-        # All of it, because what reaches no output is not traced.
+        # All of it, because what reaches no output is not traced. Products, because a traced output must be computed.
         streams = encoded.streams.values()
-        return [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
+        everything = [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
+        return [1 * tensor for tensor in everything]
 
     def example_inputs(self) -> dict[str, Tensor]:
         return {}
+
+    def unused_parameters(self) -> int:
+        return 0
 
 
 def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> _Counts:

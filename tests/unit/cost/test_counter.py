@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lavish.config.options import class_attribute
-from lavish.config.sources import available
 from lavish.config.schema import RunConfig
+from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.cost import counter as cost
 from lavish.errors import LavishError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lavish.config.sources import available
 from lavish.config.schema import RunConfig
+from lavish.config.sources import available
 from lavish.planning.experiments import Experiments, load, task_defaults
 
 CONFIG = Path("config/config.yaml")
