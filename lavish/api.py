@@ -159,8 +159,8 @@ def load_results(results: str | PathLike[str]) -> pd.DataFrame:
     `backbone`, `direction` and `modalities` (of its configuration; missing where the record has none), `seed`, `split`,
     `metric`, `value`, `best_epoch`, the counts of cost.json (`trainable_params`, `total_params`, `adapter_params`,
     `adapter_macs`, `total_macs`; missing where the cost has not been counted) and one `measures.<name>` per further
-    measure. `task` is the key under `tasks` in the configuration, such as `segmentation_s4`. Raises LavishError when the
-    folder does not exist or a file in it is invalid.
+    measure. `task` is the key under `tasks` in the configuration, such as `segmentation_s4`. Raises LavishError when
+    the folder does not exist or a file in it is invalid.
     """
     import pandas as pd
 

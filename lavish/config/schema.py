@@ -299,7 +299,8 @@ def check_fusion(method: str, fusion: FusionConfig) -> None:
     """Raise ValueError if a method can neither be placed nor directed as `fusion` says."""
     if fusion.direction in ("a2v", "v2a") and method != "none" and not is_cross_modal(method):
         raise ValueError(
-            f"fusion.direction is '{fusion.direction}', but adapter '{method}' never reads the other stream: leave it out"
+            f"fusion.direction is '{fusion.direction}', but adapter '{method}' never reads the other stream: "
+            "leave it out"
         )
     for key in ("position", "arrangement"):
         said = getattr(fusion, key)

@@ -1,4 +1,4 @@
-"""The source files of methods, tasks and audio encoders: in this package, named by path, or installed by a distribution.
+"""The source files of methods, tasks and audio encoders: built-in, named by path, or installed by a distribution.
 
 Methods and tasks from outside come from a file that the configuration or the command line names (:func:`add_file`), or
 from an entry point in the group ``lavish.methods`` or ``lavish.tasks``. Nothing is imported until :func:`load_module`.
@@ -25,7 +25,7 @@ _NOT_A_METHOD = ("base", "registry", "build")
 
 
 class SourceError(LavishError, ValueError):
-    """A method or task that does not exist or cannot be read. As a ValueError, it is reported with its key by pydantic."""
+    """A method or task that does not exist or cannot be read; a ValueError too, so that pydantic adds the key."""
 
 
 @dataclass(frozen=True)

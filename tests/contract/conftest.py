@@ -1,11 +1,11 @@
-"""Every method on every small backbone."""
+"""Every method meets every backbone."""
 
 from __future__ import annotations
 
 import pytest
 
-from lavish.checks.method import BACKBONES, Subject, small_backbone
-from lavish.config.sources import built_in
+from lavish.checks.methods import BACKBONES, OPTIONS, Subject
+from lavish.methods.registry import methods
 from lavish.models.backbones.base import Backbone
 from tests.contract.expectations import METHODS
 
@@ -17,16 +17,16 @@ def backbone_name(request) -> str:
 
 @pytest.fixture
 def backbone(backbone_name) -> Backbone:
-    return small_backbone(backbone_name)
+    return Subject("none", backbone_name).frozen_backbone()
 
 
-@pytest.fixture(params=built_in("methods"))
+@pytest.fixture(params=methods())
 def method(request) -> str:
     assert request.param in METHODS, f"tests/contract/expectations.py has no row for '{request.param}'"
     return request.param
 
 
 @pytest.fixture
-def subject(method, backbone_name) -> Subject:
-    """The method on the backbone, with options that suit it."""
-    return Subject(method, backbone_name, METHODS[method].options)
+def subject(backbone_name, method) -> Subject:
+    """The method on the backbone, with the options that fit the small backbones."""
+    return Subject(method, backbone_name, OPTIONS.get(method, {}))
