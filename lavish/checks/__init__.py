@@ -1,1 +1,1 @@
-"""Checks that every method has to pass, for the tests and for `lavish check-method`."""
+"""The contract of a method as checks, run by `lavish check-method` and by the contract tests."""

@@ -1,4 +1,4 @@
-"""`lavish show`, `lavish methods` and `lavish check-method`: a run's inputs, the costs of methods, a method's contract."""
+"""Commands that print something: `lavish show`, `lavish methods` and `lavish check-method`."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _check_method(options: argparse.Namespace) -> int:
-    from lavish.checks.methods import run_checks
+    import torch
 
+    from lavish.checks.method import SMALL_OPTIONS, check_method
+
+    torch.set_num_threads(1)  # the tensors are too small for more
     is_file = options.method.endswith(".py")
     name = add_source("methods", Path(options.method)) if is_file else options.method
+    values = read_values(options.options, "--options") if options.options else SMALL_OPTIONS.get(name, {})
     failed = False
-    values = None if options.options is None else read_values(options.options, "--options")
-    for backbone, check, problem in run_checks(name, values):
-        failed = failed or problem is not None
-        print(
-            f"{'ok' if problem is None else 'FAILED':<8}{backbone:<20}{check}{f': {problem}' if problem else ''}",
-            flush=True,
-        )
+    for outcome in check_method(name, values):
+        failed = failed or outcome.failure is not None
+        result = "passed" if outcome.failure is None else f"FAILED: {outcome.failure}"
+        print(f"{outcome.backbone:<20}{outcome.check:<17}{result}", flush=True)
     return int(failed)
 
 

@@ -1,11 +1,11 @@
-"""Every method meets every backbone."""
+"""Every method on every small backbone."""
 
 from __future__ import annotations
 
 import pytest
 
-from lavish.checks.methods import BACKBONES, OPTIONS, Subject
-from lavish.methods.registry import methods
+from lavish.checks.method import BACKBONES, SMALL_OPTIONS, Subject, small_backbone
+from lavish.config.sources import built_in
 from lavish.models.backbones.base import Backbone
 from tests.contract.expectations import METHODS
 
@@ -17,16 +17,16 @@ def backbone_name(request) -> str:
 
 @pytest.fixture
 def backbone(backbone_name) -> Backbone:
-    return Subject("none", backbone_name).frozen_backbone()
+    return small_backbone(backbone_name)
 
 
-@pytest.fixture(params=methods())
+@pytest.fixture(params=built_in("methods"))
 def method(request) -> str:
     assert request.param in METHODS, f"tests/contract/expectations.py has no row for '{request.param}'"
     return request.param
 
 
 @pytest.fixture
-def subject(backbone_name, method) -> Subject:
-    """The method on the backbone, with the options that fit the small backbones."""
-    return Subject(method, backbone_name, OPTIONS.get(method, {}))
+def subject(method, backbone_name) -> Subject:
+    """The method on the backbone, with options that suit it."""
+    return Subject(method, backbone_name, SMALL_OPTIONS.get(method, {}))

@@ -36,7 +36,7 @@ class Expectation:
     parameters: Callable[[list[Sizes], int], int]
     """The closed formula: trainable parameters for both streams, from the sizes of all blocks and a clip's segments."""
     frozen_at_start: bool = True
-    """Whether nothing changes before the first optimizer step."""
+    """Whether nothing changes before the first training segment."""
 
 
 def each_block(formula: Callable[[Sizes], int]) -> Callable[[list[Sizes], int], int]:
@@ -179,7 +179,7 @@ def _molt(blocks: list[Sizes], _: int) -> int:
 
 
 METHODS: dict[str, Expectation] = {
-    # These give the head features over time in place of the backbone's.
+    # Both give the head features over time in place of the backbone's.
     "av_moe": Expectation(_av_moe, frozen_at_start=False),
     "bitfit": Expectation(_biases),
     "cola": Expectation(each_block(_cola)),
