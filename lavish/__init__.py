@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lavish.api import available_methods, available_tasks, compare, load_results
+    from lavish.api import available_methods, available_tasks, build_encoder, compare, count_cost, load_results
 
 __version__ = "0.1.0"
 
-__all__ = ["available_methods", "available_tasks", "compare", "load_results"]
+__all__ = ["available_methods", "available_tasks", "build_encoder", "compare", "count_cost", "load_results"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
+from lavish.config.options import add_source
+from lavish.config.schema import AdapterConfig, BackboneConfig, FusionConfig, check_fusion
 from lavish.config.sources import available
+from lavish.config.validation import parse
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lavish.learner.model import ClipEncoder
+    from lavish.models.backbones.base import Backbone
+    from lavish.models.interfaces import Stream
+    from lavish.reporting.records import Cost
     from lavish.reporting.statistics import PairedTest
 
 
@@ -25,13 +34,133 @@ def available_tasks() -> list[str]:
     return available("tasks")
 
 
+def build_encoder(
+    backbone: str,
+    *,
+    method: str | PathLike[str] = "lavish",
+    options: Mapping[str, Any] | None = None,
+    direction: Literal["both", "a2v", "v2a", "none"] = "both",
+    position: Literal["default", "both", "attention", "ffn"] = "default",
+    arrangement: Literal["default", "parallel", "sequential"] = "default",
+    layers: str | Sequence[int] = "all",
+    modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual",
+    weights: str | PathLike[str] | Mapping[str, Any] = "pretrained",
+    spec: Mapping[str, Any] | None = None,
+    frame_size: int | None = None,
+    spectrogram_size: tuple[int, int] | None = None,
+    segments: int = 10,
+) -> ClipEncoder:
+    """Build a frozen image transformer that encodes frames and spectrograms, with a trainable adaptation method.
+
+    Call the result with frames (B, S, 3, H, W) and spectrograms (B, S, mel bins, analysis frames) of B clips of S
+    segments; see :class:`lavish.learner.model.ClipEncoder`. The trainable parameters are sampled from torch's current
+    random state.
+
+    Args:
+        backbone: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' with a `spec`.
+        method: one of :func:`available_methods`, the path of a file with a method, or 'none' for the frozen backbone.
+        options: of the method; docs/methods.md lists them.
+        direction: 'both', audio to visual ('a2v'), visual to audio ('v2a'), or 'none'.
+        position, arrangement: the sublayers with adapters, and whether these read a sublayer's input or its output.
+        layers: the blocks to adapt: 'all', 'first 4', 'last 4' or a list of indices.
+        modalities: the streams of the encoder.
+        weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the
+            configuration key `backbone.weights`, for example with `revision` and `sha256`.
+        spec: constructor arguments of an explicit small 'vit' or 'swinv2'.
+        frame_size: height and width of the frames in pixels, by default those of the pretraining.
+        spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames.
+        segments: of a clip.
+
+    Raises:
+        LavishError: an unknown name, an option that does not fit, or weights that are missing or do not fit.
+    """
+    from lavish.learner.build import streams_of
+    from lavish.learner.encoder import TwoStreamEncoder
+    from lavish.learner.model import ClipEncoder
+
+    if str(method).endswith(".py"):
+        method = add_source("methods", Path(method))
+    where = "build_encoder"
+    adapter = parse(AdapterConfig, {"method": str(method), "options": dict(options or {})}, where)
+    fusion_values = {"direction": direction, "position": position, "arrangement": arrangement}
+    layers = layers if isinstance(layers, str) else list(layers)
+    fusion = parse(FusionConfig, {**fusion_values, "layers": layers}, where)
+    try:
+        check_fusion(adapter.method, fusion)
+    except ValueError as error:
+        raise LavishError(f"{where}: {error}") from None
+    if weights == "pretrained":
+        weights = {"source": "hub"}
+    elif weights == "random":
+        weights = {"source": "random"}
+    elif not isinstance(weights, Mapping):
+        weights = {"source": "file", "path": weights}
+    config = parse(BackboneConfig, {"model": backbone, "spec": dict(spec or {}), "weights": weights}, where)
+    side = frame_size or _pretrained_size(config)
+    sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": spectrogram_size or (side, side)}
+    encoder = TwoStreamEncoder(
+        _backbone(config, side),
+        streams=streams_of(modalities),
+        method=adapter.method,
+        options=adapter.options,
+        direction=fusion.direction,
+        position=fusion.position,
+        arrangement=fusion.arrangement,
+        layers=fusion.layers,
+        sizes=sizes,
+        segments=segments,
+    )
+    return ClipEncoder(encoder, sizes, segments)
+
+
+def _pretrained_size(config: BackboneConfig) -> int:
+    """Return the side of the images that a backbone is made for, in pixels."""
+    import timm
+
+    if config.model in ("vit", "swinv2"):
+        return config.spec.get("img_size", 224)
+    pretrained = timm.get_pretrained_cfg(config.model)
+    return pretrained.input_size[-1] if pretrained else 224
+
+
+def _backbone(config: BackboneConfig, side: int) -> Backbone:
+    from lavish.models.backbones.build import build_backbone
+    from lavish.training.jobs import provide_weights
+
+    if config.weights.source == "random":
+        return build_backbone(config.model, config.spec, side)
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "weights.safetensors")
+        provide_weights(config, file)
+        return build_backbone(config.model, config.spec, side, weights=file)
+
+
+def count_cost(encoder: ClipEncoder, segments: int | None = None) -> Cost:
+    """Count the parameters of an encoder and its multiply-adds on one clip, as the tables of this project do.
+
+    `adapter_macs` is what the method adds to the backbone on both streams. `segments` is the length of the clip, by
+    default that of the encoder. A multiply-add counts once; see :mod:`lavish.cost.counter`.
+
+    Raises:
+        LavishError: the method uses an operator whose multiply-adds the counter does not know.
+    """
+    from lavish.cost.counter import count_encoder
+    from lavish.reporting.records import Cost
+
+    counts = count_encoder(encoder.encoder, encoder.sizes, segments or encoder.segments)
+    others = {name: counts[name] for name in ("adapter_macs_without_norms", "total_macs_without_norms")}
+    return Cost(**{name: counts[name] for name in _COUNTS}, others=others)
+
+
 def load_results(results: str | PathLike[str]) -> pd.DataFrame:
     """Return the evaluated runs below a folder, one row per run, seed and split.
 
-    The columns are `run` (the run's folder), `seed`, `split`, `metric`, `value`, `best_epoch`, the counts of cost.json
-    (`trainable_params`, `total_params`, `adapter_params`, `adapter_macs`, `total_macs`; missing where the cost has not
-    been counted) and one `measures.<name>` per further measure. Raises LavishError when the folder does not exist or a
-    file in it is invalid.
+    The columns are `run` (the run's folder), `variant` (the row of the table that named it), `task`, `method`,
+    `backbone`, `direction` and `modalities` (of its configuration; missing where the record has none), `seed`, `split`,
+    `metric`, `value`, `best_epoch`, the counts of cost.json (`trainable_params`, `total_params`, `adapter_params`,
+    `adapter_macs`, `total_macs`; missing where the cost has not been counted) and one `measures.<name>` per further
+    measure. `task` is the key under `tasks` in the configuration, such as `segmentation_s4`. Raises LavishError when
+    the folder does not exist or a file in it is invalid.
     """
     import pandas as pd
 
@@ -46,20 +175,32 @@ def load_results(results: str | PathLike[str]) -> pd.DataFrame:
         record, evaluation = read_record(training), read_evaluation(training, split)
         row = {
             "run": str(training.parent),
+            **_choices(training.parent.resolve().name, record.values.get("config")),
             "seed": record.seed,
             "split": split,
             "metric": evaluation.metric,
             "value": evaluation.value,
             "best_epoch": record.best_epoch,
         }
-        counts = ("trainable_params", "total_params", "adapter_params", "adapter_macs", "total_macs")
         try:
             cost = read_cost(training.parent)
-            row |= {name: getattr(cost, name) for name in counts}
+            row |= {name: getattr(cost, name) for name in _COUNTS}
         except MissingResult:
-            row |= dict.fromkeys(counts)
+            row |= dict.fromkeys(_COUNTS)
         rows.append(row | {f"measures.{name}": value for name, value in evaluation.measures.items()})
     return pd.DataFrame(rows)
+
+
+_COUNTS = ("trainable_params", "total_params", "adapter_params", "adapter_macs", "total_macs")
+
+
+def _choices(run: str, config: Mapping[str, Any] | None) -> dict[str, str | None]:
+    """Return what tells runs apart, from the name <task>-<variant>-<hash> of a run and its resolved configuration."""
+    task, variant = run.split("-")[:2] if run.count("-") == 2 else (None, None)
+    keys = {"method": ("adapter", "method"), "backbone": ("backbone", "model"), "direction": ("fusion", "direction")}
+    values: Mapping[str, Any] = config or {}
+    chosen = {name: values.get(section, {}).get(key) for name, (section, key) in keys.items()}
+    return {"task": task, "variant": variant, **chosen, "modalities": values.get("modalities")}
 
 
 def compare(a: str | PathLike[str], b: str | PathLike[str], split: str = "test") -> PairedTest:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lavish.config.options import has_places, option_model
+from lavish.config.options import check_options, has_places, option_model
+from lavish.cost.counter import count_encoder
 from lavish.errors import LavishError
 from lavish.learner.encoder import Direction, TwoStreamEncoder
 from lavish.methods.registry import adapter_class
@@ -32,6 +33,19 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
 }  # fmt: skip
+SMALL_OPTIONS: dict[str, dict[str, Any]] = {
+    "av_moe": {"skip": 1, "balance": 0.01, "temporal_width": 8},
+    "cola": {"rank": 4, "alpha": 2.0, "reduction": 4},
+    "compacter": {"reduction": 4},
+    "dg_sct": {"temporal_width": 8},
+    # At full size, updates along (1, ..., 1) would leave nothing but rounding in the cosines of Swin V2's queries.
+    "lora": {"alpha": 2.0},
+    "mbt": {"layers": 2},
+    "molt": {"layers": 2, "latents": 3},
+    "sequential": {"reduction": 4},
+    "stg_cma": {"reduction": 4},
+}
+"""Options of built-in methods that suit these backbones, if the defaults do not."""
 _READERS: dict[Direction, set[Stream]] = {
     "both": {"visual", "audio"},
     "a2v": {"visual"},
@@ -251,6 +265,11 @@ def check_budget_option(subject: Subject) -> None:
     _require(option is None or option in options, f"`budget_option` is '{option}', which is not an option")
 
 
+def check_cost(subject: Subject) -> None:
+    """Every operator of the method is one whose multiply-adds can be counted."""
+    count_encoder(subject.encoder(), dict.fromkeys(STREAMS, (SIDE, SIDE)), SEGMENTS)
+
+
 CHECKS: dict[str, Callable[[Subject], None]] = {
     "effect": check_effect,
     "gradients": check_gradients,
@@ -262,6 +281,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "saving": check_saving,
     "bfloat16": check_bfloat16,
     "budget_option": check_budget_option,
+    "cost": check_cost,
 }
 
 
@@ -275,19 +295,27 @@ class Outcome:
 
 
 def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
-    """Run all checks on all small backbones."""
+    """Run all checks on all small backbones; on one that the method cannot be built for, nothing else is checked.
+
+    Raises:
+        SourceError: there is no such method, or it does not have these options.
+    """
+    check_options("methods", method, options)
     for backbone in BACKBONES:
-        for name, check in CHECKS.items():
-            yield Outcome(backbone, name, _failure(check, Subject(method, backbone, options)))
+        subject = Subject(method, backbone, options)
+        failure = _failure(Subject.encoder, subject)
+        yield Outcome(backbone, "construction", failure)
+        if failure is None:
+            yield from (Outcome(backbone, name, _failure(check, subject)) for name, check in CHECKS.items())
 
 
-def _failure(check: Callable[[Subject], None], subject: Subject) -> str | None:
+def _failure(check: Callable[[Subject], object], subject: Subject) -> str | None:
     try:
         check(subject)
     except (ContractError, LavishError) as error:
         return str(error)
     except Exception as error:  # whatever the method's own code raises
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from lavish.config.options import add_source
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
@@ -37,6 +38,26 @@ def add_command(
     if config:
         parser.add_argument("--config", required=True, help="JSON text, or the path of a JSON or YAML file")
     return parser
+
+
+def add_source_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    """Add the options `--method-path` and `--task-path` to a command."""
+    for kind in kinds:
+        parser.add_argument(
+            f"--{kind[:-1]}-path",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help=f"file with a {kind[:-1]} from outside the package, which is named like the file",
+        )
+
+
+def use_sources(options: argparse.Namespace) -> None:
+    """Make the methods and tasks available that the command line names."""
+    for kind in ("methods", "tasks"):
+        for path in getattr(options, f"{kind[:-1]}_path", ()):
+            add_source(kind, path)
 
 
 def read_values(text: str, option: str) -> Any:

@@ -1,11 +1,12 @@
-"""`lavish show` and `lavish methods`: what a run was made from, and what each method costs."""
+"""Commands that print something: `lavish show`, `lavish methods` and `lavish check-method`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lavish.cli.arguments import Subparsers, add_command
+from lavish.cli.arguments import Subparsers, add_command, add_source_options, read_values
+from lavish.config.options import add_source
 
 
 def add_to(commands: Subparsers) -> None:
@@ -18,6 +19,12 @@ def add_to(commands: Subparsers) -> None:
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
     methods.add_argument("--backbone", metavar="NAME", help="a timm name, at the image size of its pretraining")
     methods.add_argument("--task", default="event_localization", help="key of the configuration (default: %(default)s)")
+    add_source_options(methods, "methods", "tasks")
+    summary = "check the contract of a method on small backbones; status 1 if a check fails"
+    check = add_command(commands, "check-method", _check_method, summary)
+    check.add_argument("method", metavar="METHOD", help="a file with a method, or the name of a method")
+    check.add_argument("--options", metavar="JSON", help="options of the method (default: its own defaults)")
+    add_source_options(check, "methods")
     for parser in (show, methods):
         parser.add_argument(
             "--configfile",
@@ -32,6 +39,23 @@ def _show(options: argparse.Namespace) -> None:
     from lavish.cli.show import show
 
     print(show(options.run, options.configfile, full=options.full))
+
+
+def _check_method(options: argparse.Namespace) -> int:
+    import torch
+
+    from lavish.checks.method import SMALL_OPTIONS, check_method
+
+    torch.set_num_threads(1)  # the tensors are too small for more
+    is_file = options.method.endswith(".py")
+    name = add_source("methods", Path(options.method)) if is_file else options.method
+    values = read_values(options.options, "--options") if options.options else SMALL_OPTIONS.get(name, {})
+    failed = False
+    for outcome in check_method(name, values):
+        failed = failed or outcome.failure is not None
+        result = "passed" if outcome.failure is None else f"FAILED: {outcome.failure}"
+        print(f"{outcome.backbone:<20}{outcome.check:<17}{result}", flush=True)
+    return int(failed)
 
 
 def _methods(options: argparse.Namespace) -> None:

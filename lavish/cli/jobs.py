@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, read_config, read_values
+from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, add_source_options, read_config, read_values
 from lavish.config.schema import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import EXAMPLE_CLIPS
@@ -79,6 +79,8 @@ def _add_runs(commands: Subparsers) -> None:
 
     cost = add_command(commands, "cost", _cost, "count parameters and multiply-adds of a run", config=True)
     cost.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    for parser in (train, evaluate, examples, cost):
+        add_source_options(parser, "methods", "tasks")
 
 
 def _add_tables(commands: Subparsers) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lavish.cli import data_and_weights, inspection, jobs
-from lavish.cli.arguments import Subparsers, add_command
+from lavish.cli.arguments import Subparsers, add_command, use_sources
 from lavish.errors import LavishError
 from lavish.runtime.fast_start import without_compiler
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         without_compiler()
     name = " ".join(filter(None, (options.command, getattr(options, "action", None))))
     try:
+        use_sources(options)
         return options.function(options) or 0
     except LavishError as error:
         print(f"lavish {name}: {error}", file=sys.stderr)

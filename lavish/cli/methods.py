@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from lavish.config.options import budget_option, is_cross_modal, summary
 from lavish.config.schema import AdapterConfig, BackboneConfig, FusionConfig, RandomWeights, RunConfig
+from lavish.config.validation import parse
 from lavish.cost.counter import count, example_clips
 from lavish.errors import LavishError, did_you_mean
 from lavish.learner.uninitialised import uninitialised_model
@@ -43,7 +44,12 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
     lines = [["none", *_counts(bare), "", "", "The frozen backbone and a head"]]
     for name in names or known:
         print(f"counting {name}", file=sys.stderr)
-        config = with_options(bare.model_copy(update={"adapter": AdapterConfig(method=name)}))
+        try:
+            adapter = parse(AdapterConfig, {"method": name}, name)
+        except LavishError as error:
+            lines.append([name, *[NOTHING] * 3, "", "", f"Not readable: {error}"])
+            continue
+        config = with_options(bare.model_copy(update={"adapter": adapter}))
         what = summary("methods", name)
         try:
             counts = _counts(config)

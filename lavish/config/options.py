@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from lavish.config.sources import add_file, method_path
+from lavish.config.sources import SourceError, add_file, method_path
 from lavish.errors import did_you_mean
 
 _BASES = {"methods": ("Adapter", "Method"), "tasks": ("Task",), "audio_encoders": ("AudioEncoder",)}
@@ -24,7 +24,7 @@ _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "None": type(Non
 def option_model(kind: str, method: str) -> Any:
     """Return a pydantic model of the options of a method, task or audio encoder.
 
-    Raises ValueError when there is none of this name, or its class has no keyword-only arguments that can be read.
+    Raises SourceError when there is none of this name, or its class has no keyword-only arguments that can be read.
     """
     path = method_path(kind, method)
     return _option_model(kind, method, path, path.stat().st_mtime_ns)
@@ -37,22 +37,22 @@ def _option_model(kind: str, method: str, path: Path, _modified: int) -> Any:
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         where = f"{path}: option '{argument.arg}'"
         if argument.annotation is None or default is None:
-            raise ValueError(f"{where} needs a type and a default")
+            raise SourceError(f"{where} needs a type and a default")
         try:
             # Only names from _TYPES exist here: this reads a type, it runs no code of the file.
             annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, _TYPES)  # noqa: S307
         except (NameError, TypeError):
             written = ast.unparse(argument.annotation)
-            raise ValueError(f"{where} has the type {written}: use only {', '.join(_TYPES)} and unions") from None
+            raise SourceError(f"{where} has the type {written}: use only {', '.join(_TYPES)} and unions") from None
         try:
             fields[argument.arg] = (annotation, ast.literal_eval(default))
         except ValueError:
-            raise ValueError(f"{where} has the default {ast.unparse(default)}: write a literal") from None
+            raise SourceError(f"{where} has the default {ast.unparse(default)}: write a literal") from None
     return create_model(f"{method}_options", __config__=ConfigDict(extra="forbid"), **fields)
 
 
 def check_options(kind: str, method: str, options: dict[str, Any]) -> None:
-    """Raise ValueError, naming the nearest valid option, when `options` do not fit the method."""
+    """Raise SourceError, naming the nearest valid option, when `options` do not fit the method."""
     try:
         option_model(kind, method).model_validate(options)
     except ValidationError as error:
@@ -60,8 +60,8 @@ def check_options(kind: str, method: str, options: dict[str, Any]) -> None:
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             known = option_model(kind, method).model_fields
-            raise ValueError(f"{kind[:-1]} '{method}' has no option '{name}'{did_you_mean(name, known)}") from None
-        raise ValueError(f"option '{name}' of {kind[:-1]} '{method}': {first['msg']}") from None
+            raise SourceError(f"{kind[:-1]} '{method}' has no option '{name}'{did_you_mean(name, known)}") from None
+        raise SourceError(f"option '{name}' of {kind[:-1]} '{method}': {first['msg']}") from None
 
 
 def method_class(kind: str, path: Path) -> ast.ClassDef:
@@ -74,15 +74,15 @@ def _method_class(kind: str, path: Path, _modified: int) -> ast.ClassDef:
     try:
         statements = ast.parse(path.read_text(encoding="utf-8")).body
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid Python: {error}") from None
+        raise SourceError(f"{path} is no valid Python: {error}") from None
     found = [
         node for node in statements if isinstance(node, ast.ClassDef) and node.name[0] != "_" and _base(kind, node)
     ]
     if not found:
-        raise ValueError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
+        raise SourceError(f"{path} defines no class that derives from {' or '.join(_BASES[kind])}")
     if len(found) > 1:
         names = ", ".join(node.name for node in found)
-        raise ValueError(f"{path} defines several {kind}: {names}; write one file for each")
+        raise SourceError(f"{path} defines several {kind}: {names}; write one file for each")
     return found[0]
 
 
@@ -93,7 +93,7 @@ def _base(kind: str, node: ast.ClassDef) -> str | None:
 
 
 def add_source(kind: str, path: Path) -> str:
-    """Make the method or task in a file available and return its name; ValueError if the file does not define one."""
+    """Make the method or task in a file available and return its name; SourceError if the file does not define one."""
     if path.is_file():
         method_class(kind, path)
     add_file(kind, path)
@@ -139,4 +139,4 @@ def _constructor(kind: str, path: Path) -> ast.FunctionDef:
     for member in method_class(kind, path).body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
             return member
-    raise ValueError(f"the class of {path} has no constructor to read options from")
+    raise SourceError(f"the class of {path} has no constructor to read options from")

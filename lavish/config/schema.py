@@ -295,6 +295,19 @@ class FusionConfig(Config):
     layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = "all"
 
 
+def check_fusion(method: str, fusion: FusionConfig) -> None:
+    """Raise ValueError if a method can neither be placed nor directed as `fusion` says."""
+    if fusion.direction in ("a2v", "v2a") and method != "none" and not is_cross_modal(method):
+        raise ValueError(
+            f"fusion.direction is '{fusion.direction}', but adapter '{method}' never reads the other stream: "
+            "leave it out"
+        )
+    for key in ("position", "arrangement"):
+        said = getattr(fusion, key)
+        if said != "default" and method != "none" and not has_places(method):
+            raise ValueError(f"fusion.{key} is '{said}', but adapter '{method}' sits at no sublayer: leave it out")
+
+
 class TaskConfig(Config):
     """Which task, with its own options (the keyword-only arguments of its class)."""
 
@@ -365,16 +378,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
-        method = self.adapter.method
-        if self.fusion.direction in ("a2v", "v2a") and method != "none" and not is_cross_modal(method):
-            raise ValueError(
-                f"fusion.direction is '{self.fusion.direction}', but adapter '{method}' never reads the other stream: "
-                "leave it out"
-            )
-        for key in ("position", "arrangement"):
-            said = getattr(self.fusion, key)
-            if said != "default" and method != "none" and not has_places(method):
-                raise ValueError(f"fusion.{key} is '{said}', but adapter '{method}' sits at no sublayer: leave it out")
+        check_fusion(self.adapter.method, self.fusion)
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The source files of methods, tasks and audio encoders: in this package, named by path, or installed by a distribution.
+"""The source files of methods, tasks and audio encoders: built-in, named by path, or installed by a distribution.
 
 Methods and tasks from outside come from a file that the configuration or the command line names (:func:`add_file`), or
 from an entry point in the group ``lavish.methods`` or ``lavish.tasks``. Nothing is imported until :func:`load_module`.
@@ -22,6 +22,10 @@ from lavish.errors import LavishError, did_you_mean
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = {"methods": "methods", "tasks": "tasks", "audio_encoders": "models/audio_encoders"}
 _NOT_A_METHOD = ("base", "registry", "build")
+
+
+class SourceError(LavishError, ValueError):
+    """A method or task that does not exist or cannot be read; a ValueError too, so that pydantic adds the key."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,12 @@ def available(kind: str) -> list[str]:
 
 
 def method_path(kind: str, name: str) -> Path:
-    """Return the source file of a method or task; ValueError with the nearest name if there is none."""
+    """Return the source file of a method or task; SourceError with the nearest name if there is none."""
     found = external_file(kind, name)
     if found is not None:
         return found.path
     if name not in built_in(kind):
-        raise ValueError(f"unknown {kind[:-1]} '{name}'{did_you_mean(name, available(kind))}")
+        raise SourceError(f"unknown {kind[:-1]} '{name}'{did_you_mean(name, available(kind))}")
     return _PACKAGE / _FOLDERS[kind] / f"{name}.py"
 
 
@@ -76,24 +80,24 @@ def add_file(kind: str, path: Path, name: str | None = None, sha256: str | None 
         sha256: the checksum that the file must have, when a planned run names it.
 
     Raises:
-        ValueError: there is no such file, the name is taken, or the file has another checksum.
+        SourceError: there is no such file, the name is taken, or the file has another checksum.
     """
     name = name or path.stem
     if not path.is_file():
-        raise ValueError(f"there is no file {path} with the {kind[:-1]} '{name}': correct the path")
+        raise SourceError(f"there is no file {path} with the {kind[:-1]} '{name}': correct the path")
     if not name.isidentifier():
-        raise ValueError(f"{path}: '{name}' is no name of a {kind[:-1]}: use letters, digits and underscores only")
+        raise SourceError(f"{path}: '{name}' is no name of a {kind[:-1]}: use letters, digits and underscores only")
     if name in built_in(kind):
-        raise ValueError(f"{path}: '{name}' is the name of a built-in {kind[:-1]}: rename the file")
+        raise SourceError(f"{path}: '{name}' is the name of a built-in {kind[:-1]}: rename the file")
     found = ExternalFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
     if sha256 not in (None, found.sha256):
-        raise ValueError(
+        raise SourceError(
             f"{path} has changed since the run was planned: its sha256 is {found.sha256} instead of {sha256}; restore "
             "the file, or plan the run again"
         )
     known = _external.get((kind, name))
     if known is not None and known.path.resolve() != path.resolve() and known.sha256 != found.sha256:
-        raise ValueError(f"{path}: {known.path} is another {kind[:-1]} of the name '{name}': rename one of the files")
+        raise SourceError(f"{path}: {known.path} is another {kind[:-1]} of the name '{name}': rename one of the files")
     _external[kind, name] = found
     return found
 
@@ -124,7 +128,7 @@ def _import_file(module_name: str, file: ExternalFile) -> ModuleType:
         return sys.modules[module_name]
     source = file.path.read_bytes()
     if hashlib.sha256(source).hexdigest() != file.sha256:
-        raise ValueError("it changed while it was being read; start again")
+        raise SourceError("it changed while it was being read; start again")
     spec = importlib.util.spec_from_file_location(module_name, file.path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -139,21 +143,21 @@ def _import_file(module_name: str, file: ExternalFile) -> ModuleType:
 
 
 def _installed(kind: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a kind by name; ValueError if two have one name, or one has that of a built-in."""
+    """Return the entry points of a kind by name; SourceError if two have one name, or one has that of a built-in."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"lavish.{kind}"):
         if point.name in built_in(kind):
-            raise ValueError(f"{_described(point)} has the name of a built-in {kind[:-1]}: rename it or uninstall it")
+            raise SourceError(f"{_described(point)} has the name of a built-in {kind[:-1]}: rename it or uninstall it")
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            raise ValueError(f"{_described(point)} has the same name as {_described(other)}: uninstall one of them")
+            raise SourceError(f"{_described(point)} has the same name as {_described(other)}: uninstall one of them")
     return found
 
 
 def _entry_point_file(point: EntryPoint) -> Path:
     file = _module_file(point.module)
     if file is None:
-        raise ValueError(f"{_described(point)} is broken: there is no module '{point.module}'; install it again")
+        raise SourceError(f"{_described(point)} is broken: there is no module '{point.module}'; install it again")
     return file
 
 

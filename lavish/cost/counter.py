@@ -20,7 +20,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,14 @@ from torch import Tensor, nn
 
 from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
+from lavish.learner.model import AudioVisualModel
 from lavish.methods.base import Adapter
-from lavish.models.interfaces import StreamFeatures
+from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.base import EncodedBatch
 
 if TYPE_CHECKING:
     from lavish.config.schema import DataConfig
-    from lavish.learner.model import AudioVisualModel
+    from lavish.learner.encoder import TwoStreamEncoder
     from lavish.models.backbones.base import Backbone
 
 _Counts = dict[str, Counter[str]]
@@ -127,14 +128,39 @@ def count_backbone(backbone: Backbone, size: int) -> int:
     return sum(_select(_count(backbone, (torch.zeros(1, 3, size, size),)), "").values())
 
 
+def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> dict[str, Any]:
+    """Count an encoder without a head, for frames and spectrograms of these sizes, as :func:`count` does."""
+    statistics = ([0.5] * 3, [0.5] * 3)
+    head: Any = _NoHead()
+    model = AudioVisualModel(encoder, head, frame_statistics=statistics, audio_statistics=(0.0, 1.0))
+    training = encoder.training
+    try:
+        return count(model.to(next(encoder.parameters()).device), _clips(model, sizes), segments)
+    finally:
+        encoder.train(training)
+
+
 def example_clips(model: AudioVisualModel, data: DataConfig, audio_feature_dim: int = 0) -> Callable[[int], Batch]:
     """Return a function that makes a batch of one clip and one unit for a number of segments, filled with zeros."""
-    size, spectrogram, streams = data.frame_size, data.spectrogram, model.encoder.streams
+    spectrogram = data.spectrogram
+    sizes: dict[Stream, tuple[int, int]] = {
+        "visual": (data.frame_size, data.frame_size),
+        "audio": (spectrogram.mel_bins, spectrogram.frames),
+    }
+    return _clips(model, sizes, audio_feature_dim)
+
+
+def _clips(
+    model: AudioVisualModel, sizes: Mapping[Stream, tuple[int, int]], audio_feature_dim: int = 0
+) -> Callable[[int], Batch]:
+    streams, device = model.encoder.streams, model.frame_mean.device
 
     def clip(segments: int) -> Batch:
         return Batch(
-            frames=torch.zeros(1, segments, size, size, 3, dtype=torch.uint8) if "visual" in streams else None,
-            log_mels=torch.zeros(1, segments, spectrogram.mel_bins, spectrogram.frames) if "audio" in streams else None,
+            frames=torch.zeros(1, segments, *sizes["visual"], 3, dtype=torch.uint8, device=device)
+            if "visual" in streams
+            else None,
+            log_mels=torch.zeros(1, segments, *sizes["audio"], device=device) if "audio" in streams else None,
             audio_features=torch.zeros(1, segments, audio_feature_dim) if audio_feature_dim else None,
             targets=model.task.example_inputs(),
             units=np.zeros(1, np.int64),
@@ -176,12 +202,17 @@ class _NoHead(nn.Module):
     """Replaces the task, at no cost."""
 
     def forward(self, encoded: EncodedBatch, _: dict[str, Tensor]) -> list[Tensor]:
-        # Returns everything, because tracing drops operators that reach no output.
+        # Returns everything, because tracing drops operators that reach no output. Products, because a traced output must
+        # be computed.
         streams = encoded.streams.values()
-        return [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
+        everything = [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
+        return [1 * tensor for tensor in everything]
 
     def example_inputs(self) -> dict[str, Tensor]:
         return {}
+
+    def unused_parameters(self) -> int:
+        return 0
 
 
 def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> _Counts:

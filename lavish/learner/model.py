@@ -1,9 +1,10 @@
-"""The whole learner: normalisation, two-stream encoder, head; and how a resolved configuration becomes one."""
+"""The learner with normalisation, two-stream encoder and head, and the encoder alone for training loops of one's own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,31 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class AudioVisualModel(nn.Module):
+class EncoderModel(nn.Module):
+    """A module with a two-stream encoder, of whose parameters and buffers only some are trained."""
+
+    encoder: TwoStreamEncoder
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """Return what is trained below the head: the method's, and the backbone's own where they are tuned."""
+        return [p for p in self.encoder.parameters() if p.requires_grad]
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return what training changes: trainable parameters, and buffers (batch norms) outside the frozen backbone."""
+        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
+        trainable |= {name for name, _ in self.named_buffers() if not name.startswith("encoder.backbone.")}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in trainable}
+
+    def load_trainable_state(self, tensors: Mapping[str, Tensor], source: Path | str = "the given state") -> None:
+        """Load what :meth:`trainable_state` returned; an error when it belongs to another configuration."""
+        expected = self.trainable_state().keys()
+        if tensors.keys() != expected:
+            odd = sorted(tensors.keys() ^ expected)[0]
+            raise LavishError(f"{source} does not fit this configuration (tensor '{odd}'); train the run again")
+        self.load_state_dict(tensors, strict=False)
+
+
+class AudioVisualModel(EncoderModel):
     """Frames and log-mels in, the task's output out.
 
     `frame_statistics` (mean, std of three channels on [0, 1]) and `audio_statistics` (mean, std) normalise the streams;
@@ -84,22 +109,84 @@ class AudioVisualModel(nn.Module):
         image = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
         if self.valid_frames is not None:
             image[..., self.valid_frames :] = 0  # padding is padded after normalisation
-        return image.unsqueeze(1).expand(-1, 3, -1, -1)
+        return _as_image(image)
 
-    def adapter_parameters(self) -> list[nn.Parameter]:
-        """Return what is trained below the head: the method's, and the backbone's own where they are tuned."""
-        return [p for p in self.encoder.parameters() if p.requires_grad]
 
-    def trainable_state(self) -> dict[str, Tensor]:
-        """Return what training changes: trainable parameters, and buffers (batch norms) outside the frozen backbone."""
-        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
-        trainable |= {name for name, _ in self.named_buffers() if not name.startswith("encoder.backbone.")}
-        return {name: tensor for name, tensor in self.state_dict().items() if name in trainable}
+class Features(NamedTuple):
+    """The features of one stream of a batch of B clips of S segments."""
 
-    def load_trainable_state(self, tensors: dict[str, Tensor], source: Path) -> None:
-        """Load what :meth:`trainable_state` returned; an error when it belongs to another configuration."""
-        expected = self.trainable_state().keys()
-        if tensors.keys() != expected:
-            odd = sorted(tensors.keys() ^ expected)[0]
-            raise LavishError(f"{source} does not fit this configuration (tensor '{odd}'); train the run again")
-        self.load_state_dict(tensors, strict=False)
+    pooled: Tensor
+    """(B, S, D) one feature per segment."""
+    tokens: Tensor
+    """(B, S, N, D) tokens of the last block: class and register tokens, then the patches row by row."""
+    maps: tuple[Tensor, ...]
+    """(B, S, C, rows, columns) the patch tokens at the end of each stage of the backbone."""
+
+
+class ClipEncoder(EncoderModel):
+    """A frozen backbone with an adaptation method, which encodes both streams of a batch of clips.
+
+    Only the parameters of the method, and those of the backbone that it tunes, require gradients.
+
+    Args:
+        encoder: the two-stream encoder.
+        sizes: height and width of the frames, and rows (mel bins) and columns (analysis frames) of the spectrograms.
+        segments: of a clip.
+    """
+
+    def __init__(self, encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.sizes = {stream: sizes[stream] for stream in encoder.streams}
+        self.segments = segments
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the width of the pooled features."""
+        return self.encoder.feature_dim
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters to give to an optimizer."""
+        return self.adapter_parameters()
+
+    def auxiliary_loss(self) -> Tensor:
+        """Return what the method adds to the loss for the last forward pass: a scalar, 0 for most methods."""
+        return torch.zeros(()) if self.encoder.auxiliary_loss is None else self.encoder.auxiliary_loss
+
+    def forward(self, frames: Tensor | None = None, audio: Tensor | None = None) -> dict[Stream, Features]:
+        """Encode a batch of B clips of S segments; a stream that the encoder was built without is None.
+
+        Args:
+            frames: (B, S, 3, H, W) one normalised frame per segment.
+            audio: (B, S, mel bins, analysis frames) one normalised log-mel spectrogram per segment.
+
+        Raises:
+            LavishError: a stream is missing or has another shape than the encoder was built for.
+        """
+        given = {"visual": frames, "audio": audio}
+        images: dict[Stream, Tensor] = {}
+        shapes: dict[Stream, torch.Size] = {}
+        for stream, size in self.sizes.items():
+            name, x = ("frames" if stream == "visual" else "audio"), given.pop(stream)
+            expected = ("B", "S", *((3,) if stream == "visual" else ()), *size)
+            if x is None or x.ndim != len(expected) or x.shape[2:] != expected[2:]:
+                found = "missing" if x is None else f"of shape {tuple(x.shape)}"
+                raise LavishError(f"`{name}` is {found}: give a tensor of shape ({', '.join(map(str, expected))})")
+            images[stream] = x.flatten(0, 1) if stream == "visual" else _as_image(x.flatten(0, 1))
+            shapes[stream] = x.shape[:2]
+        if any(x is not None for x in given.values()) or len(set(shapes.values())) > 1:
+            raise LavishError(f"give the same clips and segments of {' and '.join(self.sizes)}, and no other stream")
+        shape = next(iter(shapes.values()))
+        return {
+            stream: Features(
+                found.pooled.unflatten(0, shape),
+                found.tokens.unflatten(0, shape),
+                tuple(stage.unflatten(0, shape) for stage in found.maps()),
+            )
+            for stream, found in self.encoder(images, shape[1]).items()
+        }
+
+
+def _as_image(spectrograms: Tensor) -> Tensor:
+    """Return spectrograms (B, mel bins, frames) as images of three equal channels, as the backbone takes them."""
+    return spectrograms.unsqueeze(1).expand(-1, 3, -1, -1)

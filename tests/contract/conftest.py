@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lavish.checks.method import BACKBONES, Subject, small_backbone
+from lavish.checks.method import BACKBONES, SMALL_OPTIONS, Subject, small_backbone
 from lavish.config.sources import built_in
 from lavish.models.backbones.base import Backbone
 from tests.contract.expectations import METHODS
@@ -29,4 +29,4 @@ def method(request) -> str:
 @pytest.fixture
 def subject(method, backbone_name) -> Subject:
     """The method on the backbone, with options that suit it."""
-    return Subject(method, backbone_name, METHODS[method].options)
+    return Subject(method, backbone_name, SMALL_OPTIONS.get(method, {}))

@@ -13,6 +13,8 @@ from tests.contract.expectations import METHODS, sizes
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_contract(subject, check):
+    if check == "cost" and subject.backbone != "vit":
+        pytest.skip("a method's operators are the same on every backbone, and counting takes seconds")
     CHECKS[check](subject)
 
 
