@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lavish.checks.method import SMALL_OPTIONS
+from lavish.checks.method import SMALL_OPTIONS as METHOD_OPTIONS
 from lavish.config.options import class_attribute
 from lavish.config.schema import RunConfig
 from lavish.config.sources import available
@@ -107,7 +107,7 @@ def test_two_steps_tell_what_any_number_costs(task, changes):
 @pytest.mark.parametrize("segments", [1, 2, 7])
 @pytest.mark.parametrize("changes", [{}, {"backbone": {"model": "swinv2", "spec": {**SMALL_SWIN, "embed_dim": 16}}}])
 def test_three_steps_tell_what_any_number_costs_where_steps_are_mixed(method, segments, changes):
-    assert_counted_exactly(segments, adapter={"method": method, "options": SMALL_OPTIONS.get(method, {})}, **changes)
+    assert_counted_exactly(segments, adapter={"method": method, "options": METHOD_OPTIONS.get(method, {})}, **changes)
 
 
 def assert_counted_exactly(segments: int, **changes: Any) -> None:
