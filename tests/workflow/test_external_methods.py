@@ -28,10 +28,14 @@ def workflow(tmp_path: Path) -> Workflow:
     return workflow
 
 
-def runs(workflow: Workflow, variant: str) -> set[str]:
-    result = workflow.call("--dry-run", "--quiet", "reason", "host")
-    assert result.returncode == 0, result.stdout
-    return {word for word in result.stdout.split() if word.startswith(f"event_localization-{variant}-")}
+def runs(workflow: Workflow, variant: str, *files: str) -> set[str]:
+    """Return the names of the runs of a variant, as another process plans them from config.yaml and further files."""
+    paths = [f"Path({file!r})" for file in ("config/config.yaml", *files)]
+    code = f"from pathlib import Path; from lavish.planning.experiments import load; print(*load([{', '.join(paths)}]).runs)"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=workflow.folder, env=environment, capture_output=True, text=True, check=True)
+    return {name for name in ended.stdout.split() if name.startswith(f"event_localization-{variant}-")}
 
 
 def test_the_row_is_trained(workflow: Workflow) -> None:
@@ -69,7 +73,7 @@ def test_a_method_is_trained_and_evaluated(workflow: Workflow) -> None:
         },
     }
     workflow.write("small.yaml", small)
-    (name,) = runs_of(workflow)
+    (name,) = runs(workflow, "mean", "small.yaml")
     target = f"results/runs/{name}/seed0/test/metrics.json"
     arguments = [
         "--directory",
@@ -83,15 +87,3 @@ def test_a_method_is_trained_and_evaluated(workflow: Workflow) -> None:
     assert result.returncode == 0, result.stdout[-4000:]
     record = json.loads((workflow.folder / target).parents[1].joinpath("record.json").read_text())
     assert record["config"]["adapter"]["source"]["path"] == "../lab/mean.py"
-
-
-def runs_of(workflow: Workflow) -> set[str]:
-    """Return the name of the run of the external method under small.yaml."""
-    code = (
-        "from pathlib import Path; from lavish.planning.experiments import load; "
-        "print(*load([Path('config/config.yaml'), Path('small.yaml')]).runs)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=workflow.folder, env=environment, capture_output=True, text=True, check=True)
-    return {name for name in ended.stdout.split() if "-mean-" in name}
