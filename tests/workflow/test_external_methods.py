@@ -30,9 +30,11 @@ def workflow(tmp_path: Path) -> Workflow:
 
 def runs(workflow: Workflow, variant: str, *files: str) -> set[str]:
     """Return the names of the runs of a variant, as another process plans them from config.yaml and further files."""
-    paths = [f"Path({file!r})" for file in ("config/config.yaml", *files)]
-    code = f"from pathlib import Path; from lavish.planning.experiments import load; print(*load([{', '.join(paths)}]).runs)"
-    command = [sys.executable, "-c", code]
+    code = (
+        "import sys; from pathlib import Path; from lavish.planning.experiments import load; "
+        "print(*load([Path(file) for file in sys.argv[1:]]).runs)"
+    )
+    command = [sys.executable, "-c", code, "config/config.yaml", *files]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=workflow.folder, env=environment, capture_output=True, text=True, check=True)
     return {name for name in ended.stdout.split() if name.startswith(f"event_localization-{variant}-")}
