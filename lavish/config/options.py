@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from lavish.config.sources import SourceError, add_file, method_path
+from lavish.config.sources import SourceError, add_file, entry_point_class, method_path
 from lavish.errors import did_you_mean
 
 _BASES = {"methods": ("Adapter", "Method"), "tasks": ("Task",), "audio_encoders": ("AudioEncoder",)}
@@ -32,6 +32,9 @@ def option_model(kind: str, method: str) -> Any:
 
 @functools.cache
 def _option_model(kind: str, method: str, path: Path, _modified: int) -> Any:
+    found, declared = method_class(kind, path).name, entry_point_class(kind, method)
+    if declared not in (None, found):
+        raise SourceError(f"entry point '{method}' names the class {declared}, but {path} defines {found}")
     arguments = _constructor(kind, path).args
     fields: dict[str, Any] = {}
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):

@@ -70,6 +70,13 @@ def external_file(kind: str, name: str) -> ExternalFile | None:
     return _external.get((kind, name))
 
 
+def entry_point_class(kind: str, name: str) -> str | None:
+    """Return the class that the entry point of an installed method or task names, if any."""
+    file = _external.get((kind, name))
+    point = _installed(kind).get(name) if file is not None else None
+    return point.attr if file and point and _module_file(point.module) == file.path else None
+
+
 def add_file(kind: str, path: Path, name: str | None = None, sha256: str | None = None) -> ExternalFile:
     """Make the method or task in a file available by `name`, by default the name of the file without its suffix.
 

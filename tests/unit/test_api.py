@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import lavish
+from lavish.config.sources import forget_files
 from lavish.errors import LavishError
+from tests.external import METHOD, write
 
+ROOT = Path(__file__).resolve().parents[2]
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SCORES = np.array([[0.0, 0.5, 1.0], [1.0, 0.5, 0.0], [1.0, 1.0, 0.25]])
 
 
@@ -40,6 +48,24 @@ def test_load_results_of_a_missing_folder(tmp_path: Path) -> None:
         lavish.load_results(tmp_path / "none")
 
 
+def test_load_results_names_what_runs_differ_in(make_run: Any) -> None:
+    run: Path = make_run("segmentation_s4-frozen-0a1b2c3d", SCORES)
+    for seed in (0, 1):
+        file = run / f"seed{seed}/record.json"
+        config = {
+            "adapter": {"method": "none"},
+            "backbone": {"model": "vit"},
+            "fusion": {"direction": "both"},
+            "modalities": "audio",
+        }
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"config": config}))
+    frame = lavish.load_results(run.parent)
+    keys = ["task", "variant", "method", "backbone", "direction", "modalities"]
+    expected = ["segmentation_s4", "frozen", "none", "vit", "both", "audio"]
+    assert frame[frame["seed"] < 2][keys].drop_duplicates().to_numpy().tolist() == [expected]
+    assert frame[frame["seed"] == 2]["method"].isna().all()
+
+
 def test_compare(make_run: Any) -> None:
     a, b = make_run("a", SCORES), make_run("b", SCORES / 2)
     assert lavish.compare(a, b).difference == pytest.approx(SCORES.mean() / 2)
@@ -48,3 +74,127 @@ def test_compare(make_run: Any) -> None:
 def test_compare_without_common_seeds(make_run: Any, tmp_path: Path) -> None:
     with pytest.raises(LavishError, match="no seed in common"):
         lavish.compare(make_run("a", SCORES), tmp_path / "none")
+
+
+def encoder(**arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return lavish.build_encoder("vit", **{"spec": VIT, "weights": "random", "segments": 2, **arguments})
+
+
+def clips(clips: int = 3, segments: int = 2, spectrogram: tuple[int, int] = (32, 32)) -> tuple[Any, Any]:
+    return torch.randn(clips, segments, 3, 32, 32), torch.randn(clips, segments, *spectrogram)
+
+
+def test_encoder_features() -> None:
+    features = encoder(spectrogram_size=(16, 40))(*clips(spectrogram=(16, 40)))
+    assert features["visual"].pooled.shape == features["audio"].pooled.shape == (3, 2, 16)
+    assert features["visual"].tokens.shape == (3, 2, 17, 16)
+    assert features["audio"].tokens.shape == (3, 2, 11, 16)
+    assert [stage.shape for stage in features["audio"].maps][-1] == (3, 2, 16, 2, 5)
+
+
+def test_features_of_segments_are_in_order() -> None:
+    model = encoder(method="lora").eval()
+    frames, audio = clips()
+    whole, single = model(frames, audio), model(frames[1:2, 1:], audio[1:2, 1:])
+    torch.testing.assert_close(whole["visual"].pooled[1, 1], single["visual"].pooled[0, 0])
+
+
+def test_encoder_of_a_single_stream() -> None:
+    model = encoder(modalities="audio")
+    assert list(model(audio=clips()[1])) == ["audio"]
+    with pytest.raises(LavishError, match="no other stream"):
+        model(*clips())
+
+
+def test_trainable_state_restores_an_encoder() -> None:
+    first, second = encoder().eval(), encoder().eval()
+    assert {id(p) for p in first.trainable_parameters()} == {id(p) for p in first.parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in first.trainable_parameters():
+            parameter += 0.1
+    inputs = clips()
+    expected = first(*inputs)["visual"].pooled
+    assert not torch.equal(second(*inputs)["visual"].pooled, expected)
+    second.load_trainable_state(first.trainable_state())
+    assert torch.equal(second(*inputs)["visual"].pooled, expected)
+    with pytest.raises(LavishError, match="the given state does not fit"):
+        encoder(method="lora").load_trainable_state(first.trainable_state())
+
+
+def test_names_of_the_trainable_state_are_those_of_checkpoints() -> None:
+    assert all(name.startswith("encoder.adapters.") for name in encoder().trainable_state())
+
+
+def test_frozen_backbone_has_nothing_to_train() -> None:
+    assert encoder(method="none").trainable_parameters() == []
+
+
+def test_weights_of_a_file(tmp_path: Path) -> None:
+    frozen = encoder(method="none").encoder.backbone.model
+    save_file(frozen.state_dict(), tmp_path / "weights.safetensors")
+    torch.manual_seed(1)
+    loaded = lavish.build_encoder("vit", spec=VIT, weights=tmp_path / "weights.safetensors")
+    for name, tensor in loaded.encoder.backbone.model.state_dict().items():
+        assert torch.equal(tensor, frozen.state_dict()[name])
+
+
+def test_a_method_from_a_file(tmp_path: Path) -> None:
+    try:
+        model = encoder(method=write(tmp_path / "mean.py", METHOD), options={"width": 3})
+    finally:
+        forget_files()
+    # 2 blocks, 2 sublayers, 2 streams
+    assert sum(p.numel() for p in model.trainable_parameters()) == 8 * (2 * 16 * 3 + 3 + 16 + 1)
+
+
+def test_cost_of_an_encoder() -> None:
+    model = encoder(method="parallel", options={"reduction": 4}).train()
+    cost = lavish.count_cost(model)
+    trainable = sum(p.numel() for p in model.trainable_parameters())
+    assert cost.trainable_params == cost.adapter_params == trainable
+    assert cost.total_params == sum(p.numel() for p in model.parameters())
+    assert lavish.count_cost(encoder(method="none")).total_macs == cost.total_macs - cost.adapter_macs
+    assert lavish.count_cost(model, segments=4).total_macs == 2 * cost.total_macs
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "lavsh"}, r"unknown method 'lavsh' \(did you mean 'lavish'\?\)"),
+        ({"options": {"latent": 2}}, r"no option 'latent' \(did you mean 'latents'\?\)"),
+        ({"method": "lora", "direction": "a2v"}, "never reads the other stream"),
+        ({"direction": "sideways"}, "key 'direction'"),
+        ({"layers": "last 9"}, "the backbone has 2 blocks"),
+        ({"weights": "absent.safetensors"}, "no weights at absent.safetensors"),
+        ({"method": "absent.py"}, "there is no file absent.py"),
+    ],
+)
+def test_errors_of_build_encoder(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(LavishError, match=message):
+        encoder(**arguments)
+
+
+def test_inputs_of_the_wrong_shape() -> None:
+    frames, audio = clips()
+    with pytest.raises(LavishError, match=r"`frames` is missing: give a tensor of shape \(B, S, 3, 32, 32\)"):
+        encoder()(None, audio)
+    with pytest.raises(LavishError, match=r"`audio` is of shape \(3, 2, 32, 31\)"):
+        encoder()(frames, audio[..., 1:])
+    with pytest.raises(LavishError, match="give the same clips and segments"):
+        encoder()(frames, audio[:2])
+
+
+def test_the_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = torch.get_rng_state()
+    loss = runpy.run_path(str(ROOT / "examples/plain_training_loop.py"))["loss"]
+    torch.set_rng_state(state)
+    assert loss < 1
+    assert (tmp_path / "adapters.pt").is_file()
+
+
+def test_the_documentation_shows_the_example() -> None:
+    example = (ROOT / "examples/plain_training_loop.py").read_text()
+    assert f"```python\n{example}```\n" in (ROOT / "docs/python_api.md").read_text()
