@@ -26,7 +26,7 @@ def main() -> None:
     """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit", help="timm name, or 'vit' for the embedded default's")
-    parser.add_argument("--size", type=int, default=48, help="side of a picture, pixels")
+    parser.add_argument("--size", type=int, default=48, help="side of a image, pixels")
     parser.add_argument("--batch", type=int, default=48, help="clips x steps of a batch")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
@@ -34,13 +34,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     backbone = build_backbone(options.model, DEFAULT if options.model == "vit" else {}, options.size)
-    pictures = {name: torch.randn(options.batch, 3, options.size, options.size) for name in ("visual", "audio")}
+    images = {name: torch.randn(options.batch, 3, options.size, options.size) for name in ("visual", "audio")}
     encoder = TwoStreamEncoder(backbone).train()
     optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=1e-3)
 
     def frozen() -> None:
         # Both streams as one batch; gradients of activations only, as adapters in the first block need them.
-        tokens = backbone.embed(torch.cat(list(pictures.values()))).requires_grad_()
+        tokens = backbone.embed(torch.cat(list(images.values()))).requires_grad_()
         for index in range(backbone.num_blocks):
             tokens = backbone.enter(index, tokens)
             tokens = tokens + backbone.attention(index, tokens)
@@ -48,7 +48,7 @@ def main() -> None:
         backbone.pool(backbone.final(tokens)).sum().backward()
 
     def step() -> None:
-        sum(features.pooled.sum() for features in encoder(pictures).values()).backward()
+        sum(features.pooled.sum() for features in encoder(images).values()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

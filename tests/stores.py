@@ -23,7 +23,7 @@ def write_store(
     targets: dict[str, np.ndarray] | None = None,
     vocabulary: int = 0,
 ) -> Path:
-    """Write one prepared split of `clips` clips with pictures of `size` pixels; class 2 is background.
+    """Write one prepared split of `clips` clips with images of `size` pixels; class 2 is background.
 
     `masks`, or `units` (the clip of each) with their `targets` and `vocabulary`, make it that of another task.
     """

@@ -11,6 +11,10 @@ from lavish.errors import LavishError, did_you_mean
 
 T = TypeVar("T", bound="Config")
 
+# Former names of keys, and of values of a key that selects an alternative.
+_RENAMED_KEYS = {"steps": "segments", "step_seconds": "segment_seconds", "step": "segment"}
+_RENAMED_TAGS = {"examples": "predicted_masks"}
+
 
 def parse(model: type[T], values: Any, where: str) -> T:
     """Validate `values`; a :class:`LavishError` names `where`, every wrong key and the nearest valid one."""
@@ -25,7 +29,14 @@ def _explain(model: type[Config], error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     path = ".".join(location) or "(top level)"
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{path}'{did_you_mean(location[-1], _fields_at(model, error['loc'][:-1]))}"
+        known, renamed = _fields_at(model, error["loc"][:-1]), _RENAMED_KEYS.get(location[-1])
+        if renamed in known:
+            return f"key '{path}' is now called '{renamed}': rename it"
+        return f"unknown key '{path}'{did_you_mean(location[-1], known)}"
+    if error["type"] == "union_tag_invalid":
+        tag, key = error["ctx"]["tag"], error["ctx"]["discriminator"].strip("'")
+        if tag in _RENAMED_TAGS:
+            return f"key '{path}.{key}': '{tag}' is now called '{_RENAMED_TAGS[tag]}': rename it"
     if error["type"] == "missing":
         return f"missing key '{path}'"
     message = error["msg"].removeprefix("Value error, ")

@@ -1,18 +1,17 @@
-"""What a configuration costs: parameters and multiply-adds of one clip, counted by fvcore.
+"""Counts the parameters and the multiply-adds of a model for one clip, with fvcore.
 
-Convention: a multiply-add is counted once (as the paper and fvcore do), for one clip, batch 1, in evaluation mode. The
-frozen backbone runs once per stream, so it counts twice in operations and once in parameters. fvcore includes layer
-and batch norms in its counts (5 an element for a layer norm, 2 for a batch norm) and leaves out softmax, activations
-and additions; `*_without_norms` leaves the norms out as well, which is how the paper's 11 and 217 GFLOPs are made.
+Convention: a multiply-add counts once (as in the paper and in fvcore), for one clip, batch size 1, in evaluation mode.
+The frozen backbone runs once per stream, so its multiply-adds count twice and its parameters once. fvcore counts layer
+norms (5 per element) and batch norms (2 per element) and ignores softmax, activations and additions. `*_without_norms`
+excludes the norms as well, which is how the paper's 11 and 217 GFLOPs come about.
 
-What a method adds is the difference to the bare backbone on both streams, wherever it arises: in modules of its own, or
-in frozen layers that get further tokens to process, whichever of the features the task reads.
+The cost of a method is the difference to the bare backbone on both streams. It includes what frozen layers spend on the
+tokens that the method adds.
 
-fvcore traces a real forward pass. The encoder treats every picture alike, so its count is a constant (what runs once a
-batch) plus a multiple of the number of pictures: it is traced with one and with two segments, and the line through both is
-exact. Where a method attends over the segments of a clip, it is the parabola through one, two and three. Everything else
-(the head) is traced with all segments. Weights are left as they come from the allocator: only
-shapes matter, and memory that is never written takes no room.
+fvcore traces a forward pass. The encoder treats all frames alike, so its count is linear in the number of segments: it
+is traced with one and with two segments and extrapolated, which is exact. Where a method attends over the segments of a
+clip the count is quadratic, and three segments are traced as well. The head is traced with all segments. Only shapes
+matter, so weights are left uninitialised.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ from torch import Tensor, nn
 from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
 from lavish.learner.model import AudioVisualModel
+from lavish.methods.base import Adapter
 from lavish.models.interfaces import Stream, StreamFeatures
-from lavish.tasks.base import Encoded
+from lavish.tasks.base import EncodedBatch
 
 if TYPE_CHECKING:
     from lavish.config.schema import DataConfig
@@ -48,9 +48,9 @@ _Counts = dict[str, Counter[str]]
 _NORMS = {"layer_norm", "batch_norm"}
 _ENCODER = "model.encoder"
 
-# Elementwise operations, reductions and data movement: no multiply-adds of a matrix product. Whatever an adapter uses
-# beyond these and what fvcore counts has to be given a handler or be added here on purpose. Bicubic resampling is
-# that of a ViT's position embedding, which depends on no input and could be stored.
+# Elementwise operations, reductions and data movement, which have no matrix product. Any other operator that fvcore
+# does not count needs a handler, or has to be added here on purpose. Bicubic resampling is that of a ViT's position
+# embedding, which does not depend on the input and could be stored.
 FREE_OPERATORS = {
     f"aten::{name}"
     for name in [
@@ -64,77 +64,72 @@ FREE_OPERATORS = {
 }  # fmt: skip
 
 
-def count(
+def count(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> dict[str, Any]:
+    """Return :func:`count_parameters` and :func:`count_macs` of a model without a separate audio encoder."""
+    return count_parameters(model) | count_macs(model, clip, segments)
+
+
+def count_macs(
     model: AudioVisualModel,
     clip: Callable[[int], Batch],
     segments: int,
     audio_encoder: tuple[nn.Module, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Count parameters and multiply-adds.
+    """Count multiply-adds.
 
     Args:
         model: the learner.
-        clip: returns a batch of one clip of a number of segments.
+        clip: returns a batch of one clip with the given number of segments.
         segments: of a clip.
-        audio_encoder: a separate audio encoder and its input for one clip, where there is one.
+        audio_encoder: the separate audio encoder and its input for one clip, if there is one.
 
     Returns:
-        Plain integers, and `macs_by_module` of the first two levels.
+        Integers, and `macs_by_module` for the first two levels of modules.
 
     Raises:
         LavishError: for an operator that is neither counted nor known to be free.
     """
     counted = _count_clip(model, clip, segments)
-    parameters = parameter_count(model)
-    unused = model.task.unused_parameters()
-    adapters: Counter[str] = Counter()
-    if model.encoder.adapters is not None:
-        adapters.update(counted[_ENCODER])
-        adapters.subtract(_count_bare_encoder(model, clip, segments))
-    total = counted[""]
-    result: dict[str, Any] = {
-        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad) + unused,
-        "total_params": parameters[""] + unused,
-        "adapter_params": sum(p.numel() for p in model.adapter_parameters()),
-        "head_params": parameters["task"] + unused,
+    adapters = _count_adapters(model, clip, segments, counted)
+    extra: Counter[str] = Counter()
+    if audio_encoder is not None:
+        encoder, example = audio_encoder
+        extra = _select(_count(encoder, (example,)), "")
+    total = counted[""] + extra
+    return {
         "adapter_macs": sum(adapters.values()),
         "adapter_macs_without_norms": _without_norms(adapters),
         "total_macs": sum(total.values()),
         "total_macs_without_norms": _without_norms(total),
-        "audio_encoder_params": 0,
-        "audio_encoder_macs": 0,
+        "audio_encoder_macs": sum(extra.values()),
+        "macs_by_module": {
+            name: sum(operators.values())
+            for name, operators in counted.items()
+            if name and name.count(".") <= 2 and operators
+        },
     }
-    if audio_encoder is not None:
-        encoder, example = audio_encoder
-        extra = _select(_count(encoder, (example,)), "")
-        result["audio_encoder_params"] = parameter_count(encoder)[""]
-        result["audio_encoder_macs"] = sum(extra.values())
-        result["total_params"] += result["audio_encoder_params"]
-        result["total_macs"] += result["audio_encoder_macs"]
-        result["total_macs_without_norms"] += _without_norms(extra)
-    result["macs_by_module"] = {
-        name: sum(operators.values())
-        for name, operators in counted.items()
-        if name and name.count(".") <= 2 and operators
-    }
-    return result
 
 
-def count_backbone(backbone: Backbone, size: int, classifiers: int, classes: int) -> dict[str, int]:
-    """Count a backbone alone on one square picture of `size` pixels, with the linear classifiers of its pretraining.
-
-    Returns:
-        `classifier_params`, and `backbone_macs` as fvcore counts them, classifiers included.
-    """
-    total = _select(_count(backbone, (torch.zeros(1, 3, size, size),)), "")
+def count_parameters(model: AudioVisualModel, audio_encoder: nn.Module | None = None) -> dict[str, int]:
+    """Count the parameters of a model and of the separate audio encoder, if there is one."""
+    unused = model.task.unused_parameters()
+    parameters, extra = parameter_count(model), parameter_count(audio_encoder)[""] if audio_encoder is not None else 0
     return {
-        "classifier_params": classifiers * (backbone.feature_dim + 1) * classes,
-        "backbone_macs": sum(total.values()) + classifiers * backbone.feature_dim * classes,
+        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad) + unused,
+        "total_params": parameters[""] + unused + extra,
+        "adapter_params": sum(p.numel() for p in model.adapter_parameters()),
+        "head_params": parameters["task"] + unused,
+        "audio_encoder_params": extra,
     }
+
+
+def count_backbone(backbone: Backbone, size: int) -> int:
+    """Count the multiply-adds of a backbone alone for one square image of `size` pixels, as fvcore does."""
+    return sum(_select(_count(backbone, (torch.zeros(1, 3, size, size),)), "").values())
 
 
 def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> dict[str, Any]:
-    """Count an encoder without a head, for frames and spectrograms of these sizes; the result is that of :func:`count`."""
+    """Count an encoder without a head, for frames and spectrograms of these sizes, as :func:`count` does."""
     statistics = ([0.5] * 3, [0.5] * 3)
     head: Any = _NoHead()
     model = AudioVisualModel(encoder, head, frame_statistics=statistics, audio_statistics=(0.0, 1.0))
@@ -146,11 +141,11 @@ def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, i
 
 
 def example_clips(model: AudioVisualModel, data: DataConfig, audio_feature_dim: int = 0) -> Callable[[int], Batch]:
-    """Return what makes a batch of one clip and one unit of a number of segments: sizes count, values do not."""
-    sound = data.spectrogram
+    """Return a function that makes a batch of one clip and one unit for a number of segments, filled with zeros."""
+    spectrogram = data.spectrogram
     sizes: dict[Stream, tuple[int, int]] = {
         "visual": (data.frame_size, data.frame_size),
-        "audio": (sound.mel_bins, sound.frames),
+        "audio": (spectrogram.mel_bins, spectrogram.frames),
     }
     return _clips(model, sizes, audio_feature_dim)
 
@@ -175,7 +170,7 @@ def _clips(
 
 
 class _Clip(nn.Module):
-    """Takes only tensors, as tracing demands, and makes the batch of them again."""
+    """Takes only tensors, as tracing requires, and builds the batch from them."""
 
     def __init__(self, model: nn.Module, clip: Batch) -> None:
         super().__init__()
@@ -192,7 +187,7 @@ class _Clip(nn.Module):
 
 
 class _GivenFeatures(nn.Module):
-    """Stands in for the encoder and returns features of the right shapes, at no cost."""
+    """Replaces the encoder: returns features of the right shapes at no cost."""
 
     def __init__(self, streams: Any, features: dict[Any, StreamFeatures]) -> None:
         super().__init__()
@@ -204,10 +199,11 @@ class _GivenFeatures(nn.Module):
 
 
 class _NoHead(nn.Module):
-    """Stands in for the task, at no cost."""
+    """Replaces the task, at no cost."""
 
-    def forward(self, encoded: Encoded, _: dict[str, Tensor]) -> list[Tensor]:
-        # All of it, because what reaches no output is not traced. Products, because a traced output must be computed.
+    def forward(self, encoded: EncodedBatch, _: dict[str, Tensor]) -> list[Tensor]:
+        # Returns everything, because tracing drops operators that reach no output. Products, because a traced output must
+        # be computed.
         streams = encoded.streams.values()
         everything = [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
         return [1 * tensor for tensor in everything]
@@ -220,7 +216,7 @@ class _NoHead(nn.Module):
 
 
 def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> _Counts:
-    """Count everything but a separate audio encoder: the encoder from a few segments, the head from all."""
+    """Count everything but the separate audio encoder: the encoder from a few segments, the head from all."""
     seen: list[dict[Any, StreamFeatures]] = []
     hook = model.encoder.register_forward_hook(lambda *call: seen.append(call[-1]))
     encoder = _count_encoder(model, clip, segments)
@@ -243,11 +239,11 @@ def _count_clip(model: AudioVisualModel, clip: Callable[[int], Batch], segments:
 
 
 def _count_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> _Counts:
-    """Count the encoder on a clip of `segments`, from clips of one to three."""
+    """Count the encoder for a clip of `segments` segments, from clips of one to three."""
     method = model.encoder.adapters
     degree = 2 if method is not None and method.temporal else 1
     with _replaced(model, "task", _NoHead()):
-        traced = range(1, min(degree + 1, segments) + 1)  # a clip that is shorter needs no more
+        traced = range(1, min(degree + 1, segments) + 1)  # no more than the clip has
         few = [_inside_encoder(_count_inputs(model, clip(number))) for number in traced]
     return {
         module: Counter(
@@ -258,7 +254,7 @@ def _count_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], segmen
 
 
 def _extrapolated(first: list[int], segments: int) -> int:
-    """Return the value at `segments` of the polynomial through the values at 1, 2, ... (Newton's forward differences)."""
+    """Return the value at `segments` of the polynomial through the values at 1, 2, ... (Newton's forward formula)."""
     value, differences = 0, first
     for order in range(len(first)):
         value += math.comb(segments - 1, order) * differences[0]
@@ -266,15 +262,26 @@ def _extrapolated(first: list[int], segments: int) -> int:
     return value
 
 
-def _count_bare_encoder(model: AudioVisualModel, clip: Callable[[int], Batch], segments: int) -> Counter[str]:
-    """Count what the backbone alone does with both streams of a clip."""
+def _count_adapters(
+    model: AudioVisualModel, clip: Callable[[int], Batch], segments: int, counted: _Counts
+) -> Counter[str]:
+    """Return the multiply-adds of the method, given the counts of the whole model."""
+    method = model.encoder.adapters
+    if method is None:
+        return Counter()
+    parts = list(method.children())
+    if parts and all(isinstance(part, Adapter) for part in parts):
+        # Adapters leave the frozen layers as they are, so there is no need to trace the bare backbone.
+        return counted[f"{_ENCODER}.adapters"]
+    adapters = Counter(counted[_ENCODER])
     with _replaced(model.encoder, "adapters", None):
-        return _count_encoder(model, clip, segments)[_ENCODER]
+        adapters.subtract(_count_encoder(model, clip, segments)[_ENCODER])
+    return adapters
 
 
 @contextmanager
 def _replaced(owner: nn.Module, name: str, other: nn.Module | None) -> Iterator[None]:
-    """Put another module in a module's place for a while."""
+    """Replace a submodule for the duration of the block."""
     own = getattr(owner, name)
     setattr(owner, name, other)
     try:

@@ -23,7 +23,7 @@ _MOST = 48
 
 
 def search(requests: Mapping[str, Request]) -> dict[str, dict[str, int]]:
-    """Return the size of each request, with the counts it comes to (see :class:`lavish.planning.parameter_budgets.Match`).
+    """Return the size of each request and its counts (:class:`lavish.planning.parameter_budgets.Match`).
 
     Raises:
         LavishError: naming the request, if its method takes no size at all or its target trains nothing.

@@ -9,7 +9,7 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream
-from lavish.tasks.base import Shape
+from lavish.tasks.base import FeatureShape
 from lavish.tasks.registry import build_task
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def build_model(
     if audio_feature_dim:
         widths.append(audio_feature_dim)
     grids = backbone.grid_sizes(sizes[streams[0]])
-    shape = Shape(
+    shape = FeatureShape(
         widths=widths,
         stages=[(backbone.widths[end], *grids[end]) for end in backbone.stage_ends],
         token_width=backbone.feature_dim,

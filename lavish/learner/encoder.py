@@ -1,6 +1,6 @@
 """The two-stream encoder: the only place that walks a backbone's blocks.
 
-Both streams, video frames and spectrograms seen as pictures, pass through one shared frozen backbone (LAVISH, arXiv
+Both streams, video frames and spectrograms seen as images, pass through one shared frozen backbone (LAVISH, arXiv
 2212.07983, section 3); a method acts at the points of that walk which ``lavish/methods/base.py`` names.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
-from lavish.models.backbones.base import Backbone, Layers, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, Layers
 from lavish.models.interfaces import STREAMS, Position, Stream, StreamFeatures, Streams
 
 Direction = Literal["both", "a2v", "v2a", "none"]
@@ -38,7 +38,7 @@ class TwoStreamEncoder(nn.Module):
         method: a file of ``lavish/methods``, or 'none'.
         options: the method's own.
         direction, position, arrangement, layers: see ``lavish.config.schema.FusionConfig``.
-        sizes: rows and columns of each stream's pictures; by default what the backbone was built for.
+        sizes: rows and columns of each stream's images; by default what the backbone was built for.
         segments: of a clip.
     """
 
@@ -83,19 +83,19 @@ class TwoStreamEncoder(nn.Module):
         """Width of the pooled features."""
         return self.backbone.feature_dim if self.adapters is None else self.adapters.feature_dim(self.backbone)
 
-    def forward(self, pictures: dict[Stream, Tensor], segments: int = 1) -> dict[Stream, StreamFeatures]:
-        """Encode normalised pictures (B, 3, H, W) of each stream; row b of both is the same moment of the same clip.
+    def forward(self, images: dict[Stream, Tensor], segments: int = 1) -> dict[Stream, StreamFeatures]:
+        """Encode normalised images (B, 3, H, W) of each stream; row b of both is the same moment of the same clip.
 
         B is clips x `segments`, the segments of a clip one after the other.
         """
         # Without anything to train below the head, no activation needs to be kept.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
-            return self._encode(pictures, segments)
+            return self._encode(images, segments)
 
-    def _encode(self, pictures: dict[Stream, Tensor], segments: int) -> dict[Stream, StreamFeatures]:
+    def _encode(self, images: dict[Stream, Tensor], segments: int) -> dict[Stream, StreamFeatures]:
         backbone, method = self.backbone, self.adapters
         context = ForwardContext(backbone, segments)
-        tokens = self._part(None, backbone.embed, backbone.embedding_layers, pictures, context, together=False)
+        tokens = self._part(None, backbone.embed, backbone.embedding_layers, images, context, together=False)
         if method is not None:
             tokens = method.after_embedding(tokens, context)
         ends: dict[Stream, dict[int, Tensor]] = {stream: {} for stream in self.streams}
@@ -116,7 +116,7 @@ class TwoStreamEncoder(nn.Module):
                 backbone.pool(x),
                 x,
                 (*(ends[stream][end] for end in backbone.stage_ends[:-1]), x),
-                self._stage_grids(pictures[stream]),
+                self._stage_grids(images[stream]),
             )
             for stream, x in tokens.items()
         }
@@ -125,17 +125,17 @@ class TwoStreamEncoder(nn.Module):
         self.auxiliary_loss = torch.stack(context.auxiliary_losses).sum() if context.auxiliary_losses else None
         return features
 
-    def _stage_grids(self, pictures: Tensor) -> tuple[tuple[int, int], ...]:
-        grids = self.backbone.grid_sizes((pictures.shape[-2], pictures.shape[-1]))
+    def _stage_grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
+        grids = self.backbone.grid_sizes((images.shape[-2], images.shape[-1]))
         return tuple(grids[end] for end in self.backbone.stage_ends)
 
     @torch.no_grad()
-    def frozen_tokens(self, pictures: Tensor) -> Tensor:
-        """Return the patch tokens (B, N, D) of normalised pictures as the backbone alone makes them, without gradient.
+    def frozen_tokens(self, images: Tensor) -> Tensor:
+        """Return the patch tokens (B, N, D) of normalised images as the backbone alone makes them, without gradient.
 
         Without adapters and even where its own parameters are tuned: as they are, but not trained through this path.
         """
-        tokens = self.backbone.encode(pictures)
+        tokens = self.backbone.encode(images)
         return tokens[:, self.backbone.num_prefix_tokens :]
 
     def _sublayer(self, index: int, position: Position, tokens: Streams, context: ForwardContext) -> Streams:
@@ -186,7 +186,7 @@ class TwoStreamEncoder(nn.Module):
                 return dict(zip(inputs, ended[0].chunk(2) if joined else ended, strict=True))
 
     def _outputs(
-        self, operations: list[Operation], streams: list[Stream], edits: frozenset[str], context: ForwardContext
+        self, operations: list[FrozenLayer], streams: list[Stream], edits: frozenset[str], context: ForwardContext
     ) -> list[Tensor]:
         """Apply one frozen layer, or have the method do it: in each stream, or in both as one batch."""
         first = operations[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.models.interfaces import Stream
-from lavish.tasks.base import Encoded, Task
+from lavish.tasks.base import EncodedBatch, Task
 
 if TYPE_CHECKING:
     from lavish.data.store.batches import Batch
@@ -75,15 +75,15 @@ class AudioVisualModel(EncoderModel):
 
     def forward(self, batch: Batch) -> Any:
         """Return the task's output for a batch, in which the stream that was removed is None."""
-        pictures: dict[Stream, Tensor] = {}
+        images: dict[Stream, Tensor] = {}
         shape: tuple[int, int] = (0, 0)
         if batch.frames is not None:
             shape = (batch.frames.shape[0], batch.frames.shape[1])
-            pictures["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
+            images["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
         if batch.log_mels is not None:
             shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
-            pictures["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
-        streams = self.encoder(pictures, shape[1])
+            images["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
+        streams = self.encoder(images, shape[1])
         features = [
             streams[stream].pooled.unflatten(0, shape)
             for stream in self.encoder.streams
@@ -94,7 +94,7 @@ class AudioVisualModel(EncoderModel):
         negatives = None
         if batch.negatives is not None:
             negatives = self.encoder.frozen_tokens(self._normalised_frames(batch.negatives.flatten(0, 1)))
-        return self.task(Encoded(streams, features, batch.rows, negatives), batch.targets)
+        return self.task(EncodedBatch(streams, features, batch.rows, negatives), batch.targets)
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Return the scalar that training minimises: the task's loss, and what the method adds to it."""
@@ -106,10 +106,10 @@ class AudioVisualModel(EncoderModel):
 
     def _normalised_log_mels(self, log_mels: Tensor) -> Tensor:
         # LAVISH divides by twice the deviation, as the audio spectrogram transformer does.
-        picture = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
+        image = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
         if self.valid_frames is not None:
-            picture[..., self.valid_frames :] = 0  # padding is padded after normalisation
-        return _as_image(picture)
+            image[..., self.valid_frames :] = 0  # padding is padded after normalisation
+        return _as_image(image)
 
 
 class Features(NamedTuple):

@@ -1,4 +1,4 @@
-"""AVMoE: a router mixes adapters that read the other stream with adapters that do not.
+"""AVMoE: a router mixes cross-modal and unimodal adapters.
 
 Cheng et al., "Mixture of Experts for Audio-Visual Learning", NeurIPS 2024 (OpenReview SNmuKbU0am), and the public
 code, which differs by task.
@@ -7,8 +7,8 @@ code, which differs by task.
 from __future__ import annotations
 
 import math
-from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods._shared.attention import LatentAttention, MultiHeadAttention
 from lavish.methods._shared.bottleneck import GatedBottleneck
-from lavish.methods._shared.temporal_gates import OTHER, build_gates
+from lavish.methods._shared.temporal_gates import build_gates
 from lavish.methods._shared.token_map import TokenConvolution
-from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.interfaces import Position, Stream, Streams
+from lavish.methods.base import AdapterSite, Method, adapter_sites, site_name
+from lavish.models.interfaces import ForwardContext, MethodContext, Position, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
@@ -27,42 +27,44 @@ if TYPE_CHECKING:
 
 
 class AudioVisualExperts(Method):
-    """A dense mixture of experts beside every sublayer, and gates over the segments of a clip after the backbone.
+    """A dense mixture of experts at every sublayer, and temporal gates after the backbone.
 
-        y1 = Lin(W y + b)                              the other stream, in this one's number of tokens and width
-        pi = softmax(MLP([mean x ; mean y1]))          for each picture, one weight an expert; MLP 2C -> 128 -> 32 -> E
+        y1 = Lin(W y + b)                              the other stream, in this stream's number of tokens and width
+        pi = softmax(MLP([mean x ; mean y1]))          one weight per expert and image; MLP 2C -> 128 -> 32 -> E
         cross-modal expert: x' = x + g_av softmax(x m'^T) m',  m' = m + softmax(m y1^T) y1;  z of x' with ReLU
-        unimodal expert:    x' = x, or reads this stream (below);  z of x' without ReLU
-        z   = [LN] x' -> C/r -> [BN] -> [ReLU] -> C -> [BN] -> [LN]        grouped maps
-        out = sum over experts of pi_e g_e z_e         every expert runs; g_e and g_av start at 0
+        unimodal expert:    x' = x, or attention to this stream (below);  z of x' without ReLU
+        z   = [LN] x' -> C/r -> [BN] -> [ReLU] -> C -> [BN] -> [LN]        grouped linear maps
+        out = sum over experts of pi_e g_e z_e         all experts run; g_e and g_av start at 0
 
-    After the backbone, ``TemporalGates`` turn the pooled features of a clip's segments into those that the head gets.
+    After the backbone, ``TemporalGates`` transform the pooled features of a clip's segments.
 
-    Our reading. (1) Published on two backbones, Swin V2 and HTS-AT, whose blocks are paired; here both streams are
-    pictures of one, and every block is paired with itself. (2) Stages are the backbone's; those of a plain ViT are its
-    quarters. (3) A stream that may not read the other has the unimodal experts alone, routed by its own mean; where one
-    expert is left, there is nothing to route. (4) Head and loss are those of all methods. (5) The paper's unimodal
-    expert attends to itself, the code of AVE and AVQA does not: `unimodal_attention` says which.
+    Differences from the paper. (1) It pairs the blocks of two backbones, Swin V2 and HTS-AT; here both streams pass
+    through one image backbone, so every block is paired with itself. (2) The stages are the backbone's; a plain ViT is
+    divided into quarters. (3) A stream that may not read the other has unimodal experts only, routed by its own mean.
+    A single expert has no router. (4) Head and loss are the same for all methods. (5) The paper's unimodal expert uses
+    self-attention, the code of AVE and AVQA does not: see `unimodal_attention`.
 
-    Not copied: self-attention over the frames of a whole batch instead of over tokens ('heads' here); a target of 1
-    instead of 1/E in the balancing loss; a start from another method's weights that were chosen on test.
+    Defects of the public code that are not copied: self-attention over the frames of a batch instead of over tokens
+    ('heads' here); a target of 1 instead of 1/E in the balancing loss; initial weights from another method that were
+    selected on the test split.
 
     Options, with the published settings of AVE, AVQA, AVS-S4, MS3:
         cross_experts, unimodal_experts: how many (1, 1, 1, 2 and 1, 2, 1, 2).
-        skip: every so many-th stage, counted from 1, has no adapters; 1 leaves none out (2, 1, 1, 2).
+        skip: every `skip`-th stage, counted from 1, has no adapters; 1 skips none (2, 1, 1, 2).
         latents: number M of latent tokens (32, 2, 32, 32).
-        reduction, groups: of the bottlenecks (8, 8, 8, 2 and 2, 4, 2, 2).
-        batch_norm: inside the bottleneck, over batch and tokens (yes, no, no, no).
-        norm_before, norm_after: layer norms around it.
-        gate: which streams have the gates g_e ('both', 'visual', 'visual', 'visual').
-        unimodal_attention: of unimodal experts ('none', 'none', 'heads', 'latent'): 'heads' puts self-attention of four
-            heads with dropout 0.2 in place of x; 'latent' is the cross-modal expert's attention with y1 = x.
-        balance: weight of the sum over all mixtures of KL(uniform || mean of pi over a batch) (0, 0, 0, 0.01).
-        router_noise: deviation of the noise on the router's logits in training (0, 0, 0.01, 0.01).
-        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It has to suit the
-            task: a head that reads no pooled features, as that of masks, leaves 'features' untrained.
-        temporal_width: their width d (256), a multiple of 4.
-        gamma: their weight (0.1).
+        reduction, groups: r and the groups of the bottlenecks' linear maps (8, 8, 8, 2 and 2, 4, 2, 2).
+        batch_norm: batch norms inside the bottleneck, over batch and tokens (yes, no, no, no).
+        norm_before, norm_after: layer norms around the bottleneck.
+        gate: the streams with gates g_e ('both', 'visual', 'visual', 'visual').
+        unimodal_attention: attention of unimodal experts ('none', 'none', 'heads', 'latent'): 'heads' replaces x by
+            self-attention with four heads and dropout 0.2; 'latent' is the cross-modal attention with y1 = x.
+        balance: weight of the auxiliary loss, KL(uniform || mean of pi over a batch) summed over all mixtures
+            (0, 0, 0, 0.01).
+        router_noise: standard deviation of the noise on the router's logits in training (0, 0, 0.01, 0.01).
+        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It must suit the
+            task: 'features' stays untrained if the head does not use pooled features, as for segmentation.
+        temporal_width: width d of the temporal gates, a multiple of 4 (256).
+        gamma: weight of the temporal gates (0.1).
     """
 
     cross_modal = True
@@ -94,41 +96,35 @@ class AudioVisualExperts(Method):
         if min(cross_experts, unimodal_experts) < 0 or cross_experts + unimodal_experts == 0 or skip < 1:
             raise LavishError(
                 f"adapter.options: cross_experts={cross_experts}, unimodal_experts={unimodal_experts} and skip={skip}: "
-                "give at least one expert, and a skip of 1 (no stage left out) or more"
+                "give at least one expert, and a skip of 1 (no stage skipped) or more"
             )
         if balance < 0 or router_noise < 0:
             raise LavishError(f"adapter.options: balance={balance}, router_noise={router_noise}: give 0 or more")
         self.balance = balance
-        for block, position, stream in product(context.blocks, get_args(Position), context.streams):
-            stage = 1 + next(index for index, end in enumerate(backbone.stage_ends) if block <= end)
-            crosses = stream in context.readers
-            kinds = [*([True] * cross_experts if crosses else []), *[False] * unimodal_experts]
+        for site in adapter_sites(backbone, context):
+            stage = 1 + next(index for index, end in enumerate(backbone.stage_ends) if site.block <= end)
+            kinds = [*([True] * cross_experts if site.cross_modal else []), *[False] * unimodal_experts]
             if not kinds or (skip > 1 and stage % skip == 0):
                 continue
-            width = backbone.widths[block]
+            bottleneck = partial(
+                GatedBottleneck,
+                site.width,
+                reduction=reduction,
+                groups=groups,
+                batch_norm=batch_norm,
+                norm_before=norm_before,
+                norm_after=norm_after,
+                gated=gate == "both" or site.stream == "visual",
+            )
             experts = []
-            for reads in kinds:
+            for cross_modal in kinds:
                 attention: nn.Module | None = None
-                if reads or unimodal_attention == "latent":
-                    attention = LatentAttention(width, latents)
+                if cross_modal or unimodal_attention == "latent":
+                    attention = LatentAttention(site.width, latents)
                 elif unimodal_attention == "heads":
-                    attention = MultiHeadAttention(width, heads=4, dropout=0.2)
-                bottleneck = GatedBottleneck(
-                    width,
-                    reduction=reduction,
-                    groups=groups,
-                    batch_norm=batch_norm,
-                    norm_before=norm_before,
-                    norm_after=norm_after,
-                    activation=reads,
-                    gated=gate == "both" or stream == "visual",
-                )
-                experts.append(Expert(attention, bottleneck, reads=reads))
-            mapped = None
-            if crosses and (cross_experts or len(experts) > 1):
-                tokens = context.tokens
-                mapped = TokenConvolution(width, width, tokens[stream][block], tokens[OTHER[stream]][block])
-            self.add_module(f"{block}_{position}_{stream}", Mixture(width, mapped, experts, router_noise))
+                    attention = MultiHeadAttention(site.width, heads=4, dropout=0.2)
+                experts.append(Expert(attention, bottleneck(activation=cross_modal), cross_modal=cross_modal))
+            self.add_module(site.name, Mixture(site, experts, router_noise))
         self.temporal_gates = build_gates(temporal_gates, backbone, context, width=temporal_width, gamma=gamma)
 
     def residual_update(
@@ -136,53 +132,56 @@ class AudioVisualExperts(Method):
     ) -> Streams:
         updates: Streams = {}
         for stream, x in tokens.items():
-            mixture = self._modules.get(f"{block}_{position}_{stream}")
+            mixture = self._modules.get(site_name(block, position, stream))
             if mixture is not None:
-                updates[stream], uneven = mixture(x, tokens.get(OTHER[stream]))
-                if self.training and self.balance and uneven is not None:
-                    context.auxiliary_losses.append(self.balance * uneven)
+                updates[stream], imbalance = mixture(x, tokens.get(other_stream(stream)))
+                if self.training and self.balance and imbalance is not None:
+                    context.auxiliary_losses.append(self.balance * imbalance)
         return updates
 
     def transform_features(
         self, features: dict[Stream, StreamFeatures], context: ForwardContext
     ) -> dict[Stream, StreamFeatures]:
-        return features if self.temporal_gates is None else self.temporal_gates(features, context.segments)
+        return self.temporal_gates(features, context.segments)
 
     def feature_dim(self, backbone: Backbone) -> int:
-        gates = self.temporal_gates
-        return backbone.feature_dim if gates is None or gates.feature_dim is None else gates.feature_dim
+        return self.temporal_gates.feature_dim
 
 
 class Expert(nn.Module):
     """Attention, if any, then the gated bottleneck."""
 
-    def __init__(self, attention: nn.Module | None, bottleneck: GatedBottleneck, *, reads: bool) -> None:
+    def __init__(self, attention: nn.Module | None, bottleneck: GatedBottleneck, *, cross_modal: bool) -> None:
         super().__init__()
-        self.reads, self.attention, self.bottleneck = reads, attention, bottleneck
+        self.cross_modal, self.attention, self.bottleneck = cross_modal, attention, bottleneck
 
     def forward(self, tokens: Tensor, mapped: Tensor | None) -> Tensor:
-        """Return g z (B, N, C) for `tokens` (B, N, C) and the other stream `mapped` to their number and width."""
+        """Return g z (B, N, C) for `tokens` and the other stream `mapped` to their shape, (B, N, C) both."""
         if self.attention is not None:
-            tokens = self.attention(tokens, mapped if self.reads else tokens)
+            tokens = self.attention(tokens, mapped if self.cross_modal else tokens)
         return self.bottleneck(tokens)
 
 
 class Mixture(nn.Module):
-    """Experts of one place and their router."""
+    """The experts of one site and their router."""
 
-    def __init__(self, width: int, token_map: nn.Module | None, experts: list[Expert], noise: float) -> None:
+    def __init__(self, site: AdapterSite, experts: list[Expert], noise: float) -> None:
         super().__init__()
-        self.noise, self.token_map = noise, token_map
+        self.noise, width = noise, site.width
+        reads_other = site.cross_modal and (len(experts) > 1 or experts[0].cross_modal)
+        self.token_map = (
+            TokenConvolution(width, site.other_width, site.tokens, site.other_tokens) if reads_other else None
+        )
         self.experts = nn.ModuleList(experts)
-        read = width if token_map is None else 2 * width
+        inputs = 2 * width if reads_other else width
         self.router = (
-            nn.Sequential(nn.Linear(read, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, len(experts)))
+            nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, len(experts)))
             if len(experts) > 1
             else None
         )
 
     def forward(self, tokens: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the update (B, N, C), and KL(uniform || mean of pi over B) where there is something to route."""
+        """Return the update (B, N, C), and KL(uniform || mean of pi over B) if there is a router."""
         mapped = None if self.token_map is None else self.token_map(other)
         updates = [expert(tokens, mapped) for expert in self.experts]
         if self.router is None:
@@ -193,6 +192,6 @@ class Mixture(nn.Module):
             logits = logits + self.noise * torch.randn_like(logits)
         weights = logits.softmax(dim=-1)[..., None, None].unbind(dim=1)
         out = sum(weight * update for weight, update in zip(weights, updates, strict=True))
-        # In logarithms throughout, so that an expert nobody asks for has a finite loss.
+        # In the logarithmic domain, so that the loss stays finite for an expert with a weight of zero.
         mean = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
         return out, -mean.mean() - math.log(len(updates))

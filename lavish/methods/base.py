@@ -1,8 +1,8 @@
 """What a method is: trainable parts that act at hooks of the forward pass through a frozen backbone.
 
 A method is one file of this package with one class. Most methods are small modules beside or after a sublayer: they
-derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the hooks
-that they need:
+derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the
+hooks that they need:
 
     tokens = after_embedding(tokens)                            may add tokens
     for each block:
@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from lavish.models.backbones.base import Backbone, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer
 from lavish.models.interfaces import (
     POSITIONS,
     ForwardContext,
@@ -120,9 +120,9 @@ class Method(nn.Module, ABC):
         """Return the tokens that enter a block, after patch merging if there is any."""
         return tokens
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        """Return the outputs of one frozen layer in all streams; called for the :meth:`intercepted_layers`."""
-        return {stream: operation.layer(operation.tokens) for stream, operation in operations.items()}
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
+        """Return the outputs of one frozen layer in all streams. Called for the :meth:`intercepted_layers`."""
+        return {stream: frozen.layer(frozen.tokens) for stream, frozen in layers.items()}
 
     def residual_update(
         self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext

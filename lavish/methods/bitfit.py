@@ -6,20 +6,21 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lavish.methods.base import Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import MethodContext
 
 
 class BitFit(Method):
-    """Train every bias of the backbone and nothing else: 11 C a block of a ViT.
+    """Train every bias of the backbone and nothing else: 11 C per block of a ViT.
 
-        y = W x + b        b of each linear map, of each layer norm, of the patch embedding
+        y = W x + b        b of each linear layer, each layer norm and the patch embedding
 
     Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
-    ACL 2022 (arXiv 2106.10199). Biases start as the backbone has them. Nothing crosses between the streams.
+    ACL 2022 (arXiv 2106.10199). Biases are initialised with the backbone's. Unimodal.
 
-    Our choice: the biases are shared by both streams, as the backbone is. Swin V2 has none for keys, and one more in
-    the network of its position bias (10 C + 512 a block).
+    Our choice: both streams share the biases, as they share the backbone. Swin V2 has none for keys, and one more in
+    the network of its position bias (10 C + 512 per block).
     """
 
     def __init__(self, backbone: Backbone, context: MethodContext) -> None:

@@ -1,4 +1,4 @@
-"""CoLA: low-rank updates of frozen weights, one part of which the other stream sets.
+"""CoLA: low-rank updates of frozen weights, partly generated from the other stream.
 
 "CoLA: Cross-Modal Low-rank Adaptation for Multimodal Downstream Tasks", ICML 2026 (arXiv 2604.03314), and the public
 code.
@@ -12,17 +12,17 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
-from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, LayerName, Operation
-from lavish.models.interfaces import Stream, Streams
+from lavish.methods.base import Method
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
+from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams, other_stream
 
 _LAYERS: tuple[LayerName, ...] = ("qkv", "proj", "fc1", "fc2")
 
 
 class _HyperNetwork(nn.Module):
-    """Phi(c): a descriptor (B, d) of the other stream to a matrix (B, r, r) for each part of a layer.
+    """Phi(c): maps a descriptor (B, d) of the other stream to a matrix (B, r, r) for each part of a layer.
 
-    The parts (q, k and v; one elsewhere) have weights of their own and are computed side by side.
+    The parts (q, k and v; one elsewhere) have their own weights and are computed in one batch.
     """
 
     def __init__(self, parts: int, width: int, hidden: int, rank: int) -> None:
@@ -45,9 +45,9 @@ class _HyperNetwork(nn.Module):
 
 
 class _Update(nn.Module):
-    """What is added to the output of one frozen linear map; q, k and v are parts with matrices of their own.
+    """The update of one frozen linear layer; q, k and v are parts with their own matrices.
 
-    (alpha / r) B1 A1 x, and lambda B2 Phi(c) A2 x where there is a hyper-network.
+    (alpha / r) B1 A1 x, plus lambda B2 Phi(c) A2 x if there is a hyper-network.
     """
 
     def __init__(self, parts: int, widths: tuple[int, int], rank: int, scale: float, hyper: nn.Module | None) -> None:
@@ -64,37 +64,37 @@ class _Update(nn.Module):
         if self.hyper is None:
             low = self.scale * low
         else:
-            own, crossing = low.split(self.rank, dim=3)
-            # lambda times the r x r matrix instead of times all tokens.
+            own, conditioned = low.split(self.rank, dim=3)
+            # lambda scales the r x r matrix, which is cheaper than scaling all tokens.
             matrix = self.cross_scale * self.hyper(descriptor)
-            crossing = (crossing.transpose(1, 2) @ matrix.transpose(2, 3)).transpose(1, 2)
-            low = torch.cat([self.scale * own, crossing], dim=3)
+            conditioned = (conditioned.transpose(1, 2) @ matrix.transpose(2, 3)).transpose(1, 2)
+            low = torch.cat([self.scale * own, conditioned], dim=3)
         parts = [functional.linear(x, up) for x, up in zip(low.unbind(2), self.up, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class Cola(Method):
-    """Two low-rank updates of every linear map of the chosen blocks: one of LoRA, one that the other stream sets.
+    """Two low-rank updates of every linear layer of the chosen blocks: LoRA's, and one conditioned on the other stream.
 
         out = W x + b + (alpha / r) B1 A1 x + lambda B2 Phi(c) A2 x
         Phi(c) = LN( reshape_{r x r}( W_up LN( GELU( W_down c ) ) ) )          W_down: d -> d / gamma, W_up: -> r^2
 
-    on q, k, v (each with matrices and a hyper-network of its own), the projection behind attention and both maps of the
-    feed-forward layer. c describes the picture of the other stream at the same moment: its class token, or the mean of
-    its tokens where the backbone has none, as it is at that very point: the residual stream before attention for q, k
-    and v, attention's output for the projection, the residual stream after attention for the feed-forward layer. B1 and
-    B2 start at zero, A1 and A2 Kaiming-uniform, lambda, one scalar a linear map, is trained. A stream that may not read
-    the other keeps the first update alone: LoRA on all linear maps.
+    on q, k, v (each with its own matrices and hyper-network), the projection after attention and both layers of the
+    feed-forward network. c describes the same segment of the other stream: its class token, or the mean of its tokens
+    if the backbone has none, at the same layer: the residual stream before attention for q, k and v, attention's output
+    for the projection, the residual stream after attention for the feed-forward network. B1 and B2 are initialised
+    with zero, A1 and A2 Kaiming-uniform; lambda, one scalar per linear layer, is trained. A stream that may not read
+    the other has the first update only: LoRA on all linear layers.
 
-    Published between two separate encoders; here both streams share the frozen weights and have updates of their own.
-    The published rule for encoders of unequal depth is not needed.
+    Published for two separate encoders; here both streams share the frozen weights and have their own updates. The
+    published rule for encoders of unequal depth is not needed.
 
     Options, with the published settings:
         rank: r, of both updates (16).
         alpha: numerator of the first update's scale (8, hence a scale of 0.5; the published LoRA baseline of
-            segmentation has 84, which looks like a slip of the pen).
-        reduction: gamma, the hyper-network is d / gamma wide (16).
-        cross_scale: what lambda starts from (0.1).
+            segmentation has 84, probably a typing error).
+        reduction: gamma; the hidden width of the hyper-network is d / gamma (16).
+        cross_scale: initial value of lambda (0.1).
     """
 
     cross_modal = True
@@ -129,24 +129,24 @@ class Cola(Method):
                     )
                     if update.cross_scale is not None:
                         nn.init.constant_(update.cross_scale, cross_scale)
-        self._edited, self._readers = frozenset(context.blocks), context.readers
+        self._blocks, self._readers = frozenset(context.blocks), context.readers
 
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        return frozenset(_LAYERS) if block in self._edited else frozenset()
+        return frozenset(_LAYERS) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        outputs = super().apply_layer(operations, context)
-        streams = list(operations)
-        for own, stream in enumerate(streams):
-            operation, other, descriptor = operations[stream], streams[-1 - own], None
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
+        outputs = super().apply_layer(layers, context)
+        for stream, frozen in layers.items():
+            descriptor = None
             if stream in self._readers:
-                source = operations[other].tokens if operation.name == "proj" else context.tokens[other]
+                other = other_stream(stream)
+                source = layers[other].tokens if frozen.name == "proj" else context.tokens[other]
                 descriptor = source[:, 0] if context.backbone.num_prefix_tokens else source.mean(dim=1)
-            update = self.updates[f"{operation.block}_{operation.name}_{stream}"]
-            outputs[stream] = outputs[stream] + update(operation.tokens, descriptor)
+            update = self.updates[f"{frozen.block}_{frozen.name}_{stream}"]
+            outputs[stream] = outputs[stream] + update(frozen.tokens, descriptor)
         return outputs
 
 
 def _uniform(*shape: int, inputs: int) -> Tensor:
-    """Return what torch draws for a linear map of `inputs`: Kaiming-uniform with a = sqrt(5)."""
+    """Return initial weights as of torch's linear layers: Kaiming-uniform with a = sqrt(5)."""
     return torch.empty(shape).uniform_(-(inputs**-0.5), inputs**-0.5)

@@ -1,4 +1,4 @@
-"""Compacter: sequential adapters whose maps are sums of Kronecker products with matrices that all places share."""
+"""Compacter: sequential adapters whose weights are sums of Kronecker products with shared matrices."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
-from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.methods.base import Method, adapter_sites, site_name
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Position, Streams
+from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams
 
 
 class Compacter(Method):
-    """A bottleneck behind each sublayer, made of parametrised hypercomplex multiplications (PHM).
+    """A bottleneck after each sublayer, made of parametrised hypercomplex multiplications (PHM).
 
         x <- x + z + gelu(z H_D + b_D) H_U + b_U       z = sublayer(x)
         H = sum_i A_i kron (s_i t_i)                   A_i (n, n), s_i (in / n, k), t_i (k, out / n), i = 1..n
 
     Karimi Mahabadi et al., "Compacter: Efficient Low-Rank Hypercomplex Adapter Layers", NeurIPS 2021 (arXiv
-    2106.04647). All layers share the matrices A; s, t and b are each map's own. A starts at a normal distribution of
-    deviation 0.0001 (in the code where A is shared), s and t Glorot-uniform with gain sqrt 2 as in the code (gain 1 in
-    another library), biases at 0: the update is nothing that float32 resolves. Nothing crosses between the streams.
+    2106.04647). All sites share the matrices A; each layer has its own s, t and b. A is initialised from a normal
+    distribution with standard deviation 0.0001 (as in the code where A is shared), s and t Glorot-uniform with gain
+    sqrt 2 as in the code (gain 1 in another library), biases with 0: the initial update is below the resolution of
+    float32. Unimodal.
 
-    Our choices: each stream has an A of its own. In the post-norm blocks of Swin V2, z is what leaves the post-norm.
-    The original trains the backbone's layer norms as well: that is `backbone.tune_norms: true`.
+    Our choices: each stream has its own A. In the post-norm blocks of Swin V2, z is the output of the post-norm. The
+    original trains the backbone's layer norms as well: set `backbone.tune_norms: true`.
 
     Options:
-        division: n (4); it has to divide each block's width C and its hidden width C / reduction.
+        division: n (4); it must divide each block's width C and its hidden width C / reduction.
         rank: k (1).
         reduction: the hidden width is C / reduction (32; the widths of Swin-V2-L allow 16 with n = 4).
-        position: 'both', or 'ffn' for Compacter++, which keeps the bottleneck behind the feed-forward layer.
+        position: 'both', or 'ffn' for Compacter++, which keeps only the bottleneck after the feed-forward layer.
     """
 
     budget_option = "reduction"
@@ -53,19 +54,16 @@ class Compacter(Method):
         self.rules = nn.ParameterDict(
             {stream: torch.empty(division, division, division).normal_(0, 1e-4) for stream in context.streams}
         )
-        positions: tuple[Position, ...] = ("attention", "ffn") if position == "both" else ("ffn",)
-        for block in context.blocks:
-            for here in positions:
-                for stream in context.streams:
-                    bottleneck = _Bottleneck(backbone.widths[block], reduction, division, rank)
-                    self.add_module(f"{block}_{here}_{stream}", bottleneck)
+        positions = POSITIONS if position == "both" else (position,)
+        for site in adapter_sites(backbone, context, positions):
+            self.add_module(site.name, _Bottleneck(site.width, reduction, division, rank))
 
     def residual_update(
         self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         updates: Streams = {}
         for stream, branch in branches.items():
-            bottleneck = self._modules.get(f"{block}_{position}_{stream}")
+            bottleneck = self._modules.get(site_name(block, position, stream))
             if bottleneck is not None:
                 updates[stream] = bottleneck(branch, self.rules[stream])
         return updates
@@ -77,8 +75,8 @@ class _Bottleneck(nn.Module):
         hidden = hidden_width(width, reduction)
         if division < 1 or rank < 1 or width % division or hidden % division:
             raise LavishError(
-                f"adapter.options: division={division} has to divide the width {width} and the hidden width {hidden} "
-                f"(reduction={reduction}), and rank={rank} has to be 1 or more; choose a smaller reduction or division"
+                f"adapter.options: division={division} must divide the width {width} and the hidden width {hidden} "
+                f"(reduction={reduction}), and rank={rank} must be 1 or more; choose a smaller reduction or division"
             )
         self.down = _HypercomplexLinear(width, hidden, division, rank)
         self.up = _HypercomplexLinear(hidden, width, division, rank)
@@ -95,7 +93,7 @@ class _HypercomplexLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, tokens: Tensor, rule: Tensor) -> Tensor:
-        # A few small products make the matrix; axes: i of the sum, then rows and columns of A (p, q) and of s t (r, o).
+        # The matrix from small products; axes: i of the sum, then rows and columns of A (p, q) and of s t (r, o).
         products = torch.bmm(self.left, self.right)
         n, r, o = products.shape
         blocks = (rule.flatten(1).t() @ products.flatten(1)).view(n, n, r, o)

@@ -1,4 +1,4 @@
-"""DG-SCT: the other stream guides which channels, tokens and segments of this one count.
+"""DG-SCT: the other stream guides attention over this stream's channels, tokens and segments.
 
 Duan et al., "Cross-modal Prompts: Adapting Large Pre-trained Models for Audio-Visual Downstream Tasks", NeurIPS 2023
 (arXiv 2311.05152), and the public code, which differs by task.
@@ -7,17 +7,16 @@ Duan et al., "Cross-modal Prompts: Adapting Large Pre-trained Models for Audio-V
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
 from lavish.methods._shared.attention import LatentAttention
 from lavish.methods._shared.bottleneck import GatedBottleneck
-from lavish.methods._shared.temporal_gates import OTHER, build_gates
+from lavish.methods._shared.temporal_gates import build_gates
 from lavish.methods._shared.token_map import TokenConvolution, TokenResizing
-from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.interfaces import Position, Stream, Streams
+from lavish.methods.base import AdapterSite, Method, adapter_sites, site_name
+from lavish.models.interfaces import ForwardContext, MethodContext, Position, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
@@ -25,44 +24,44 @@ if TYPE_CHECKING:
 
 
 class DualGuidedPrompts(Method):
-    """An adapter beside every sublayer, and gates over the segments of a clip after the backbone.
+    """An adapter at every sublayer, and temporal gates after the backbone.
 
-        y1 = token map of y                               the other stream, in this one's number of tokens and width
+        y1 = token map of y                               the other stream, in this stream's number of tokens and width
         x1 = x + g_av softmax(x m'^T) m',  m' = m + softmax(m y1^T) y1        M latent tokens m; g_av starts at 0
         a  = mean over tokens of y1
-        mc = sigmoid(W2 ReLU(W1 q)),  q = mean over tokens of ReLU(Wa a) ReLU(Wv x1)             which channels
-        s  = w (ReLU(W'v (x1 (1 + mc))) ReLU(W'a a)),  ms = sigmoid(s),  p = softmax(tanh(s))    which tokens
+        mc = sigmoid(W2 ReLU(W1 q)),  q = mean over tokens of ReLU(Wa a) ReLU(Wv x1)             channel attention
+        s  = w (ReLU(W'v (x1 (1 + mc))) ReLU(W'a a)),  ms = sigmoid(s),  p = softmax(tanh(s))    token attention
         x2 = x1 (alpha mc + beta ms + 1 - alpha)
-        out = g [LN] z of z = [LN] x2 -> C/r -> [BN] -> ReLU -> C -> [BN]        grouped maps; g starts at 0
+        out = g [LN] z of z = [LN] x2 -> C/r -> [BN] -> ReLU -> C -> [BN]        grouped linear maps; g starts at 0
 
-    The p of the last adapter weights the final tokens of its stream in place of the backbone's pooling, and
-    ``TemporalGates`` turn the pooled features of a clip's segments into those that the head gets.
+    The p of the last adapter weights the final tokens of its stream instead of the backbone's pooling, and
+    ``TemporalGates`` transform the pooled features of a clip's segments.
 
-    Our reading. (1) Published on two backbones, Swin V2 and HTS-AT, whose blocks are paired; here both streams are
-    pictures of one, so every block is paired with itself, and the second adapter of the audio stream has a sublayer to
-    sit beside. (2) A class token is a token like the others, in the token map and in p; with 'bicubic' it is handed
-    over as it is. What the backbone does behind its pooling, it does behind p. Without an adapter in the last block, or
-    in a stream that may not read the other, it pools by itself. (3) A stream that may not read the other has the
-    bottleneck alone, and its decoder after the backbone reads only its own query. (4) The losses on gates and the head
-    with an event score belong to a task: the head and the loss are those of all methods. (5) In 'maps', one gate a segment
-    scales all maps, where the code has one for each of four.
+    Differences from the paper. (1) It pairs the blocks of two backbones, Swin V2 and HTS-AT; here both streams pass
+    through one image backbone, so every block is paired with itself, and the second adapter of the audio stream has a
+    sublayer. (2) A class token is treated as any token, in the token map and in p; 'bicubic' passes it on unchanged.
+    Layers that the backbone applies after its pooling are applied after p. Without an adapter in the last block, or
+    in a stream that may not read the other, the backbone pools. (3) A stream that may not read the other has the
+    bottleneck only, and its decoder after the backbone attends to its own query only. (4) Losses on the gates and the
+    head with an event score belong to a task: head and loss are the same for all methods. (5) In 'maps', one gate per
+    segment scales all maps; the public code has one for each of four.
 
-    Not copied: LN after the gate, which normalises its size away (AVS); layers, attentions and a scalar that nothing
-    calls; an audio encoder and a backbone that are trained by mistake.
+    Defects of the public code that are not copied: a layer norm after the gate, which cancels its magnitude (AVS);
+    layers, attentions and a scalar that are never used; an audio encoder and a backbone that are trained by mistake.
 
     Options, with the published settings of AVE, AVQA, AVS-S4, MS3:
-        map_tokens: 'convolution' over tokens (N' -> N, with weights; all but S4) or 'bicubic' resizing (S4).
+        map_tokens: 'convolution' over tokens (N' -> N, trained; all but S4) or 'bicubic' resizing (S4).
         latents: number M of latent tokens (32, 2, 32, 32).
-        latent_init: 'uniform' on [0, 1) (AVE) or 'zeros', which keeps them identical for ever (AVQA, AVS).
-        alpha, beta: weights of channels and tokens (0.3, 0.05; MS3: 0.2, 0.1).
-        reduction, groups: of the bottleneck (8, 8, 8, 2 and 2, 4, 2, 2).
-        batch_norm: inside the bottleneck, over batch and tokens (yes, no, no, no).
-        norm_before, norm_after: layer norms around it (both; both; after; after).
-        gate: which streams have the output gate g ('both', 'visual', 'visual', 'visual').
-        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It has to suit the
-            task: a head that reads no pooled features, as that of masks, leaves 'features' untrained.
-        temporal_width: their width d (256), a multiple of 4.
-        gamma: their weight (0.1, none, 0.05, 0.1).
+        latent_init: 'uniform' on [0, 1) (AVE), or 'zeros', with which they stay identical (AVQA, AVS).
+        alpha, beta: weights of channel and token attention (0.3, 0.05; MS3: 0.2, 0.1).
+        reduction, groups: r and the groups of the bottleneck's linear maps (8, 8, 8, 2 and 2, 4, 2, 2).
+        batch_norm: batch norms inside the bottleneck, over batch and tokens (yes, no, no, no).
+        norm_before, norm_after: layer norms around the bottleneck (both; both; after; after).
+        gate: the streams with an output gate g ('both', 'visual', 'visual', 'visual').
+        temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It must suit the
+            task: 'features' stays untrained if the head does not use pooled features, as for segmentation.
+        temporal_width: width d of the temporal gates, a multiple of 4 (256).
+        gamma: weight of the temporal gates (0.1, none, 0.05, 0.1).
     """
 
     cross_modal = True
@@ -89,29 +88,21 @@ class DualGuidedPrompts(Method):
         gamma: float = 0.1,
     ) -> None:
         super().__init__()
-        for block, position, stream in product(context.blocks, get_args(Position), context.streams):
-            width, other, site = backbone.widths[block], OTHER[stream], f"{block}_{position}_{stream}"
-            if stream in context.readers:
-                mapped: nn.Module
-                if map_tokens == "convolution":
-                    counts = context.tokens
-                    mapped = TokenConvolution(width, width, counts[stream][block], counts[other][block])
-                else:
-                    grids = context.grids
-                    mapped = TokenResizing(width, width, grids[stream][block], grids[other][block])
-                guide = Guide(width, mapped, latents, latent_init, alpha=alpha, beta=beta)
-                self.add_module(f"{site}_guide", guide)
+        for site in adapter_sites(backbone, context):
+            if site.cross_modal:
+                guide = Guide(site, map_tokens, latents, latent_init, alpha=alpha, beta=beta)
+                self.add_module(f"{site.name}_guide", guide)
             bottleneck = GatedBottleneck(
-                width,
+                site.width,
                 reduction=reduction,
                 groups=groups,
                 batch_norm=batch_norm,
                 norm_before=norm_before,
                 norm_after=norm_after,
                 activation=True,
-                gated=gate == "both" or stream == "visual",
+                gated=gate == "both" or site.stream == "visual",
             )
-            self.add_module(site, bottleneck)
+            self.add_module(site.name, bottleneck)
         self.temporal_gates = build_gates(temporal_gates, backbone, context, width=temporal_width, gamma=gamma)
 
     def residual_update(
@@ -119,10 +110,10 @@ class DualGuidedPrompts(Method):
     ) -> Streams:
         updates: Streams = {}
         for stream, x in tokens.items():
-            bottleneck = self._modules.get(f"{block}_{position}_{stream}")
-            guide = self._modules.get(f"{block}_{position}_{stream}_guide")
+            site = site_name(block, position, stream)
+            bottleneck, guide = self._modules.get(site), self._modules.get(f"{site}_guide")
             if guide is not None:
-                x, context.cache[f"weights_{block}_{position}_{stream}"] = guide(x, tokens[OTHER[stream]])
+                x, context.cache[f"weights_{site}"] = guide(x, tokens[other_stream(stream)])
             if bottleneck is not None:
                 updates[stream] = bottleneck(x)
         return updates
@@ -130,25 +121,24 @@ class DualGuidedPrompts(Method):
     def transform_features(
         self, features: dict[Stream, StreamFeatures], context: ForwardContext
     ) -> dict[Stream, StreamFeatures]:
-        last = f"weights_{context.backbone.num_blocks - 1}_ffn"
-        pooled = {
-            stream: _pooled(whole, context.cache.get(f"{last}_{stream}"), context.backbone)
-            for stream, whole in features.items()
-        }
-        return pooled if self.temporal_gates is None else self.temporal_gates(pooled, context.segments)
+        backbone = context.backbone
+        pooled = {}
+        for stream, whole in features.items():
+            weights = context.cache.get(f"weights_{site_name(backbone.num_blocks - 1, 'ffn', stream)}")
+            pooled[stream] = _pooled(whole, weights, backbone)
+        return self.temporal_gates(pooled, context.segments)
 
     def feature_dim(self, backbone: Backbone) -> int:
-        gates = self.temporal_gates
-        return backbone.feature_dim if gates is None or gates.feature_dim is None else gates.feature_dim
+        return self.temporal_gates.feature_dim
 
 
 class Guide(nn.Module):
-    """x2 and p of the method's equations: what an adapter does before its bottleneck."""
+    """The adapter before its bottleneck: x2 and p of the method's equations."""
 
     def __init__(
         self,
-        width: int,
-        token_map: nn.Module,
+        site: AdapterSite,
+        map_tokens: Literal["convolution", "bicubic"],
         latents: int,
         latent_init: Literal["uniform", "zeros"],
         *,
@@ -157,8 +147,12 @@ class Guide(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.beta = alpha, beta
-        half = width // 2
-        self.token_map = token_map
+        width, half = site.width, site.width // 2
+        self.token_map: nn.Module
+        if map_tokens == "convolution":
+            self.token_map = TokenConvolution(width, site.other_width, site.tokens, site.other_tokens)
+        else:
+            self.token_map = TokenResizing(width, site.other_width, site.grid, site.other_grid)
         self.latents = LatentAttention(width, latents, latent_init)
         self.channel_other, self.channel_own = nn.Linear(width, width), nn.Linear(width, width)
         self.channel_score = nn.Sequential(nn.Linear(width, half), nn.ReLU(), nn.Linear(half, width), nn.Sigmoid())
@@ -178,9 +172,9 @@ class Guide(nn.Module):
 
 
 def _pooled(features: StreamFeatures, weights: Tensor | None, backbone: Backbone) -> StreamFeatures:
-    """Pool by the weights p (B, N, 1) of the final tokens, if there are any."""
+    """Pool the final tokens with the weights p (B, N, 1), if there are any."""
     if weights is None:
         return features
     mean = weights.transpose(1, 2) @ features.tokens
-    # However the backbone pools, of tokens that are all alike it takes that one; what it does to it then is done here.
+    # Pooling identical tokens returns that token, however the backbone pools, then applies the layers after pooling.
     return replace(features, pooled=backbone.pool(mean.expand(-1, backbone.num_prefix_tokens + 1, -1)))

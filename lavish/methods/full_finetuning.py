@@ -6,16 +6,17 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lavish.methods.base import Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import MethodContext
 
 
 class FullFinetuning(Method):
-    """Train every parameter of the backbone, which both streams go on sharing.
+    """Train every parameter of the backbone, which both streams share.
 
-    What parameter-efficient methods are measured against. Fewer blocks (`fusion.layers: last 4`) are what the
-    literature calls partial fine-tuning: patch embedding, position embedding and class token go with the first block,
-    the merging of patches with the block behind it, the final norm with the last block. Nothing crosses.
+    The reference for parameter-efficient methods. Fewer blocks (`fusion.layers: last 4`) are partial fine-tuning: patch
+    embedding, position embedding and class token belong to the first block, patch merging to the block after it, the
+    final norm to the last block. Unimodal.
 
     The backbone stays in evaluation mode: stochastic depth is `backbone.stochastic_depth`, off by default.
     """

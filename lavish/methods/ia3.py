@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, Operation
-from lavish.models.interfaces import Stream, Streams
+from lavish.methods.base import Method
+from lavish.models.backbones.base import Backbone, FrozenLayer
+from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 
 class IA3(Method):
@@ -16,11 +16,11 @@ class IA3(Method):
         K <- l_k * K        V <- l_v * V        ffn(x) = W_2 (l_ff * act(W_1 x + b_1)) + b_2
 
     Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", NeurIPS 2022
-    (arXiv 2205.05638). All scales start at 1, so nothing changes at the start; 2 C and the hidden width a block, 6 C in
-    a ViT. Nothing crosses between the streams; each has scales of its own.
+    (arXiv 2205.05638). All scales are initialised with 1, so the output is unchanged at first; 2 C and the hidden width
+    per block, 6 C in a ViT. Unimodal; each stream has its own scales.
 
-    Swin V2 compares queries and keys by their cosines, over the channels of a head: there l_k turns keys without
-    lengthening them.
+    Swin V2 compares queries and keys by their cosine similarity, over the channels of a head: there l_k changes the
+    direction of keys, not their length.
     """
 
     def __init__(self, backbone: Backbone, context: MethodContext) -> None:
@@ -36,10 +36,10 @@ class IA3(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset({"qkv", "fc2"}) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
-        return {stream: self._scaled(stream, operation) for stream, operation in operations.items()}
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
+        return {stream: self._scaled(stream, frozen) for stream, frozen in layers.items()}
 
-    def _scaled(self, stream: Stream, here: Operation) -> Tensor:
+    def _scaled(self, stream: Stream, here: FrozenLayer) -> Tensor:
         scale = self.scales[f"{here.block}_{here.name}_{stream}"]
         if here.name == "fc2":
             return here.layer(scale * here.tokens)

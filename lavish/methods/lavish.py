@@ -37,8 +37,9 @@ class LavishAdapter(BottleneckLayers, Adapter):
         reduction: r, the bottleneck's width is C / r (8, 8, 4).
         groups: independent blocks of both linear maps (2, 4, 2).
         batch_norm: batch norms inside the bottleneck, over batch and tokens (yes, no, no).
-        norm_before, norm_after: layer norms around the bottleneck (both; both; after, regardless of AVS's command line).
-        gate: which streams' adapters have an output gate ('both'; 'visual' is what switching it off does in the published code).
+        norm_before, norm_after: layer norms around the bottleneck (both; both; after, whatever AVS's options say).
+        gate: the streams whose adapters have an output gate ('both'; in the published code, switching the gate off
+            removes it from the audio stream only: 'visual').
         gate_order: gate after the last norm (AVE, AVQA), or before it, where the norm cancels its magnitude (AVS).
         unimodal_activation: keep the ReLU in adapters without cross-modal attention (no in AVE, yes in AVQA and AVS).
     """

@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates of the backbone's linear maps."""
+"""LoRA: low-rank updates of the backbone's linear layers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.methods.base import ForwardContext, Method, MethodContext
-from lavish.models.backbones.base import Backbone, LayerName, Operation
-from lavish.models.interfaces import Stream, Streams
+from lavish.methods.base import Method
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
+from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 _PARTS: dict[str, tuple[LayerName, int | None]] = {
     "q": ("qkv", 0), "k": ("qkv", 1), "v": ("qkv", 2), "qkv": ("qkv", None),
     "proj": ("proj", None), "fc1": ("fc1", None), "fc2": ("fc2", None),
 }  # fmt: skip
-"""The frozen map that a name stands for, and which third of what that returns."""
+"""The frozen layer of each name, and which third of its output."""
 
 
 class LoRA(Method):
-    """A low-rank update of chosen linear maps of each block.
+    """A low-rank update of chosen linear layers of each block.
 
         W x + b + alpha / r * B A x        A (r, in), B (out, r)
 
-    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685). A starts as torch's
-    linear maps do (Kaiming-uniform, a = sqrt 5), B at 0: nothing changes at the start, and B alone gets a gradient in
-    the first step. Nothing crosses between the streams; each has updates of its own, so none can be written into the
-    frozen weights, which both share: :meth:`merge` keeps the sums W + alpha / r * B A of each stream for evaluation.
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685). A is initialised as
+    torch's linear layers (Kaiming-uniform, a = sqrt 5), B with 0: the output is unchanged at first, and only B has a
+    gradient in the first step. Unimodal; each stream has its own updates. The streams share the frozen weights, so the
+    updates cannot be merged into them: :meth:`merge` keeps the sums W + alpha / r * B A of each stream for evaluation.
 
     Options:
         rank: r (8).
-        alpha: see above (8; conventions differ, loralib has 1: what matters is alpha / r, which is 1 here).
-        layers: which maps, separated by spaces, of q, k, v (thirds of the fused map), qkv (one update of all three),
-            proj, fc1 and fc2 ('q v', as in the paper).
+        alpha: see above (8; conventions differ, loralib has 1; only alpha / r matters, which is 1 here).
+        layers: the layers, separated by spaces, of q, k, v (thirds of the fused layer), qkv (one update of all
+            three), proj, fc1 and fc2 ('q v', as in the paper).
     """
 
     budget_option = "rank"
@@ -51,9 +51,9 @@ class LoRA(Method):
         super().__init__()
         self._streams, self._blocks = context.streams, context.blocks
         if rank < 1:
-            raise LavishError(f"adapter.options.rank: {rank} is no rank; choose 1 or more")
+            raise LavishError(f"adapter.options.rank: {rank}: choose 1 or more")
         if alpha <= 0:
-            raise LavishError(f"adapter.options.alpha: {alpha} leaves no update; choose more than 0")
+            raise LavishError(f"adapter.options.alpha: {alpha}: choose more than 0")
         self._parts: dict[LayerName, list[str]] = {}
         for part in _chosen(layers):
             self._parts.setdefault(_PARTS[part][0], []).append(part)
@@ -69,25 +69,25 @@ class LoRA(Method):
     def intercepted_layers(self, block: int | None) -> frozenset[str]:
         return frozenset(self._parts) if block in self._blocks else frozenset()
 
-    def apply_layer(self, operations: dict[Stream, Operation], context: ForwardContext) -> Streams:
+    def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs: Streams = {}
-        for stream, operation in operations.items():
-            block, name, tokens = operation.block, operation.name, operation.tokens
+        for stream, frozen in layers.items():
+            block, name, tokens = frozen.block, frozen.name, frozen.tokens
             merged = self._buffers.get(f"{block}_{name}_{stream}_merged")
             if merged is not None and block is not None:
                 outputs[stream] = functional.linear(tokens, merged, context.backbone.linear(block, name)[1])
                 continue
-            outputs[stream] = operation.layer(tokens)
+            outputs[stream] = frozen.layer(tokens)
             for part in self._parts[name]:
-                # In site: nothing else needs what the frozen map returns, and its thirds are views of it.
+                # In place: nothing else needs the frozen layer's output, and its thirds are views of it.
                 _rows(outputs[stream], part).add_(self.get_submodule(f"{block}_{part}_{stream}")(tokens))
         return outputs
 
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
-        """Keep the effective weights of every stream, (out, in) each, and evaluate with them until training goes on.
+        """Compute the effective weights (out, in) of each stream and evaluate with them until training continues.
 
-        To be called again after other parameters were loaded.
+        Call it again after loading other parameters.
         """
         for block in self._blocks:
             for layer, parts in self._parts.items():
@@ -95,17 +95,17 @@ class LoRA(Method):
                     weight = backbone.linear(block, layer)[0].detach().clone()
                     for part in parts:
                         update: Any = self.get_submodule(f"{block}_{part}_{stream}")
-                        # What the update makes of the unit vectors is the transposed of its matrix.
+                        # Applied to the identity, the update returns the transpose of its matrix.
                         _rows(weight.T, part).add_(update(torch.eye(weight.shape[1]).to(weight)))
                     self.register_buffer(f"{block}_{layer}_{stream}_merged", weight, persistent=False)
 
     def unmerge(self) -> None:
-        """Forget the effective weights."""
+        """Discard the effective weights."""
         for name in [name for name in self._buffers if name.endswith("_merged")]:
             delattr(self, name)
 
     def train(self, mode: bool = True) -> LoRA:
-        """Go on training, with the frozen weights and their updates apart, or evaluate."""
+        """Switch between training, which discards merged weights, and evaluation."""
         if mode:
             self.unmerge()
         super().train(mode)
@@ -113,7 +113,7 @@ class LoRA(Method):
 
 
 class _LowRank(nn.Module):
-    """The update scale * B A x of one linear map."""
+    """The update scale * B A x of one linear layer."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, scale: float) -> None:
         super().__init__()
@@ -127,20 +127,22 @@ class _LowRank(nn.Module):
 
 
 def _chosen(layers: str) -> list[str]:
-    """Return the names in `layers`; LavishError for an unknown one, for none, and for one that covers another."""
+    """Return the names in `layers`; raise LavishError for an unknown name, no name, and overlapping names."""
     parts = layers.split()
     unknown = [part for part in parts if part not in _PARTS]
     twice = len(set(parts)) < len(parts) or ("qkv" in parts and {"q", "k", "v"} & set(parts))
     if unknown or twice or not parts:
-        reason = f"there is no '{unknown[0]}'" if unknown else "one is updated twice" if twice else "none is chosen"
+        reason = (
+            f"there is no '{unknown[0]}'" if unknown else "a layer is updated twice" if twice else "no layer is given"
+        )
         raise LavishError(
             f"adapter.options.layers: '{layers}': {reason}; choose from {', '.join(_PARTS)}, separated by spaces, "
-            "qkv being q, k and v in one"
+            "where qkv is q, k and v together"
         )
     return parts
 
 
 def _rows(outputs: Tensor, part: str) -> Tensor:
-    """Return the view of a frozen map's outputs (..., out) that a part of it makes."""
+    """Return the view of a frozen layer's output (..., out) that belongs to a part of it."""
     third, width = _PARTS[part][1], outputs.shape[-1] // 3
     return outputs if third is None else outputs.narrow(-1, third * width, width)

@@ -1,4 +1,4 @@
-"""MBT: bottleneck tokens that both streams' late blocks write to and read from.
+"""MBT: bottleneck tokens that the late blocks of both streams share.
 
 Nagrani et al., "Attention Bottlenecks for Multimodal Fusion", NeurIPS 2021 (arXiv 2107.00135), and the public code.
 """
@@ -12,32 +12,33 @@ from torch import nn
 
 from lavish.errors import LavishError
 from lavish.methods._shared.late_blocks import late_blocks
-from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Streams
+from lavish.models.interfaces import ForwardContext, MethodContext, Streams
 
 
 class Mbt(Method):
-    """From block L_f on, a few tokens join both streams' sequences; after each block they are averaged.
+    """From block L_f on, a few tokens join the sequences of both streams; after each block their values are averaged.
 
         [x | b_x] = block([x | b]),   [y | b_y] = block([y | b]),   b <- (b_x + b_y) / 2
 
-    One set b of tokens, from N(0, 0.02), is all that is trained. Both blocks read the same b. The tokens leave before
-    the last norm; what the last block makes of them is read by nobody.
+    One set b of tokens, from N(0, 0.02), is all that is trained. Both blocks receive the same b. The tokens are removed
+    before the final norm, and their outputs of the last block are discarded.
 
-    Our reading: the published transformers, one a modality, are trained throughout; here one frozen backbone serves
-    both streams, unless `train_backbone`. A stream that may not read the other keeps its own tokens b_x, which are not
-    averaged. On Swin the tokens take part in every window and pass the merging of patches each by itself. The head is
-    the task's, on features without the tokens.
+    Differences from the paper: it trains two transformers, one per modality; here one frozen backbone serves both
+    streams, unless `train_backbone`. A stream that may not read the other keeps its own tokens b_x, without averaging.
+    On Swin the tokens take part in every window, and patch merging maps each of them by itself. The head is the
+    task's, on features without the tokens.
 
-    A public copy appends such tokens to both streams and never averages them, so that nothing crosses; not followed.
+    A public copy appends such tokens to both streams without averaging them, so that no information is exchanged; not
+    followed.
 
     Options:
-        bottlenecks: how many tokens (4; with a class token the published code has one more; 4 to 256 are reported to
-            do alike).
-        layers: how many of the backbone's last blocks have them; by default a third, as published (4 of 12), and at
-            least two. `fusion.layers` may leave out some.
-        train_backbone: train all of the backbone, as published.
+        bottlenecks: number of tokens (4; the published code has one more with a class token; 4 to 256 are reported to
+            perform alike).
+        layers: number of the backbone's last blocks that have them; by default a third, as published (4 of 12), and
+            at least two. `fusion.layers` may exclude some.
+        train_backbone: train the whole backbone, as published.
     """
 
     cross_modal = True
@@ -58,8 +59,8 @@ class Mbt(Method):
             raise LavishError(f"adapter.options.bottlenecks: {bottlenecks} should be at least 1")
         if context.readers and len(self.blocks) < 2:
             raise LavishError(
-                "adapter.options.layers: what one block writes, the next one reads, so that nothing crosses with a "
-                "single block; choose two at least"
+                "adapter.options.layers: tokens pass from one block to the next, so that a single block exchanges "
+                "nothing between the streams; choose at least two"
             )
         self.readers = context.readers
         self.train_backbone = train_backbone

@@ -15,9 +15,9 @@ from torch.nn import functional
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
 from lavish.methods._shared.late_blocks import late_blocks
-from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Stream, Streams
+from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.interfaces import StreamFeatures
@@ -30,13 +30,13 @@ def _read(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class _Distil(nn.Module):
-    """What distils one late block of one stream: both adapters' latent tokens and the router between them."""
+    """Distils one late block of one stream: the latent tokens of both adapters and the router between them."""
 
-    def __init__(self, hidden: int, latents: int, crosses: bool) -> None:
+    def __init__(self, hidden: int, latents: int, cross_modal: bool) -> None:
         super().__init__()
         self.unimodal = nn.Parameter(torch.randn(latents, hidden))
-        self.cross_modal = nn.Parameter(torch.randn(latents, hidden)) if crosses else None
-        self.router = nn.Linear(2 * hidden, 2) if crosses else None
+        self.cross_modal = nn.Parameter(torch.randn(latents, hidden)) if cross_modal else None
+        self.router = nn.Linear(2 * hidden, 2) if cross_modal else None
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Return the layer's tokens (B, M, d) from this and the other stream's, (B, N, d)."""
@@ -50,14 +50,14 @@ class _Distil(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Weighs the layers' tokens (B, K, M, d) by importance, and adds what they hold to the features.
+    """Weights the layers' tokens (B, K, M, d) by importance and adds them to the features.
 
-    What each token of the picture gets of them is asked for by what the last block was mapped to, (B, N, d).
+    Each token of the image queries them with its projection in the last block, (B, N, d).
     """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.score = nn.Linear(hidden, 1, bias=False)  # a constant would be the same for all layers
+        self.score = nn.Linear(hidden, 1, bias=False)  # a bias would be the same for all layers
         self.up = nn.Linear(hidden, width)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
@@ -73,11 +73,11 @@ class _Fusion(nn.Module):
 
 
 class Molt(Method):
-    """Latent tokens read the late blocks' outputs of both streams; nothing enters the frozen encoder.
+    """Latent tokens attend to the late blocks' outputs of both streams; nothing is inserted into the frozen encoder.
 
     Our reading throughout, of the abstract and of summaries, which give no equations. They say that the encoder runs
-    without insertions; that at late layers alone unimodal and cross-modal adapters distil what it computed into a few
-    latent tokens; that a router weighs the two; that a fusion module weighs the layers by importance; and that latent
+    without insertions; that unimodal and cross-modal adapters at late layers distil its output into a few latent
+    tokens; that a router weights the two; that a fusion module weights the layers by importance; and that latent
     tokens are kept orthogonal in training. With x_l, y_l the outputs of a late block l in both streams and
     R(q, k) = q + softmax(q k^T / sqrt(d)) k:
 
@@ -88,15 +88,15 @@ class Molt(Method):
         pooled feature += U mean t,   each token += U softmax( k_L t^T / sqrt(d) ) t      L: last block; U = 0 at first
         loss += weight x mean squared cosine between different tokens of a layer t_l, averaged over layers and streams
 
-    No gradient enters the encoder: what is read of it is detached. Only the tokens of the last stage change, and what
-    reads earlier stages sees the frozen backbone. A stream that may not read the other has t_l = u_l and no router.
+    No gradient enters the encoder: its outputs are detached. Only the tokens of the last stage change; heads that use
+    earlier stages see the frozen backbone. A stream that may not read the other has t_l = u_l and no router.
 
     Options, all of them ours:
-        layers: how many of the backbone's last blocks are read; by default a third, at least two. `fusion.layers` may
-            leave out some.
+        layers: number of the backbone's last blocks that are read; by default a third, at least two. `fusion.layers`
+            may exclude some.
         latents: M.
-        reduction: d is the width of the backbone's feature divided by it, the same in all blocks.
-        orthogonality: the weight of what is added to the loss.
+        reduction: d is the width of the backbone's features divided by it, the same in all blocks.
+        orthogonality: weight of the auxiliary loss.
     """
 
     cross_modal = True
@@ -119,27 +119,26 @@ class Molt(Method):
             raise LavishError(f"adapter.options.orthogonality: {orthogonality} must not be negative")
         self.blocks = late_blocks(layers, backbone, context)
         if self.blocks[-1] != backbone.num_blocks - 1:
-            raise LavishError("fusion.layers: adapter 'molt' adds to what the last block returns: choose it as well")
+            raise LavishError("fusion.layers: method 'molt' adds to the output of the last block: include it")
         self.orthogonality = orthogonality if latents > 1 else 0.0
         hidden = hidden_width(backbone.feature_dim, reduction)
         self.down = nn.ModuleDict()
         self.distil = nn.ModuleDict()
         self.fusion = nn.ModuleDict()
         for stream in context.streams:
-            crosses = stream in context.readers
             for block in self.blocks:
                 width = backbone.widths[block]
                 self.down[f"{block}_{stream}"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
-                self.distil[f"{block}_{stream}"] = _Distil(hidden, latents, crosses)
+                self.distil[f"{block}_{stream}"] = _Distil(hidden, latents, stream in context.readers)
             self.fusion[stream] = _Fusion(backbone.feature_dim, hidden)
 
     def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
         if block in self.blocks:
-            keys = [self.down[f"{block}_{stream}"](x.detach()) for stream, x in tokens.items()]
-            for own, stream in enumerate(tokens):
-                layer = self.distil[f"{block}_{stream}"](keys[own], keys[-1 - own])
+            keys: Streams = {stream: self.down[f"{block}_{stream}"](x.detach()) for stream, x in tokens.items()}
+            for stream, own in keys.items():
+                layer = self.distil[f"{block}_{stream}"](own, keys.get(other_stream(stream), own))
                 context.cache.setdefault(stream, []).append(layer)
-            context.cache["last"] = dict(zip(tokens, keys, strict=True))
+            context.cache["last"] = keys
         return tokens
 
     def transform_features(
@@ -154,7 +153,7 @@ class Molt(Method):
 
 
 def _overlap(tokens: Tensor) -> Tensor:
-    """Return the mean squared cosine between different ones of the M tokens (..., M, d)."""
+    """Return the mean squared cosine between different tokens of the M tokens (..., M, d)."""
     unit = functional.normalize(tokens.float(), dim=-1)
     cosines = unit @ unit.transpose(-1, -2)
     count = tokens.shape[-2]

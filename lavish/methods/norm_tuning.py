@@ -6,20 +6,21 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lavish.methods.base import Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
+from lavish.models.interfaces import MethodContext
 
 
 class NormTuning(Method):
-    """Train scale and shift of each of the backbone's layer norms: 4 C a block.
+    """Train scale and shift of each of the backbone's layer norms: 4 C per block.
 
-        y = gamma (x - mean) / deviation + beta        gamma, beta
+        y = gamma (x - mean) / std + beta        gamma, beta
 
     Zhao et al., "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", ICLR 2024 (arXiv
-    2312.11420). They start as the backbone has them. Nothing crosses between the streams.
+    2312.11420). They are initialised with the backbone's. Unimodal.
 
-    Our choice: they are shared by both streams, as the backbone is, and the norms outside of blocks (the last one; on
-    Swin V2 those of patch embedding and merging) are trained as well. Together with another method, the same is
+    Our choice: both streams share them, as they share the backbone, and the norms outside of blocks (the final norm; on
+    Swin V2 those of patch embedding and patch merging) are trained as well. To combine it with another method, set
     `backbone.tune_norms: true`.
     """
 

@@ -1,4 +1,4 @@
-"""Parallel adapters: a scaled bottleneck beside the feed-forward layer."""
+"""Parallel adapters: a scaled bottleneck in parallel to the feed-forward layer."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lavish.methods.base import Adapter, AdapterSite
 
 
 class ParallelAdapter(Adapter):
-    """A bottleneck that reads what the feed-forward layer reads.
+    """A bottleneck in parallel to the feed-forward layer.
 
         x <- x + ffn(x) + s U dropout(relu(D x))        D: C -> C / r, U: C / r -> C, both with bias
 
     He et al., "Towards a Unified View of Parameter-Efficient Transfer Learning", ICLR 2022 (arXiv 2110.04366), whose
-    settings are the defaults. D starts as torch's linear maps do (Kaiming-uniform, a = sqrt 5), U and both biases at
-    0, so nothing changes at the start. Nothing crosses between the streams; each has adapters of its own.
+    settings are the defaults. D is initialised as torch's linear layers (Kaiming-uniform, a = sqrt 5), U and both
+    biases with 0, so the output is unchanged at first. Unimodal; each stream has its own adapters.
 
-    Chen et al. (AdaptFormer, NeurIPS 2022, arXiv 2205.13535) bring it to vision transformers: `scale: 0.1`,
-    `dropout: 0.1` and a hidden width of 64, which is `reduction: 12` at a width of 768. Their paper normalises what
-    the adapter reads (`norm_before: true`); their code for images does not.
+    Chen et al. (AdaptFormer, NeurIPS 2022, arXiv 2205.13535) apply it to vision transformers: `scale: 0.1`,
+    `dropout: 0.1` and a hidden width of 64, which is `reduction: 12` at a width of 768. Their paper normalises the
+    adapter's input (`norm_before: true`); their code for images does not.
 
-    Our choice: x is the residual stream, before the norm of a pre-norm block, as in AdaptFormer's code. He et al.
+    Our choice: x is the residual stream before the norm of a pre-norm block, as in AdaptFormer's code. He et al.
     adapt post-norm transformers, where both are the same.
 
     Options:
-        reduction: r (2; the library's default as well).
+        reduction: r (2).
         scale: s (4).
-        dropout: see above (0).
-        norm_before: a layer norm, with scale and shift of its own, on what the adapter reads (no).
+        dropout: probability (0).
+        norm_before: a trained layer norm on the adapter's input (no).
     """
 
     cross_modal = False
@@ -47,7 +47,9 @@ class ParallelAdapter(Adapter):
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise LavishError(f"adapter.options.dropout: {dropout} is no chance; choose 0 or more, and less than 1")
+            raise LavishError(
+                f"adapter.options.dropout: {dropout} is not a probability; choose 0 or more, and less than 1"
+            )
         hidden = hidden_width(site.width, reduction)
         self.norm_before = nn.LayerNorm(site.width) if norm_before else nn.Identity()
         self.down = nn.Linear(site.width, hidden)
@@ -60,5 +62,5 @@ class ParallelAdapter(Adapter):
 
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
         hidden = self.dropout(self.activation(self.down(self.norm_before(tokens))))
-        # The scale is put on the few hidden channels and on the bias instead of on all tokens.
+        # Scaling the few hidden channels and the bias is cheaper than scaling all tokens.
         return nn.functional.linear(self.scale * hidden, self.up.weight, self.scale * self.up.bias)

@@ -1,4 +1,4 @@
-"""Visual prompt tuning: learned tokens join the sequence."""
+"""Visual prompt tuning: learned tokens are added to the sequence."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import torch
 from torch import nn
 
 from lavish.errors import LavishError
-from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Streams
+from lavish.models.interfaces import ForwardContext, MethodContext, Streams
 
 
 class PromptTuning(Method):
-    """Learned tokens stand behind the class token, before the patches.
+    """Learned tokens after the class token, before the patches.
 
-        deep:     [c, _, x] <- block([c, P, x])        P (p, C) in every block; what becomes of it is dropped
+        deep:     [c, _, x] <- block([c, P, x])        P (p, C) in every block; its outputs are discarded
         shallow:  [c, P, x] <- block([c, P, x])        P (p, C) enters the first block and stays until the last
 
-    Jia et al., "Visual Prompt Tuning", ECCV 2022 (arXiv 2203.12119). Prompts start uniform within
-    sqrt(6 / (3 P_h P_w + C)), with patches of P_h x P_w pixels and the first block's width C. Nothing crosses between
-    the streams; each has prompts of its own. They leave the sequence before the final norm, so no head sees them.
+    Jia et al., "Visual Prompt Tuning", ECCV 2022 (arXiv 2203.12119). Prompts are initialised uniformly within
+    sqrt(6 / (3 P_h P_w + C)), with patches of P_h x P_w pixels and the first block's width C. Unimodal; each stream has
+    its own prompts. They are removed before the final norm, so the head does not see them.
 
-    On Swin V2 prompts take part in every window without a position bias, what the windows make of them is averaged, and
-    where patches are merged a shallow prompt is merged with itself, as in VPT's code for Swin. Two things of that code
-    are not copied: it repeats prompts over windows in another order than the windows have, so that the pictures of a
-    batch mix, and it averages prompts into the pooled feature.
+    On Swin V2 prompts take part in every window without a position bias, their outputs are averaged over the windows,
+    and patch merging merges a shallow prompt with itself, as in VPT's code for Swin. Two defects of that code are not
+    copied: it repeats prompts over windows in another order than that of the windows, which mixes the images of a
+    batch, and it averages prompts into the pooled feature.
 
     Options:
-        length: number p of prompts (5; the paper chooses from 1 to 200 for each data set).
+        length: number p of prompts (5; the paper selects from 1 to 200 per data set).
         depth: 'deep', the better one in the paper, or 'shallow'.
     """
 
@@ -41,7 +41,7 @@ class PromptTuning(Method):
     ) -> None:
         super().__init__()
         if length < 1:
-            raise LavishError(f"adapter.options.length: {length} prompts train nothing; choose 1 or more")
+            raise LavishError(f"adapter.options.length: {length}: choose 1 or more")
         self._length = length
         blocks = context.blocks
         self._enter, self._leave = (blocks, blocks) if depth == "deep" else (blocks[:1], blocks[-1:])

@@ -1,4 +1,4 @@
-"""Sequential adapters: a bottleneck behind each sublayer."""
+"""Sequential adapters: a bottleneck after each sublayer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "g
 
 
 class SequentialAdapter(Adapter):
-    """A bottleneck on what attention returns, and one on what the feed-forward layer returns, before it is added.
+    """A bottleneck on the output of attention and one on that of the feed-forward layer.
 
         x <- x + z + U f(D z)        z = sublayer(x), D: C -> C / r, U: C / r -> C, both with bias
 
-    Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019 (arXiv 1902.00751). Weights start at a
-    normal distribution of deviation `init_std`, cut at two deviations, and biases at 0, so that the update is near
-    zero, not zero. Nothing crosses between the streams; each has adapters of its own.
+    Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019 (arXiv 1902.00751). Weights are
+    initialised from a normal distribution with standard deviation `init_std`, truncated at two standard deviations,
+    biases with 0, so that the update is near zero, not zero. Unimodal; each stream has its own adapters.
 
-    Pfeiffer et al. (AdapterFusion, arXiv 2005.00247) keep the one after the feed-forward layer: this with
-    `fusion.position: ffn`, `activation: relu` and `init_std: 0.02` (which they do not cut). Their layer norms are
-    left as they are here.
+    Pfeiffer et al. (AdapterFusion, arXiv 2005.00247) keep the one after the feed-forward layer: `fusion.position: ffn`,
+    `activation: relu` and `init_std: 0.02` (which they do not truncate). Their changes of the layer norms are not
+    included.
 
-    Our choice: in the post-norm blocks of Swin V2, z is what leaves the post-norm.
+    Our choice: in the post-norm blocks of Swin V2, z is the output of the post-norm.
 
     Options:
-        reduction: r (16 in both libraries' defaults; the VPT repository has 8).
+        reduction: r (16; the VPT repository has 8).
         activation: f ('silu', also called swish; Pfeiffer 'relu').
         init_std: see above.
     """

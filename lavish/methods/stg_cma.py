@@ -15,36 +15,36 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods._shared.attention import attend
 from lavish.methods._shared.hidden_width import hidden_width
-from lavish.methods.base import ForwardContext, Method, MethodContext
+from lavish.methods.base import Method, site_name
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import Position, Streams
+from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams, other_stream
 
 
 class StgCma(Method):
-    """Three bottlenecks a block and stream: over time, after attention and after the feed-forward layer.
+    """Three bottlenecks per block and stream: over time, after attention and after the feed-forward layer.
 
-        temporal   x <- x + DropPath( U_t E_t( attention of the T segments at each token's place ) )
+        temporal   x <- x + DropPath( U_t E_t( attention over the T segments at each token position ) )
         spatial    s = attention(x), likewise s' of the other stream;  h = E_s(s), h' = E'_s(s')
                    x <- x + s + U_s( h + g softmax(h h'^T) h' )
         global     the same after the feed-forward layer, with bottlenecks of its own and the same g
         E(z) = GELU(D z)
 
-    The temporal attention is the block's own frozen one. The attention between streams is that of one segment's tokens, in
+    Temporal attention uses the block's frozen attention. Attention between streams is over the tokens of one segment in
     the bottleneck's width, with one head, no projections and no scaling. Each U starts at zero, and so does the scalar
-    g, one a block and stream. Embeddings of the segments, zero at first, join the tokens before the first block, and the
-    last norm is trained.
+    g, one per block and stream. Segment embeddings that start at zero are added to the tokens before the first block.
+    The final norm is trained.
 
-    On a windowed backbone, as published for Swin: the temporal part is in the unshifted blocks only (every second one
-    of a stage), with a trained bias for each distance between segments and each head instead of embeddings; the spatial
-    attention is within the backbone's windows, the global one over the whole picture; the last norm stays frozen.
+    On a windowed backbone, as published for Swin: the temporal part is in the unshifted blocks only (every second block
+    of a stage), with a trained bias per head and distance between segments instead of embeddings; spatial attention is
+    within the backbone's windows, global attention over the whole image; the final norm stays frozen.
 
-    Our reading, where Swin V2 differs from the published Swin: a bottleneck reads the branch behind its norm. Windows
-    that a shift wraps around the picture's edge are taken whole. DropPath drops the temporal update of a picture.
+    Differences from the paper, for Swin V2 instead of Swin: a bottleneck reads the branch after its norm. Windows that
+    the shift wraps around the image border are not masked. DropPath drops the temporal update of an image.
 
     Options:
         reduction: C / h of all blocks, or of each stage ("2 4 8 16"). Published: 16, 32 or 8 for CLIP;
             "2 4 8 16" for Swin-L, "4 4 8 8" for Swin-B, "8 8 16 16" for the tiny variants.
-        drop_path: chance that a temporal update is dropped in the last block, rising linearly from 0 in the first.
+        drop_path: probability of dropping a temporal update in the last block; it rises linearly from 0 in the first.
     """
 
     cross_modal = True
@@ -56,7 +56,9 @@ class StgCma(Method):
     ) -> None:
         super().__init__()
         if not 0 <= drop_path < 1:
-            raise LavishError(f"adapter.options.drop_path: {drop_path} is no chance; choose 0 or more, and less than 1")
+            raise LavishError(
+                f"adapter.options.drop_path: {drop_path} is not a probability; choose 0 or more, and less than 1"
+            )
         self.down = nn.ModuleDict()
         self.up = nn.ModuleDict()
         self.gates = nn.ParameterDict()
@@ -68,7 +70,7 @@ class StgCma(Method):
         for block in context.blocks:
             stage = sum(start <= block for start in starts) - 1
             width = backbone.widths[block]
-            kinds = ["attention", "ffn"]
+            kinds: list[str] = [*POSITIONS]
             if not backbone.windowed or (block - starts[stage]) % 2 == 0:
                 kinds.append("temporal")
                 self.drops[str(block)] = DropPath(drop_path * block / max(1, backbone.num_blocks - 1))
@@ -111,7 +113,7 @@ class StgCma(Method):
         }
 
     def _temporal(self, block: int, stream: str, tokens: Tensor, context: ForwardContext) -> Tensor:
-        """Return U_t E_t of the frozen attention over a clip's segments, at each token's place apart."""
+        """Return U_t E_t of the frozen attention over a clip's segments, separately at each token position."""
         bias = None
         if self.tables:
             bias = self.tables[f"{block}_{stream}"][self.distance[: context.segments, : context.segments]].permute(
@@ -126,33 +128,31 @@ class StgCma(Method):
     def residual_update(
         self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
-        keys = {stream: f"{block}_{position}_{stream}" for stream in tokens}
+        keys = {stream: site_name(block, position, stream) for stream in tokens}
         if any(key not in self.down for key in keys.values()):
             return {}
         inner = {stream: self.down[keys[stream]](branch) for stream, branch in branches.items()}
-        streams = list(inner)
         updates: Streams = {}
-        for own, stream in enumerate(streams):
-            hidden = inner[stream]
+        for stream, hidden in inner.items():
             if f"{block}_{stream}" in self.gates:
-                read = self._read(block, position, hidden, inner[streams[-1 - own]], context.backbone)
+                read = self._attend(block, position, hidden, inner[other_stream(stream)], context.backbone)
                 hidden = hidden + self.gates[f"{block}_{stream}"] * read
             updates[stream] = self.up[keys[stream]](hidden)
         return updates
 
     @staticmethod
-    def _read(block: int, position: Position, hidden: Tensor, other: Tensor, backbone: Backbone) -> Tensor:
+    def _attend(block: int, position: Position, hidden: Tensor, other: Tensor, backbone: Backbone) -> Tensor:
         if position == "ffn":
             return attend(hidden, other)
         return backbone.from_windows(block, attend(backbone.windows(block, hidden), backbone.windows(block, other)))
 
 
 def _each_stage(reduction: int | str, stages: int) -> list[int]:
-    """Return the reduction of each stage from one number for all or a text with one for each."""
+    """Return the reduction of each stage from one number for all, or from a string with one number for each."""
     parts = str(reduction).split()
     if not all(part.isdecimal() for part in parts) or len(parts) not in (1, stages):
         raise LavishError(
-            f"adapter.options.reduction: '{reduction}' should be a whole number, or one for each of the backbone's "
-            f"{stages} stages in one text, such as '{' '.join(str(2 ** (stage + 1)) for stage in range(stages))}'"
+            f"adapter.options.reduction: '{reduction}' should be an integer, or one for each of the backbone's "
+            f"{stages} stages in one string, such as '{' '.join(str(2 ** (stage + 1)) for stage in range(stages))}'"
         )
     return [int(part) for part in parts] * (stages if len(parts) == 1 else 1)

@@ -1,1 +1,1 @@
-"""Metrics as functions of numbers and arrays; tasks call them."""
+"""Metrics as functions of arrays."""

@@ -1,11 +1,11 @@
-"""How well a predicted mask fits the true one: IoU and F-score, as AVSBench counts them and well-defined.
+"""IoU and F-score of masks, as AVSBench publishes them and in a form that does not depend on batches.
 
-Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042. Everything follows from counting, per frame, the
-pixels predicted and the pixels predicted rightly at each of 255 thresholds. One histogram of the probabilities does so
-for all thresholds.
+Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042. Both follow from the number of predicted pixels
+and of correctly predicted pixels (true positives) of each frame at each of 255 thresholds. One histogram of the
+probabilities gives these numbers for all thresholds.
 
-AVSBench's numbers are means over *batches*. Functions of the published form take `groups`, the batch of each frame; the
-published evaluation has one clip in a batch. The well-defined form does not know batches.
+AVSBench's numbers are means over *batches*. The functions for them take `groups`, the batch of each frame; in the
+published evaluation a batch is one clip.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _F_EPSILON = 1e-20
 
 
 def thresholds() -> Tensor:
-    """Return t_0 = 0, ..., t_254, k/254 in float32. The published end, 1 - 1e-10, is 1 in that precision."""
+    """Return t_k = k/254 for k = 0 to 254 in float32. The published end, 1 - 1e-10, is 1 in that precision."""
     return torch.linspace(0, 1 - 1e-10, NUM_THRESHOLDS)
 
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels of N frames, counted at every threshold: a pixel is predicted when its probability is >= t_k."""
+    """Pixel counts of N frames at every threshold: a pixel is predicted if its probability is at least t_k."""
 
     predicted: np.ndarray
-    """(N, 255) pixels predicted."""
+    """(N, 255) predicted pixels."""
     right: np.ndarray
-    """(N, 255) pixels predicted that belong to the object."""
+    """(N, 255) predicted pixels that belong to the object."""
     true: np.ndarray
     """(N,) pixels of the object."""
     pixels: int
@@ -46,15 +46,15 @@ def count_pixels(probabilities: Tensor, masks: Tensor) -> PixelCounts:
 
     Args:
         probabilities: (N, H, W) float32 in [0, 1].
-        masks: (N, H, W), 1 where the object is, else 0.
+        masks: (N, H, W), 1 inside the object, else 0.
     """
     frames, pixels = len(masks), masks[0].numel() if len(masks) else 0
     bins = NUM_THRESHOLDS + 1
     reached = _thresholds_reached(probabilities).flatten(1)
-    place = torch.arange(frames, device=masks.device).unsqueeze(1) * 2 + masks.flatten(1).to(torch.int64)
-    histogram = torch.bincount((place * bins + reached).flatten(), minlength=frames * 2 * bins)
+    row = torch.arange(frames, device=masks.device).unsqueeze(1) * 2 + masks.flatten(1).to(torch.int64)
+    histogram = torch.bincount((row * bins + reached).flatten(), minlength=frames * 2 * bins)
     counts = histogram.view(frames, 2, bins).cpu().numpy()
-    # Predicted at t_k is whatever reaches more than k thresholds.
+    # A pixel is predicted at t_k if it reaches more than k thresholds.
     above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
     return PixelCounts(above.sum(axis=1), above[:, 1], counts[:, 1].sum(axis=-1), pixels)
 
@@ -62,7 +62,7 @@ def count_pixels(probabilities: Tensor, masks: Tensor) -> PixelCounts:
 def mask_iou(probabilities: Tensor, masks: Tensor, threshold: float = 0.5) -> np.ndarray:
     """Return the IoU (N,) of each frame, predicting where a probability is *above* the threshold, as AVSBench does.
 
-    A frame without an object counts by its background: the share of its pixels not predicted.
+    For a frame without an object it is the fraction of pixels that are not predicted.
     """
     predicted, true = (probabilities > threshold).flatten(1), masks.flatten(1) > 0
     numbers = [predicted.sum(dim=1), (predicted & true).sum(dim=1), true.sum(dim=1)]
@@ -70,7 +70,7 @@ def mask_iou(probabilities: Tensor, masks: Tensor, threshold: float = 0.5) -> np
 
 
 def iou_curves(counts: PixelCounts) -> np.ndarray:
-    """Return the IoU (N, 255) of each frame at every threshold, to choose one by."""
+    """Return the IoU (N, 255) of each frame at every threshold."""
     return _iou(counts.predicted, counts.right, counts.true[:, np.newaxis], pixels=counts.pixels)
 
 
@@ -87,13 +87,13 @@ def f_curves(counts: PixelCounts) -> np.ndarray:
 def group_means(values: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
     """Return the means (number, ...) over the frames (N, ...) of each group; NaN for a group without frames.
 
-    AVSBench's mIoU is the mean of what this returns for the frames' IoU, with batches for groups. A frame whose row is
-    NaN does not count.
+    AVSBench's mIoU is the mean of the group means of the frames' IoU, with batches as groups. Frames whose row holds a
+    NaN are excluded.
 
     Args:
         values: a number or a curve for each frame.
         groups: (N,) the group of each frame, 0 to number - 1.
-        number: of groups.
+        number: number of groups.
     """
     there = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
     sums = np.zeros((number, *values.shape[1:]))
@@ -104,10 +104,10 @@ def group_means(values: np.ndarray, groups: np.ndarray, number: int) -> np.ndarr
 
 
 def f_score(curves: np.ndarray) -> float:
-    """Return the F-score of a whole set: one threshold for all its frames, the best; NaN without an object anywhere.
+    """Return the F-score of a set at the best threshold for all its frames together; NaN without any object.
 
     Args:
-        curves: (N, 255), of frames as :func:`f_curves` returns them.
+        curves: (N, 255) as :func:`f_curves` returns them.
     """
     return float(group_means(curves, np.zeros(len(curves), dtype=np.int64), 1).max())
 
@@ -115,20 +115,20 @@ def f_score(curves: np.ndarray) -> float:
 def published_f_scores(curves: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
     """Return each group's :func:`f_score`, 0 for a group without an object; AVSBench's F-score is their mean.
 
-    It chooses a threshold per group by the truth, and so depends on how frames are grouped.
+    The threshold of each group is chosen with its ground truth, so the result depends on the grouping.
     """
     return np.nan_to_num(group_means(curves, groups, number).max(axis=1))
 
 
 def best_threshold(curve: np.ndarray) -> int:
-    """Return the number k of the threshold at which a curve (255,) is highest; of several, the one nearest to 0.5."""
+    """Return the index k of the threshold where a curve (255,) is highest; of several, the one closest to 0.5."""
     highest = np.flatnonzero(curve == curve.max())
     return int(highest[np.abs(highest - (NUM_THRESHOLDS - 1) / 2).argmin()])
 
 
 def _thresholds_reached(probabilities: Tensor) -> Tensor:
-    """Return how many thresholds are at most as high as each probability."""
-    # The product tells it but for rounding, which two comparisons set right: eight times as fast as a search.
+    """Return how many thresholds each probability reaches."""
+    # The product gives the number up to rounding, which two comparisons correct: eight times as fast as a search.
     limits = torch.cat([thresholds(), torch.tensor([torch.inf])]).to(probabilities.device)
     near = (probabilities * (NUM_THRESHOLDS - 1)).to(torch.int32).clamp_(0, NUM_THRESHOLDS - 1)
     return near + (probabilities >= limits[near]).to(torch.int32) + (probabilities >= limits[near + 1]).to(torch.int32)

@@ -1,1 +1,1 @@
-"""Frozen backbones and audio encoders, heads, weights, and the types that pass between them."""
+"""Frozen backbones, audio encoders, heads, weights, and the types that they exchange."""

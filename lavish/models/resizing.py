@@ -1,4 +1,4 @@
-"""Bicubic resizing whose gradient is the same each time."""
+"""Bicubic resizing with a deterministic gradient."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 class Resizing(nn.Module):
-    """Bicubic resizing of maps from `source` to `target`, (rows, columns) each, as two matrix products.
+    """Bicubic resizing of maps from `source` to `target` (rows, columns) as two matrix products.
 
-    `interpolate` gives the same, but on a GPU its gradient is another one each time.
+    Equivalent to torch's `interpolate`, whose gradient is not deterministic on a GPU.
     """
 
     def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
@@ -22,13 +22,13 @@ class Resizing(nn.Module):
         self.register_buffer("across", _bicubic(source[1], target[1]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn (B, C, rows, columns) of `source` into those of `target`."""
+        """Resize maps (B, C, rows, columns)."""
         if self.same:
             return x
         return ((x @ self.across).transpose(2, 3) @ self.down).transpose(2, 3)
 
 
 def _bicubic(length: int, size: int) -> Tensor:
-    """Return the matrix (length, size) by which rows of `length` values are resized to `size`."""
+    """Return the matrix (length, size) that resizes rows of `length` values to `size`."""
     units = torch.eye(length).view(length, 1, length, 1)
     return functional.interpolate(units, (size, 1), mode="bicubic").view(length, size)

@@ -45,9 +45,9 @@ class Table:
         return needs_results(self.spec["columns"])
 
     @property
-    def draws_examples(self) -> bool:
+    def draws_predictions(self) -> bool:
         """Whether this is a figure of what its runs predict, and of no numbers."""
-        return [figure["kind"] for figure in self.spec["figures"].values()] == ["examples"]
+        return [figure["kind"] for figure in self.spec["figures"].values()] == ["predicted_masks"]
 
 
 @dataclass

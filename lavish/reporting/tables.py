@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+from pylatexenc.latexencode import unicode_to_latex
 from tabulate import tabulate
 
 from lavish.planning.tables.schema import ColumnKey, needs_results
@@ -29,31 +30,6 @@ from lavish.reporting.comparison import Comparison, Missing, Reads, Row, TableSp
 from lavish.reporting.records import seed_directory
 
 _DAGGER = "†"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
-    "−": r"$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "→": r"$\rightarrow$",
-    "←": r"$\leftarrow$",
-    "↔": r"$\leftrightarrow$",
-    "–": "--",
-    "⁹": r"$^9$",
-    _DAGGER: r"$^\dagger$",
-    DOUBLE_DAGGER: r"$^\ddagger$",
-}
 
 
 def write_table(spec: dict[str, Any], out: Path) -> None:
@@ -180,13 +156,22 @@ def _csv(lines: list[dict[str, Value]]) -> str:
 def latex(comparison: Comparison) -> str:
     """Return the table as one LaTeX tabular (package booktabs) inside a table environment with its caption."""
     keys = _keys(comparison)
+    lines: list[list[str]] = []
+    titles: dict[int, str] = {}
+    for title, rows in comparison.sections:
+        titles[len(lines)] = title
+        lines += [[cell.replace("\n", " ") for cell in line] for line in _lines(comparison, rows, keys)]
     headings = _headings(comparison, keys)
-    alignment = "".join(side[0] for side in _alignment(comparison, keys))
-    body = []
-    for index, (title, rows) in enumerate(comparison.sections):
-        body += [r"\midrule"] if index else []
-        body.append(rf"\multicolumn{{{len(headings)}}}{{l}}{{\textit{{{_escape(title)}}}}} \\")
-        body += [_latex_line(line) for line in _lines(comparison, rows, keys)]
+    tabular = tabulate(
+        lines, headings, tablefmt="latex_booktabs", colalign=_alignment(comparison, keys), disable_numparse=True
+    )
+    # tabulate escapes what is special in LaTeX; each row is one line between four lines of head and two of foot.
+    table = unicode_to_latex(tabular, non_ascii_only=True).splitlines()
+    # A row that begins with '[' would be read as the optional argument of the line break before it.
+    body = [f"{{}}{line}" if line.lstrip().startswith("[") else line for line in table[4:-2]]
+    for index, title in reversed(titles.items()):
+        heading = rf"\multicolumn{{{len(headings)}}}{{l}}{{\textit{{{unicode_to_latex(title)}}}}} \\"
+        body[index:index] = [r"\midrule", heading] if index else [heading]
     notes = [*_notes(comparison), *(f"[{number}] {text}" for number, text in _sources(comparison))]
     return "\n".join(
         [
@@ -194,19 +179,15 @@ def latex(comparison: Comparison) -> str:
             r"\begin{table}",
             r"\centering",
             r"\small",
-            rf"\caption{{{_escape(_caption(comparison))}}}",
+            rf"\caption{{{unicode_to_latex(_caption(comparison))}}}",
             rf"\label{{tab:{comparison.spec.name.replace('_', '-')}}}",
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            _latex_line(headings),
-            r"\midrule",
+            *table[:4],
             *body,
-            r"\bottomrule",
-            r"\end{tabular}",
+            *table[-2:],
             "",
             r"\smallskip",
             r"\begin{minipage}{\linewidth}\footnotesize",
-            *(rf"{_escape(note)}\par" for note in notes),
+            *(rf"{unicode_to_latex(note)}\par" for note in notes),
             r"\end{minipage}",
             r"\end{table}",
             "",
@@ -331,12 +312,3 @@ def _plain(value: Value) -> Value:
 
 def _markdown_cell(text: str) -> str:
     return text.replace("|", r"\|").replace("\n", " ")
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _latex_line(cells: list[str]) -> str:
-    # A line that begins with '[' would be taken for the optional argument of the line break before it.
-    return "{}" + " & ".join(_escape(cell) for cell in cells) + r" \\"

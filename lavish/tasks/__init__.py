@@ -1,1 +1,1 @@
-"""Tasks, one file each: head, loss, scores."""
+"""Tasks, one file each: head, loss and scores."""

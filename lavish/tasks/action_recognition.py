@@ -1,4 +1,4 @@
-"""Audio-visual action recognition: which one action a whole clip shows and plays."""
+"""Audio-visual action recognition: classification of whole clips."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.tasks.base import Encoded, Inputs, Shape, Task
+from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 _TOP = 5
 
 
 class ActionRecognition(Task):
-    """Features of the segments pooled over time, then a classifier; top-1 and top-5 accuracy of clips.
+    """Pools the segments' features over time and classifies them; top-1 and top-5 accuracy of clips.
 
-    With fewer than five classes `top_5_accuracy` is over all of them, and so 1, as it is with five.
+    With five classes or fewer, `top_5_accuracy` is 1.
 
     Options:
-        pooling: over the segments of a clip. 'mean' and 'max' see the set of segments; 'attention' is a softmax of one
-            learned query with the segments, to which learned embeddings of their positions are added first: their order
-            can matter.
-        grid: cells a side that the visual stream's last map is averaged in, each a part of the segment's feature. A
-            movement shows only where places are told apart: the feature of the whole picture, which 1 stands for, is an
-            average over all of them. It has no effect without the visual stream.
+        pooling: over the segments of a clip. 'mean' and 'max' ignore the order of segments; 'attention' is a softmax
+            over the products of one learned query with the segments, after learned position embeddings are added.
+        grid: the visual stream's last feature map is averaged in `grid` x `grid` cells, which are concatenated. Motion
+            is only visible if locations are kept apart; 1 averages over the whole image. Without the visual stream it
+            has no effect.
         hidden: width of a hidden layer (GELU) between pooling and classifier; 0 for none.
         label_smoothing: of the cross-entropy, at least 0 and less than 1.
     """
@@ -37,7 +36,7 @@ class ActionRecognition(Task):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: FeatureShape,
         *,
         pooling: Literal["mean", "max", "attention"] = "mean",
         grid: int = 1,
@@ -68,7 +67,7 @@ class ActionRecognition(Task):
         self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
         self.logits = nn.Linear(hidden or width, len(shape.classes))
 
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Tensor:
         """Return logits (clips, classes)."""
         features = list(encoded.features)
         if self.grid != 1:
@@ -78,13 +77,13 @@ class ActionRecognition(Task):
         return self.logits(self.hidden(self._pooled(torch.cat(features, dim=-1))))
 
     def loss(self, output: Tensor, targets: Inputs) -> Tensor:
-        """Return the cross-entropy against smoothed labels (Szegedy et al., arXiv 1512.00567), a mean over clips."""
+        """Return the mean cross-entropy with label smoothing (Szegedy et al., arXiv 1512.00567)."""
         return functional.cross_entropy(output.float(), targets["labels"], label_smoothing=self.label_smoothing)
 
     def score(self, output: Tensor, targets: Inputs) -> dict[str, np.ndarray]:
-        """Return whether the label has the highest logit, and whether it has one of the five highest."""
+        """Return whether the label has the highest logit, and whether it is among the five highest."""
         labels = targets["labels"].cpu().numpy()
-        # Stable: of equal logits the class of the lower index comes first.
+        # Stable: among equal logits the lower class index comes first.
         first = output.float().argsort(dim=-1, descending=True, stable=True)[:, :_TOP].cpu().numpy()
         right = first == labels[:, None]
         return {
@@ -100,15 +99,15 @@ class ActionRecognition(Task):
             return segments.mean(dim=1)
         if self.pooling == "max":
             return segments.amax(dim=1)
-        placed = segments + self.positions[: segments.shape[1]]  # what a segment costs is counted with fewer of them
+        placed = segments + self.positions[: segments.shape[1]]  # costs are counted with fewer segments
         weights = (placed @ self.query / math.sqrt(len(self.query))).softmax(dim=1)
         return (weights.transpose(1, 2) @ placed).squeeze(1)
 
 
 def _cells(maps: Tensor, side: int) -> Tensor:
-    """Return the averages of maps (B, C, rows, columns) over `side` x `side` cells as one feature (B, cells x C).
+    """Average maps (B, C, rows, columns) over `side` x `side` cells; return one feature (B, cells x C).
 
-    Adaptive average pooling would do almost the same, but has no deterministic gradient on a GPU.
+    Adaptive average pooling is almost the same, but its gradient is not deterministic on a GPU.
     """
     rows, columns = maps.shape[2:]
     down, across = (

@@ -1,4 +1,4 @@
-"""What every task is: a trainable head with its loss and its metric."""
+"""The base class of all tasks: a trainable head with its loss and its metric."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a head is built for."""
+class FeatureShape:
+    """The sizes that a head is built for."""
 
     widths: list[int]
-    """Of the pooled features that reach the head, in order."""
+    """Widths of the pooled features that reach the head, in order."""
     stages: list[tuple[int, int, int]]
-    """Channels, rows and columns of each stage's map: of the visual stream, or of the only one there is."""
+    """Channels, rows and columns of each stage's feature map, in the visual stream or in the only stream."""
     token_width: int
     """D of :attr:`StreamFeatures.tokens`."""
     classes: list[str]
     vocabulary: int
-    """Words that questions are made of, padding not counted; 0 where nothing is asked."""
+    """Number of words in the questions, without padding; 0 for tasks without questions."""
     segments: int
     frame_size: int
     """Height and width of frames and masks, pixels."""
     streams: tuple[Stream, ...]
     separate_audio: bool = False
-    """Whether the last of the pooled features is that of a separate audio encoder."""
+    """Whether the last pooled feature comes from a separate audio encoder."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What the encoder makes of a batch, for the head; B is clips x segments."""
+class EncodedBatch:
+    """The encoder's output for a batch; B is clips x segments."""
 
     streams: dict[Stream, StreamFeatures]
     features: list[Tensor]
-    """Pooled features (clips, segments, D), in the order of :attr:`Shape.widths`; the last may be a separate encoder's."""
+    """Pooled features (clips, segments, D), in the order of :attr:`FeatureShape.widths`."""
     rows: Tensor | None = None
-    """(units,) the clip of each unit, where several units (questions) share one; None: the units are the clips."""
+    """(units,) the clip of each unit, where several units (questions) share a clip; None if the units are the clips."""
     negatives: Tensor | None = None
-    """(B, N, D) visual tokens of as many frames of other clips from the bare backbone; see :attr:`Task.negatives`."""
+    """(B, N, D) visual tokens of frames of other clips, from the bare backbone; see :attr:`Task.negatives`."""
 
     @property
     def clips(self) -> int:
@@ -62,52 +62,52 @@ class Encoded:
 class Task(nn.Module, ABC):
     """A task is one file of this package with one subclass.
 
-    The constructor takes the :class:`Shape` of what reaches the head, then the task's options, keyword-only, each with
-    a type and a default: they are what `task.options` may say.
+    The constructor takes the :class:`FeatureShape` of the head's input, then the task's options as keyword-only
+    arguments, each with a type and a default. They are the keys of `task.options`.
 
-    What is scored is a *unit*: a clip, or one of several questions about a clip.
+    A *unit* is what gets a score: a clip, or one of several questions about a clip.
     """
 
     metric: ClassVar[str]
-    """Name of the selection metric; higher is better and it is the mean of the units' scores."""
+    """Name of the selection metric: the mean of the units' scores; higher is better."""
     measures: ClassVar[tuple[str, ...]] = ()
-    """Names of further numbers that tables can print of a split."""
+    """Names of further measures that tables can print for a split."""
     negatives: bool = False
-    """Whether training wants frames of other clips (:attr:`Encoded.negatives`); may depend on the streams there are."""
+    """Whether training needs frames of other clips (:attr:`EncodedBatch.negatives`); may depend on the streams."""
 
     @abstractmethod
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Any:
-        """Return the head's output; of `inputs` only what a user would have at hand (a question) may be read."""
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Any:
+        """Return the head's output. It may read from `inputs` only what a user would provide, such as a question."""
 
     @abstractmethod
     def loss(self, output: Any, targets: Inputs) -> Tensor:
-        """Return the scalar training loss, a mean over the batch's units or what is predicted of them."""
+        """Return the scalar training loss, a mean over the batch's units or over their predictions."""
 
     @abstractmethod
     def score(self, output: Any, targets: Inputs) -> dict[str, np.ndarray]:
         """Return columns with one entry per unit.
 
-        `score`, one column for each of `measures` that is a mean over units (NaN: the unit does not count), and
-        whatever else the predictions should keep. A name that begins with '_' is for :meth:`calibrate` and
-        :meth:`summarise` alone, may have further axes, and is not kept.
+        The columns are `score`, one for each of `measures` that is a mean over units (NaN excludes a unit), and others
+        to store with the predictions. A column whose name starts with '_' may have further axes; it is only passed to
+        :meth:`calibrate` and :meth:`summarise`, and not stored.
         """
 
     def calibrate(self, columns: dict[str, np.ndarray]) -> None:
-        """Choose what is to be chosen on the selection split, from all its units; kept as buffers with the weights."""
+        """Choose thresholds from the columns of the whole selection split, and keep them in buffers."""
 
     def summarise(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
-        """Return the `measures` of a split, from all its units; NaN where no unit counts."""
+        """Return the `measures` of a split from the columns of all its units; NaN if all units are excluded."""
         counted = {name: columns[name][~np.isnan(columns[name])] for name in self.measures}
         return {name: float(values.mean()) if len(values) else float("nan") for name, values in counted.items()}
 
     def example_inputs(self) -> Inputs:
-        """Return inputs of one clip with one unit, to count operations with."""
+        """Return inputs of one clip with one unit, for counting operations."""
         return {}
 
     def unused_parameters(self) -> int:
-        """Return the parameters of layers that published code declares and never runs, where they are to be counted."""
+        """Return the number of parameters that published code declares and never uses, if they count."""
         return 0
 
-    def pictures(self, output: Any, targets: Inputs) -> dict[str, Tensor] | None:
-        """Return what can be looked at: 'predicted' in [0, 1] and 'truth' uint8, both (clips, segments, H, W); or None."""
+    def predicted_masks(self, output: Any, targets: Inputs) -> dict[str, Tensor] | None:
+        """Return masks to show: 'predicted' in [0, 1] and 'truth' uint8, both (clips, segments, H, W); or None."""
         return None

@@ -1,4 +1,4 @@
-"""Audio-visual event localisation (AVE): which event each one-second segment shows and plays, or background.
+"""Audio-visual event localisation (AVE): classification of each one-second segment as an event or background.
 
 Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018; head and loss as LAVISH has them.
 """
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavish.tasks.base import Encoded, Inputs, Shape, Task
+from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
 class EventLocalization(Task):
-    """Two linear layers on the concatenated features of a segment, nothing between them; segment accuracy.
+    """Two linear layers without an activation on the concatenated features of a segment; segment accuracy.
 
     Options:
         hidden: width of the first layer.
@@ -27,7 +27,7 @@ class EventLocalization(Task):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: FeatureShape,
         *,
         hidden: int = 512,
         loss: Literal["bce_softmax", "ce"] = "bce_softmax",
@@ -37,7 +37,7 @@ class EventLocalization(Task):
         self.logits = nn.Linear(hidden, len(shape.classes) + 1)  # the last class is background
         self.loss_name = loss
 
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Tensor:
         """Return logits (clips, segments, classes + 1)."""
         return self.logits(self.hidden(torch.cat(encoded.features, dim=-1)))
 
@@ -46,7 +46,7 @@ class EventLocalization(Task):
         if self.loss_name == "ce":
             return functional.cross_entropy(logits, labels)
         truth = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        # binary_cross_entropy refuses autocast's half precision; the logits are float32 here already.
+        # binary_cross_entropy raises an error under autocast; the logits are float32 here already.
         with torch.autocast(logits.device.type, enabled=False):
             return functional.binary_cross_entropy(logits.softmax(dim=1), truth)
 

@@ -1,4 +1,4 @@
-"""Audio-visual question answering (MUSIC-AVQA): the answer to a question about a clip, one of a closed set.
+"""Audio-visual question answering (MUSIC-AVQA): questions about a clip with a closed set of answers.
 
 Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (arXiv 2203.14072); the network
 and its loss as LAVISH has them (arXiv 2212.07983).
@@ -16,31 +16,31 @@ from torch.nn import functional
 from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.errors import LavishError
 from lavish.models.heads.st_avqa import StAvqa
-from lavish.tasks.base import Encoded, Inputs, Shape, Task
+from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
 class Answers(NamedTuple):
-    """What the head says of a batch."""
+    """The head's output."""
 
     logits: Tensor
     """(units, answers)."""
     matches: Tensor | None
-    """(2, clips, segments, 2) logits of 'another clip' and 'same clip', first for frames of other clips; in training."""
+    """(2, clips, segments, 2) logits of 'another clip' and 'same clip', frames of other clips first; in training."""
 
 
 class QuestionAnswering(Task):
-    """ST-AVQA on both streams, or on the one that there is; accuracy over questions, over groups of them and types.
+    """ST-AVQA on one or both streams; accuracy over all questions and by group and type of question.
 
-    The features of a separate audio encoder join those of the audio stream, or stand in their place. With one stream
-    removed its branch is absent (:class:`lavish.models.heads.st_avqa.StAvqa`) and the loss is the cross-entropy alone.
+    The features of a separate audio encoder are concatenated with those of the audio stream, or replace them. With a
+    single stream, the other branch (:class:`lavish.models.heads.st_avqa.StAvqa`) and the matching loss do not exist.
 
     Options:
         width: of all layers.
         heads: of the attention over segments.
         dropout: in that attention.
-        standardise: bring features to mean 0 and deviation 1 over a batch first, for small backbones (published: no).
-        match_weight: of the second term of the loss, which tells whether a frame and a sound are of the same clip.
-        unused_layers: 'counted' adds to the numbers of parameters what LAVISH's code declares and never runs.
+        standardise: scale features to mean 0 and standard deviation 1 per batch, for small backbones (published: no).
+        match_weight: weight of the matching loss: whether a frame and an audio segment belong to the same clip.
+        unused_layers: 'counted' adds the parameters that LAVISH's code declares and never uses.
     """
 
     metric = "accuracy"
@@ -58,11 +58,11 @@ class QuestionAnswering(Task):
         "accuracy_audio_visual_comparative",
         "accuracy_audio_visual_temporal",
     )
-    """The three groups, then the types of questions in the order of their indices (`types`)."""
+    """The three groups, then the types of questions in the order of their indices in `types`."""
 
     def __init__(
         self,
-        shape: Shape,
+        shape: FeatureShape,
         *,
         width: int = 512,
         heads: int = 4,
@@ -74,7 +74,7 @@ class QuestionAnswering(Task):
         super().__init__()
         if not shape.vocabulary:
             raise LavishError(
-                "task 'question_answering' needs questions, and the data set has none: choose data.format: music_avqa "
+                "task 'question_answering' needs questions, but the data set has none: choose data.format: music_avqa "
                 "and set data.vocabulary to its number of words"
             )
         self.visual_feature = shape.streams.index("visual") if "visual" in shape.streams else None
@@ -92,8 +92,8 @@ class QuestionAnswering(Task):
         self.match_weight = match_weight
         self.unused = _unused_parameters(width) if unused_layers == "counted" else 0
 
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Answers:
-        """Return the answers to `questions`, (units, slots) indices of words."""
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Answers:
+        """Return the answers to `questions`, word indices (units, slots)."""
         moments = (encoded.clips, encoded.segments)
         heard = [feature for index, feature in enumerate(encoded.features) if index != self.visual_feature]
         audio = torch.cat(heard, dim=-1) if heard else None
@@ -106,7 +106,7 @@ class QuestionAnswering(Task):
         return Answers(self.net.answer(evidence, inputs["questions"], encoded.rows), evidence.matches)
 
     def loss(self, output: Answers, targets: Inputs) -> Tensor:
-        """Return the mean over questions, plus the weighted mean over all pairs of a sound and a frame of the batch."""
+        """Return the mean cross-entropy over questions plus the weighted matching loss over audio-frame pairs."""
         loss = functional.cross_entropy(output.logits.float(), targets["answers"])
         if output.matches is None:
             return loss
@@ -122,7 +122,7 @@ class QuestionAnswering(Task):
         for index, name in enumerate(names):
             columns[name] = np.where(types == index, right, np.nan)
         for group in self.measures[:3]:
-            # 'accuracy_audio_counting' is of the group 'accuracy_audio', 'accuracy_audio_visual_counting' is not.
+            # 'accuracy_audio_counting' is in the group 'accuracy_audio', 'accuracy_audio_visual_counting' is not.
             members = [index for index, name in enumerate(names) if name.rpartition("_")[0] == group]
             columns[group] = np.where(np.isin(types, members), right, np.nan)
         return columns
@@ -135,7 +135,7 @@ class QuestionAnswering(Task):
 
 
 def _unused_parameters(width: int) -> int:
-    """Parameters that LAVISH's `AVQA_Fusion_Net` declares beside those it runs: 2,757,632 at its width d = 512.
+    """Return the number of unused parameters in LAVISH's `AVQA_Fusion_Net`: 2,757,632 at its width d = 512.
 
     Linear layers 128 -> d (twice), 2048 -> d, 2d -> d and d -> d (four times), and a layer norm: 6 d^2 + 2314 d.
     """

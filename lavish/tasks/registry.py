@@ -6,7 +6,7 @@ from typing import Any
 
 from lavish.config.options import method_class
 from lavish.config.sources import load_module, method_path
-from lavish.tasks.base import Shape, Task
+from lavish.tasks.base import FeatureShape, Task
 
 
 def task_class(name: str) -> type[Task]:
@@ -14,6 +14,6 @@ def task_class(name: str) -> type[Task]:
     return getattr(load_module("tasks", name), method_class("tasks", method_path("tasks", name)).name)
 
 
-def build_task(name: str, shape: Shape, options: dict[str, Any]) -> Task:
+def build_task(name: str, shape: FeatureShape, options: dict[str, Any]) -> Task:
     """Build a task's head for features of this shape."""
     return task_class(name)(shape, **options)

@@ -1,4 +1,4 @@
-"""Audio-visual segmentation (AVSBench): which pixels of a frame belong to what is heard.
+"""Audio-visual segmentation (AVSBench): masks of the sounding objects in each frame.
 
 Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042; on the stages of a shared frozen backbone as
 LAVISH has it.
@@ -18,36 +18,36 @@ from lavish.errors import LavishError
 from lavish.metrics import masks as metrics
 from lavish.models.heads.mask_decoder import MaskDecoder
 from lavish.models.heads.tpavi import AudioVisualInteraction
-from lavish.tasks.base import Encoded, Inputs, Shape, Task
+from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
 class Segmented(NamedTuple):
-    """Mask logits, and what the matching loss compares."""
+    """Mask logits, and the inputs of the matching loss."""
 
     logits: Tensor
-    """(frames, H, W): of all frames, or in training of the annotated ones."""
+    """(frames, H, W) for all frames, or in training for the annotated ones."""
     maps: tuple[Tensor, ...] = ()
-    """The pyramid's maps (frames, C, rows, columns) after TPAVI."""
+    """Feature maps (frames, C, rows, columns) of the pyramid after TPAVI."""
     audio: tuple[Tensor, ...] = ()
-    """TPAVI's aligned audio (frames, C) of each map."""
+    """TPAVI's aligned audio (frames, C) for each map."""
 
 
 class Segmentation(Task):
-    """The mask decoder of AVSBench, TPAVI between its neck and its fusion where asked for.
+    """The mask decoder of AVSBench, optionally with TPAVI between its neck and its fusion.
 
-    A unit is a clip: its score is the mean IoU of its annotated frames at the threshold 0.5. Frames that nobody has
-    annotated count neither in the loss nor in a metric; S4 annotates the first of five in training.
+    A unit is a clip: its score is the mean IoU of its annotated frames at the threshold 0.5. Frames without annotation
+    are excluded from loss and metrics; in S4 only the first of five training frames is annotated.
 
     Options:
         channels: of the merged maps, a multiple of 8; all other widths scale with it (published: 256).
-        levels: maps of the pyramid, 1/4, 1/8, ... of the frame; the frame's size must allow it (published: 4).
-        tpavi: whether maps read the sound before they are merged (LAVISH's command: no), where there is any. The
-            features of a separate audio encoder reach masks no other way, so that one needs it.
-        matching: loss that draws what the mask covers towards the sound, on TPAVI's maps; 'divergence' is that of
-            AVSBench's MS3 command, 'cosine' is defined for S4 and off in its command.
+        levels: number of maps in the pyramid, 1/4, 1/8, ... of the frame; limited by the frame size (published: 4).
+        tpavi: whether the maps attend to the audio before they are merged (LAVISH's command: no). The features of a
+            separate audio encoder are used by TPAVI alone, so such an encoder needs it.
+        matching: loss on TPAVI's maps that pulls the features inside the mask towards the audio feature; 'divergence'
+            is that of AVSBench's MS3 command, 'cosine' is defined for S4 and off in its command.
         matching_weight: its weight (MS3: 0.5).
-        unused_layers: 'counted' adds to the numbers of parameters what published code declares and never runs: a
-            residual unit and, without TPAVI, the linear map of the audio feature.
+        unused_layers: 'counted' adds the parameters that the published code declares and never uses: a residual unit
+            and, without TPAVI, the linear map of the audio feature.
     """
 
     metric = "mIoU"
@@ -55,7 +55,7 @@ class Segmentation(Task):
 
     def __init__(
         self,
-        shape: Shape,
+        shape: FeatureShape,
         *,
         channels: int = 256,
         levels: int = 4,
@@ -66,16 +66,16 @@ class Segmentation(Task):
     ) -> None:
         super().__init__()
         self.decoder = MaskDecoder(shape.stages, shape.frame_size, channels=channels, levels=levels)
-        # The last feature is the sound's, unless there is only a picture.
+        # The last feature is that of the audio, unless there are only frames.
         width = shape.widths[-1] if "audio" in shape.streams or shape.separate_audio else 0
         if shape.separate_audio and not tpavi:
             raise LavishError(
-                "audio_encoder.use: the features of a separate audio encoder reach masks through TPAVI alone: set "
+                "audio_encoder.use: only TPAVI uses the features of a separate audio encoder: set "
                 "task.options.tpavi to true, or audio_encoder.use to none"
             )
         if width and matching != "none" and not tpavi:
             raise LavishError(
-                f"task.options.matching: '{matching}' compares the sound with TPAVI's maps: set task.options.tpavi to "
+                f"task.options.matching: '{matching}' compares the audio with TPAVI's maps: set task.options.tpavi to "
                 "true, or task.options.matching to none"
             )
         self.interactions = nn.ModuleList()
@@ -91,10 +91,10 @@ class Segmentation(Task):
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Segmented:
-        """Return mask logits from the maps of the visual stream, or of the audio stream where it is the only one.
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Segmented:
+        """Return mask logits from the maps of the visual stream, or of the audio stream if it is the only one.
 
-        In training, frames without a mask are left out as early as possible: S4 has one mask in five frames.
+        In training, frames without a mask are dropped as early as possible: S4 has one mask in five frames.
         """
         stream = encoded.streams["visual" if "visual" in encoded.streams else "audio"]
         maps = stream.maps()
@@ -103,9 +103,9 @@ class Segmentation(Task):
             maps = [stage[chosen] for stage in maps]
         pyramid, audio = self.decoder.pyramid(maps), []
         if self.interactions:
-            sound = self.audio(encoded.features[-1])
+            audio_features = self.audio(encoded.features[-1])
             for level, interaction in enumerate(self.interactions):
-                pyramid[level], aligned = interaction(pyramid[level], sound)
+                pyramid[level], aligned = interaction(pyramid[level], audio_features)
                 audio.append(aligned.flatten(0, 1))
             if chosen is not None:
                 pyramid = [level[chosen] for level in pyramid]
@@ -117,7 +117,7 @@ class Segmentation(Task):
         chosen = _annotated(masks)
         logits, masks = output.logits.float(), masks[chosen].float()
         logits = logits[chosen] if len(logits) == len(chosen) else logits
-        # A batch may have no mask at all: its loss is then zero.
+        # The loss of a batch without any mask is zero.
         loss = functional.binary_cross_entropy_with_logits(logits, masks, reduction="sum") / max(1, masks.numel())
         if self.matching == "none":
             return loss
@@ -158,13 +158,13 @@ class Segmentation(Task):
     def unused_parameters(self) -> int:
         return self.unused
 
-    def pictures(self, output: Segmented, targets: Inputs) -> dict[str, Tensor]:
+    def predicted_masks(self, output: Segmented, targets: Inputs) -> dict[str, Tensor]:
         masks = targets["masks"]
         return {"predicted": output.logits.float().sigmoid().unflatten(0, masks.shape[:2]), "truth": masks}
 
 
 def _annotated(masks: Tensor) -> Tensor:
-    """Return for masks (..., H, W) which of them (...) somebody has annotated."""
+    """Return which of the masks (..., H, W) are annotated, (...)."""
     return masks[..., 0, 0] != NOT_ANNOTATED
 
 
@@ -183,6 +183,6 @@ def _distance(logits: Tensor, maps: Tensor, audio: Tensor) -> Tensor:
 
 
 def _pooled(values: Tensor, maps: Tensor) -> Tensor:
-    """Average (frames, H, W) over what each position of maps covers, (frames, 1, rows, columns)."""
-    # The maps' sizes divide the frame's. The adaptive form has no deterministic gradient on a GPU.
+    """Average (frames, H, W) over the area of each position of `maps`; return (frames, 1, rows, columns)."""
+    # The maps' sizes divide the frame's. The gradient of adaptive pooling is not deterministic on a GPU.
     return functional.avg_pool2d(values.unsqueeze(1), values.shape[-1] // maps.shape[-1])

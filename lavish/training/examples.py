@@ -68,7 +68,7 @@ def predict(
         for batch in reader.batches(groups, device):
             with autocast(device, precision):
                 output = model(batch)
-            images = model.task.pictures(output, batch.targets)
+            images = model.task.predicted_masks(output, batch.targets)
             if images is None:
                 raise LavishError(
                     f"task '{type(model.task).__name__}' predicts nothing that can be laid over frames: ask for "

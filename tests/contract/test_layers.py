@@ -52,7 +52,7 @@ def test_added_tokens_are_read_and_leave_the_sequence_again(backbone: Backbone):
         assert mixed.shape == longer.shape
         alone, _ = backbone.take_tokens(mixed, 3)
         assert not torch.allclose(alone, backbone.attention(index, tokens), atol=1e-4)
-        # Each picture meets its own tokens only.
+        # Each image meets its own tokens only.
         half = backbone.attention(index, longer[1:])
         torch.testing.assert_close(half, mixed[1:], atol=1e-5, rtol=1e-4)
 

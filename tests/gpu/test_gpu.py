@@ -51,10 +51,10 @@ def test_the_encoder_agrees_with_the_cpu(latents):
     for parameter in encoder.adapters.parameters():
         if not parameter.detach().any():
             torch.nn.init.constant_(parameter, 0.3)
-    pictures = {stream: torch.randn(3, 3, 32, 32) for stream in encoder.streams}
+    images = {stream: torch.randn(3, 3, 32, 32) for stream in encoder.streams}
     with torch.no_grad():
-        expected = {stream: features.pooled for stream, features in encoder(pictures).items()}
+        expected = {stream: features.pooled for stream, features in encoder(images).items()}
         encoder.cuda()
-        found = encoder({stream: picture.cuda() for stream, picture in pictures.items()})
+        found = encoder({stream: image.cuda() for stream, image in images.items()})
     for stream, pooled in expected.items():
         torch.testing.assert_close(found[stream].pooled.cpu(), pooled, atol=1e-3, rtol=1e-3)

@@ -120,7 +120,7 @@ def two_tasks(workflow: Workflow) -> None:
     """Give the small table a column of segmentation, which one of its rows is not of, and a figure of masks."""
     table = workflow.read("config/tables/small.yaml")
     table["columns"] += ["metric@segmentation_s4", "difference@segmentation_s4"]
-    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": "segmentation_s4"}
+    masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": "segmentation_s4"}
     table["figures"]["masks"] = masks
     next(row for row in table["sections"][0]["rows"] if row["variant"] == "encoder")["tasks"] = ["event_localization"]
     workflow.write("config/tables/small.yaml", table)

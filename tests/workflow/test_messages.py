@@ -27,7 +27,7 @@ def test_misspelt_option_of_an_adapter(tmp_path: Path) -> None:
     workflow.set_row("avish", set={"adapter": {"options": {"latent": 0}}})
     assert message(workflow) == (
         "config/tables/small.yaml: row 'avish':\n"
-        "  key 'adapter': adapter 'lavish' has no option 'latent' (did you mean 'latents'?)"
+        "  key 'adapter': method 'lavish' has no option 'latent' (did you mean 'latents'?)"
     )
 
 

@@ -246,7 +246,7 @@ def examples(figure):
 
 def figure_records(wildcards):
     figure = figure_of(wildcards)
-    return examples(figure) if figure.draws_examples else records(figure)
+    return examples(figure) if figure.draws_predictions else records(figure)
 
 
 def table_spec(wildcards):

@@ -1,4 +1,4 @@
-"""What DG-SCT and AVMoE do after the backbone: each stream's segments tell how much the other's are worth.
+"""Temporal gates of DG-SCT and AVMoE: each stream's segments weight the other stream's features after the backbone.
 
 The layers are those of Xia and Zhao, "Cross-modal Background Suppression for Audio-Visual Event Localization",
 CVPR 2022, without its head.
@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from lavish.errors import LavishError
 from lavish.methods._shared.attention import MultiHeadAttention
-from lavish.methods.base import MethodContext
-from lavish.models.interfaces import Stream, Streams
+from lavish.models.interfaces import MethodContext, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
     from lavish.models.interfaces import StreamFeatures
 
 _HEADS = 4
-OTHER: dict[Stream, Stream] = {"visual": "audio", "audio": "visual"}
 
 
 class PostNormLayer(nn.Module):
@@ -39,14 +37,14 @@ class PostNormLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Return (B, N, C) for `tokens` (B, N, C) that read `memory` (B, N', C), by default themselves."""
+        """Return (B, N, C) for `tokens` (B, N, C) that attend to `memory` (B, N', C), by default to themselves."""
         read = self.attention(tokens, tokens if memory is None else memory)
         tokens = self.norm1(tokens + self.dropout(read))
         return self.norm2(tokens + self.dropout(self.ffn(tokens)))
 
 
 class Recurrence(nn.Module):
-    """A linear map, then an LSTM over the segments in both directions; ReLU and dropout between them on request."""
+    """A linear map, then a bidirectional LSTM over the segments; with ReLU and dropout in between if `rectified`."""
 
     def __init__(self, width: int, inner: int, out: int, *, rectified: bool) -> None:
         super().__init__()
@@ -60,37 +58,38 @@ class Recurrence(nn.Module):
 
 
 class TemporalGates(nn.Module):
-    """Gates between the streams' segments, from the pooled features of whole clips, (clips, segments, D) each.
+    """Gates between the streams' segments, computed from the pooled features of whole clips, (clips, segments, D) each.
 
         r = BiLSTM(Lin f)                             visual D -> 2d -> 2d with ReLU and dropout; audio D -> d/2 -> d
         K = two post-norm layers over Lin_{->d} r     of a stream that the other may read
-        h = sigmoid(w K), one number a segment           the gate it holds for the other
-        q = Lin_{->d} r;  f' = post-norm layer of q reading [K' ; q], times 1 + gamma h'
-                                                      K', h' of the other stream, where it may be read
+        h = sigmoid(w K), one number per segment      this stream's gate on the other
+        q = Lin_{->d} r;  f' = post-norm layer of q attending to [K' ; q], times 1 + gamma h'
+                                                      K', h' of the other stream, if it may be read
 
-    'features' makes those f', of width d, the pooled features (as on AVE). 'maps' leaves q out: pooled features, tokens
-    and stages are multiplied by 1 + gamma h' (as on AVSBench, where the published code scales decoder maps).
+    'features' replaces the pooled features by f' of width d (as on AVE). 'maps' has no q: pooled features, tokens and
+    stages are multiplied by 1 + gamma h' (as on AVSBench, where the published code scales decoder maps). 'none' changes
+    nothing.
     """
 
     def __init__(
         self,
         widths: dict[Stream, int],
         readers: frozenset[Stream],
-        kind: Literal["features", "maps"],
+        kind: Literal["features", "maps", "none"],
         *,
         width: int,
         gamma: float,
     ) -> None:
         super().__init__()
-        self.feature_dim = width if kind == "features" else None
-        """Width of the pooled features that come out; None: that of those which go in."""
-        if width < _HEADS or width % _HEADS:
-            raise LavishError(f"adapter.options.temporal_width: {width} is no multiple of {_HEADS}")
+        self.feature_dim = width if kind == "features" else next(iter(widths.values()))
+        """Width of the pooled features after the gates."""
+        if kind != "none" and (width < _HEADS or width % _HEADS):
+            raise LavishError(f"adapter.options.temporal_width: {width} is not a multiple of {_HEADS}")
         self.gamma = gamma
         self.recurrences, self.relations, self.gates = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         self.queries, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         for stream, features in widths.items():
-            is_read = OTHER[stream] in readers
+            is_read = kind != "none" and other_stream(stream) in readers
             visual = stream == "visual"
             out = 2 * width if visual else width
             if kind == "features" or is_read:
@@ -104,19 +103,19 @@ class TemporalGates(nn.Module):
                 self.decoders[stream] = PostNormLayer(width)
 
     def forward(self, features: dict[Stream, StreamFeatures], segments: int) -> dict[Stream, StreamFeatures]:
-        """Return what the head gets instead of `features`, whose rows are clips x `segments`."""
+        """Return the features that the head receives; the rows of `features` are clips x `segments`."""
         moments, keys, scales = Streams(), Streams(), Streams()
         for stream, whole in features.items():
             if stream in self.recurrences:
                 moments[stream] = self.recurrences[stream](whole.pooled.unflatten(0, (-1, segments)))
             if stream in self.gates:
                 keys[stream] = self.relations[stream](moments[stream])
-                scales[OTHER[stream]] = 1 + self.gamma * self.gates[stream](keys[stream]).sigmoid()
+                scales[other_stream(stream)] = 1 + self.gamma * self.gates[stream](keys[stream]).sigmoid()
         finished = dict(features)
         for stream, whole in features.items():
             if stream in self.queries:
                 query = self.queries[stream](moments[stream])
-                memory = torch.cat([keys[OTHER[stream]], query], dim=1) if stream in scales else query
+                memory = torch.cat([keys[other_stream(stream)], query], dim=1) if stream in scales else query
                 pooled = self.decoders[stream](query, memory)
                 pooled = pooled * scales[stream] if stream in scales else pooled
                 finished[stream] = replace(whole, pooled=pooled.flatten(0, 1))
@@ -127,16 +126,14 @@ class TemporalGates(nn.Module):
 
 def build_gates(
     kind: Literal["features", "maps", "none"], backbone: Backbone, context: MethodContext, *, width: int, gamma: float
-) -> TemporalGates | None:
-    """Build the gates behind a backbone that both streams share, where there are any."""
-    if kind == "none":
-        return None
+) -> TemporalGates:
+    """Build the gates for a backbone that both streams share."""
     widths = dict.fromkeys(context.streams, backbone.feature_dim)
     return TemporalGates(widths, context.readers, kind, width=width, gamma=gamma)
 
 
 def _scaled(features: StreamFeatures, scale: Tensor) -> StreamFeatures:
-    """Multiply all that a picture's features are, rows B, by `scale` (B, 1)."""
+    """Multiply all features by `scale` (B, 1)."""
     whole = scale.unsqueeze(-1)
     return replace(
         features,

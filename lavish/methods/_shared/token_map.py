@@ -12,7 +12,7 @@ from lavish.models.resizing import Resizing
 class TokenConvolution(nn.Module):
     """y' = Lin_{C'->C}(W y + b) for y (B, N', C'): W (N, N') mixes tokens, the same for all channels.
 
-    As a 1x1 convolution whose channels are the tokens. It ties a model to its numbers of tokens.
+    Equal to a 1x1 convolution whose channels are the tokens. The numbers of tokens are fixed.
     """
 
     def __init__(self, width: int, other_width: int, tokens: int, other_tokens: int) -> None:
@@ -27,7 +27,7 @@ class TokenConvolution(nn.Module):
 
 
 class TokenResizing(nn.Module):
-    """y' = bicubic(Lin_{C'->C} y): the grid of patches is resized, without weights; tokens before it stay."""
+    """y' = bicubic(Lin_{C'->C} y): the patch grid is resized without trained weights; prefix tokens are unchanged."""
 
     def __init__(self, width: int, other_width: int, grid: tuple[int, int], other_grid: tuple[int, int]) -> None:
         super().__init__()

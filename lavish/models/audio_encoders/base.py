@@ -1,4 +1,4 @@
-"""What every extra audio encoder is, and how its weights are read."""
+"""The base class of separate audio encoders."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ if TYPE_CHECKING:
 
 
 class AudioEncoder(nn.Module, ABC):
-    """A frozen encoder that gives one feature vector per segment of a clip.
+    """A frozen encoder with one feature vector per segment of a clip.
 
-    ``forward`` is the part whose cost is counted: tensors in, tensors out, one clip in the shape that
-    :meth:`example_inputs` shows. The fixed front end before it (spectrograms) holds no parameters and is not counted,
-    as it is not for the two streams.
+    The cost of ``forward`` is counted for one clip, with an input like :meth:`example_inputs`. The spectrograms are
+    computed before ``forward``; they have no parameters and are not counted, as for the two streams.
     """
 
     feature_dim: int
-    """Width D of a segment's feature."""
+    """Width D of the feature of a segment."""
     reads: Literal["log_mels", "waveforms"]
-    """The array of the prepared store it encodes."""
+    """The array of the prepared store that it encodes."""
 
     @abstractmethod
     def example_inputs(self, segments: int, segment_seconds: float) -> Tensor:
-        """Return zeros shaped as what ``forward`` takes for one clip of `segments` segments of `segment_seconds` seconds."""
+        """Return zeros in the shape of ``forward``'s input for a clip of `segments` segments of `segment_seconds` each."""
 
     @abstractmethod
     def check_store(self, store: SplitStore) -> None:
-        """Raise LavishError when the prepared store holds sound in another form than the encoder was trained on."""
+        """Raise LavishError if the store's audio is not in the form that the encoder was trained on."""
 
     @abstractmethod
     def encode_clip_batch(self, clips: Tensor, segments: int, segment_seconds: float) -> Tensor:
         """Return features float32 (B, segments, D) of a batch `clips` (B, ...) of the store's array :attr:`reads`."""
 
     def load_weights(self, path: Path) -> None:
-        """Load a safetensors file; LavishError names the first missing, unexpected or ill-shaped tensor."""
+        """Load a safetensors file; LavishError names the first missing, unexpected or misshapen tensor."""
         load_exactly(self, read_weights(path), path, "audio_encoder.spec")

@@ -1,8 +1,8 @@
-"""Extra audio encoders: separate, pretrained and frozen, their pooled features join a task's head.
+"""Builds separate audio encoders: pretrained and frozen, with pooled features for a task's head.
 
 Each kind is one file with one subclass of :class:`lavish.models.audio_encoders.base.AudioEncoder`, whose keyword-only
-constructor arguments are what `audio_encoder.spec` may say. Features are computed once per split
-(:mod:`lavish.training.audio_features`); training only reads them.
+constructor arguments are the keys of `audio_encoder.spec`. Features are computed once per split
+(:mod:`lavish.training.audio_features`) and read by training.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def build(kind: str, spec: dict[str, Any], weights_path: Path | None = None, *, 
     Args:
         kind: One of :data:`KINDS`.
         spec: Keyword arguments of the encoder's class; the class documents them.
-        weights_path: A safetensors file; without one the weights are random, drawn from `seed` (enough to count cost).
+        weights_path: A safetensors file; without one the weights are random, seeded with `seed`.
 
     Raises:
-        LavishError: an unknown kind, an unknown or ill-typed key of `spec`, sizes that do not fit together, or weights
-            that are missing, no safetensors file, or do not fit.
+        LavishError: an unknown kind, an unknown key of `spec` or a value of the wrong type, incompatible sizes, or
+            weights that are missing, are not a safetensors file, or do not fit.
     """
     check_spec(kind, spec)
     encoder = _new(kind, spec, seed)
@@ -39,7 +39,7 @@ def build(kind: str, spec: dict[str, Any], weights_path: Path | None = None, *, 
 
 
 def check_spec(kind: str, spec: dict[str, Any]) -> None:
-    """Raise LavishError, naming the nearest valid key, when `spec` does not fit the kind; imports no torch."""
+    """Raise LavishError with the closest valid key if `spec` does not fit the kind; does not import torch."""
     if kind not in KINDS:
         raise LavishError(f"audio_encoder.kind: unknown audio encoder '{kind}'{did_you_mean(kind, KINDS)}")
     try:
@@ -51,7 +51,7 @@ def check_spec(kind: str, spec: dict[str, Any]) -> None:
 def _new(kind: str, spec: dict[str, Any], seed: int) -> AudioEncoder:
     import torch
 
-    # Each encoder is imported only when asked for, and drawing its weights leaves the caller's generator alone.
+    # Encoders are imported on demand, and initialising their weights leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "whisper":

@@ -1,6 +1,6 @@
-"""The encoder of Whisper and its log-mel front end, for weights in the layout of the model hub.
+"""Whisper's audio encoder and its log-mel front end, for weights with the tensor names of the model hub.
 
-Source: "Robust Speech Recognition via Large-Scale Weak Supervision", ICML 2023, arXiv 2212.04356, section 2.2.
+Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", ICML 2023, arXiv 2212.04356, section 2.2.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ WINDOW_LENGTH = 400
 HOP_LENGTH = 160
 POSITIONS_PER_SECOND = SAMPLE_RATE // (2 * HOP_LENGTH)
 
-# What the encoder's names start with in a file of the model for speech recognition, of the bare model, of the encoder.
+# Prefixes of the encoder's tensors in files of the speech recognition model, of the bare model and of the encoder.
 _PREFIXES = ("model.encoder.", "encoder.", "")
-_OTHER_HALF = ("model.decoder.", "decoder.", "proj_out.")
+_DECODER = ("model.decoder.", "decoder.", "proj_out.")
 
 
 class WhisperLogMel(nn.Module):
-    """Log-mel spectrogram as Whisper was trained on: 25 ms Hann windows every 10 ms, Slaney mel filters, log10.
+    """The log-mel spectrogram of Whisper: 25 ms Hann windows every 10 ms, Slaney mel filters, log10.
 
-    The dynamic range is cut to 8 decades below the loudest value of each window, then shifted to about [-1, 1.5].
+    Values are clipped to 8 decades below the maximum of each window, then scaled to about [-1, 1.5].
     """
 
     def __init__(self, mel_bins: int) -> None:
@@ -49,7 +49,7 @@ class WhisperLogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
-        # Fixed by definition, so they are no part of the weights.
+        # Constants, so not part of the weights.
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW_LENGTH), persistent=False)
 
@@ -58,7 +58,7 @@ class WhisperLogMel(nn.Module):
         spectrum = torch.stft(
             waveforms, WINDOW_LENGTH, HOP_LENGTH, window=self.get_buffer("window"), center=True, return_complex=True
         )
-        # A centred transform ends with a frame that starts beyond the sound; Whisper drops it.
+        # The last frame of a centred transform starts after the audio; Whisper drops it.
         power = spectrum[..., :-1].abs().square()
         log_mels = (self.get_buffer("filters") @ power).clamp(min=1e-10).log10()
         log_mels = log_mels.maximum(log_mels.amax(dim=(1, 2), keepdim=True) - 8.0)
@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, N, C) to their update (B, N, C)."""
+        """Return the update (B, N, C) of tokens (B, N, C)."""
         q, k, v = (
             projection(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; its modules carry the names of the published files."""
+    """A pre-norm transformer block; its modules are named as in the published files."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -105,15 +105,15 @@ class Block(nn.Module):
 class WhisperEncoder(AudioEncoder):
     """Whisper's encoder: two convolutions, added positions, pre-norm blocks, a last norm. One token per 20 ms.
 
-    A clip is encoded whole, zero-padded to the window (`positions` / 50 seconds; 30 s as published), and longer clips
-    in windows of that length; each segment's feature is the mean of the tokens within its span of the clip.
+    A clip is zero-padded to a multiple of the window (`positions` / 50 seconds; 30 s as published) and encoded window
+    by window; a segment's feature is the mean of its tokens.
 
     Args (the defaults are Whisper tiny; base is 512, 6, 8; small 768, 12, 12; medium 1024, 24, 16):
         dim: Width of tokens and features; the feed-forward layer is four times as wide.
         depth: Number of blocks.
         heads: Attention heads.
         mel_bins: Mel filters (128 for large-v3, 80 for all others).
-        positions: Tokens of one window.
+        positions: Number of tokens of one window.
     """
 
     reads: Literal["log_mels", "waveforms"] = "waveforms"
@@ -148,11 +148,11 @@ class WhisperEncoder(AudioEncoder):
 
     @property
     def window_samples(self) -> int:
-        """Samples of one window."""
+        """Number of samples of one window."""
         return self.positions * 2 * HOP_LENGTH
 
     def example_inputs(self, segments: int, segment_seconds: float) -> Tensor:
-        """Return zeros (windows, mel_bins, 2 * positions): as many windows as one clip takes."""
+        """Return zeros (windows, mel_bins, 2 * positions) for the windows of one clip."""
         windows = max(1, math.ceil(round(segments * segment_seconds * SAMPLE_RATE) / self.window_samples))
         return torch.zeros(windows, self.mel_bins, 2 * self.positions)
 
@@ -173,22 +173,22 @@ class WhisperEncoder(AudioEncoder):
         return torch.stack([tokens[:, span].mean(dim=1) for span in segment_spans(segments, segment_seconds)], dim=1)
 
     def load_weights(self, path: Path) -> None:
-        """Load the encoder of a Whisper safetensors file; its decoder, if it has one, is left aside."""
+        """Load the encoder from a Whisper safetensors file; a decoder is ignored."""
         tensors = read_weights(path)
         prefix = next((prefix for prefix in _PREFIXES if f"{prefix}conv1.weight" in tensors), None)
         if prefix is None:
             raise LavishError(
-                f"{path}: tensor '{_PREFIXES[0]}conv1.weight' is missing: these are not weights of a Whisper encoder"
+                f"{path}: tensor '{_PREFIXES[0]}conv1.weight' is missing: this is not a file of a Whisper encoder"
             )
-        encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_HALF)}
+        encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
         strangers = sorted(name for name in encoder if not name.startswith(prefix))
         if strangers:
-            raise LavishError(f"{path}: tensor '{strangers[0]}' is unexpected in weights of a Whisper encoder")
+            raise LavishError(f"{path}: tensor '{strangers[0]}' is unexpected in a file of a Whisper encoder")
         own = {name.removeprefix(prefix): tensor for name, tensor in encoder.items()}
         load_exactly(self, own, path, "audio_encoder.spec", prefix)
 
 
 def segment_spans(segments: int, segment_seconds: float) -> list[slice]:
-    """Return which tokens (50 per second) each segment's mean is taken over: at least one, none shared if they suffice."""
+    """Return the tokens (50 per second) of each segment: at least one, and not shared if there are enough."""
     starts = [math.floor(segment * segment_seconds * POSITIONS_PER_SECOND + 0.5) for segment in range(segments + 1)]
     return [slice(start, max(start + 1, end)) for start, end in itertools.pairwise(starts)]

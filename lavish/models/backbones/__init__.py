@@ -1,1 +1,1 @@
-"""Frozen image transformers behind one interface."""
+"""Frozen image transformers with a common interface."""

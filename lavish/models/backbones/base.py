@@ -1,4 +1,4 @@
-"""The one interface over frozen image transformers that the rest of the library knows."""
+"""The common interface of frozen image transformers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ LayerName = Literal["patch_embed", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"
 
 
 @dataclass(frozen=True)
-class Operation:
-    """A frozen layer about to be applied to one stream's tokens."""
+class FrozenLayer:
+    """A frozen layer and its input in one stream, before it is applied."""
 
     name: LayerName
     block: int | None
-    """None outside of blocks: the patch embedding and the norm after the last block."""
+    """None for the patch embedding and the norm after the last block."""
     layer: Callable[[Tensor], Tensor]
     tokens: Tensor
-    """(B, N, C), or the pictures (B, 3, H, W) that are to be embedded."""
+    """(B, N, C), or images (B, 3, H, W) for the patch embedding."""
 
 
-Layers = Generator[Operation, Tensor, Tensor]
-"""A part of the backbone, layer by layer: yields each before it is applied, is sent its output, returns the part's."""
+Layers = Generator[FrozenLayer, Tensor, Tensor]
+"""A part of the backbone as a generator: yields each layer, receives the layer's output, returns the part's output."""
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen image transformer, taken apart into the pieces adapters act beside.
+    """A frozen image transformer, split into the parts between which methods act.
 
-    Tokens are always (B, N, C). A block is two residual branches, ``attention`` and ``ffn``; each returns what is added
-    to the residual stream, so that pre-norm and post-norm transformers look alike:
+    Tokens are always (B, N, C). A block is two residual branches, ``attention`` and ``ffn``; each returns its update of
+    the residual stream, so that pre-norm and post-norm transformers have the same interface:
 
         for index in range(backbone.num_blocks):
             x = backbone.enter(index, x)
@@ -41,23 +41,23 @@ class Backbone(nn.Module, ABC):
             x = x + backbone.ffn(index, x)
         x = backbone.final(x)
 
-    What acts on single layers goes through the same parts layer by layer: ``embedding_layers``, ``attention_layers``,
-    ``ffn_layers`` and ``final_layers``.
+    ``embedding_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer, for
+    methods that change single layers.
 
-    Tokens that stand for nothing in the picture may be added: they come behind the class token, before the patches.
-    Where attention has windows, they take part in every window, and what the windows make of them is averaged.
+    Methods may add tokens, between the class token and the patches. With windowed attention they take part in every
+    window, and their outputs are averaged over the windows.
     """
 
     model: Any
-    """timm's model; its parts are reached through it in this package only."""
+    """timm's model; only this package accesses its parts."""
     widths: tuple[int, ...]
     """Token width of each block."""
     stage_ends: tuple[int, ...]
     """Index of the last block of each stage (four stages of one scale each for a plain ViT)."""
     num_prefix_tokens: int
-    """Tokens before the grid of patches (class, distillation and register tokens)."""
+    """Number of tokens before the patches (class, distillation and register tokens)."""
     windowed: bool = False
-    """Whether attention sees one window of the picture at a time, shifted in every second block of a stage."""
+    """Whether attention is limited to windows of the image, which are shifted in every second block of a stage."""
 
     @property
     def num_blocks(self) -> int:
@@ -71,11 +71,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Turn normalised images (B, 3, H, W) into the tokens (B, N, C) that enter the first block."""
+        """Return the input tokens (B, N, C) of the first block for normalised images (B, 3, H, W)."""
 
     @abstractmethod
     def enter(self, index: int, tokens: Tensor) -> Tensor:
-        """Do what happens before block `index` (merging patches at the start of a stage)."""
+        """Apply patch merging if block `index` is the first of a stage."""
 
     @abstractmethod
     def attention(self, index: int, tokens: Tensor) -> Tensor:
@@ -91,29 +91,29 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embedding_layers(self, images: Tensor) -> Layers:
-        """Do what :meth:`embed` does, layer by layer."""
+        """Run :meth:`embed` layer by layer."""
 
     @abstractmethod
     def attention_layers(self, index: int, tokens: Tensor) -> Layers:
-        """Do what :meth:`attention` does, layer by layer."""
+        """Run :meth:`attention` layer by layer."""
 
     @abstractmethod
     def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
-        """Do what :meth:`ffn` does, layer by layer."""
+        """Run :meth:`ffn` layer by layer."""
 
     def final_layers(self, tokens: Tensor) -> Layers:
-        """Do what :meth:`final` does, layer by layer."""
-        return (yield Operation("norm", None, self.model.norm, tokens))
+        """Run :meth:`final` layer by layer."""
+        return (yield FrozenLayer("norm", None, self.model.norm, tokens))
 
     @abstractmethod
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the attention branch of block `index` over a sequence (B, L, C) that is no picture.
+        """Return the attention branch of block `index` for any sequence (B, L, C), without windows or position bias.
 
-        `bias` (heads, L, L) is added to the logits; there are no windows and no bias of the backbone's own.
+        `bias` (heads, L, L) is added to the attention logits.
         """
 
     def windows(self, index: int, tokens: Tensor) -> Tensor:
-        """Cut a picture's tokens (B, N, C) into what block `index` attends within: (B x windows, L, C)."""
+        """Split tokens (B, N, C) into the attention windows of block `index`, (B x windows, L, C)."""
         return tokens
 
     def from_windows(self, index: int, windows: Tensor) -> Tensor:
@@ -122,59 +122,59 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:
-        """Return weight (out, in) and bias (out,) of the frozen linear map `qkv`, `proj`, `fc1` or `fc2` of a block."""
+        """Return weight (out, in) and bias (out,) of the linear layer `qkv`, `proj`, `fc1` or `fc2` of a block."""
 
     @abstractmethod
     def num_heads(self, index: int) -> int:
-        """Return how many heads the attention of block `index` has."""
+        """Return the number of attention heads of block `index`."""
 
     @property
     @abstractmethod
     def image_size(self) -> tuple[int, int]:
-        """Rows and columns of the pictures it was built for."""
+        """Height and width of the images that it was built for, pixels."""
 
     @property
     @abstractmethod
     def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of a patch."""
+        """Height and width of a patch, pixels."""
 
     def add_tokens(self, tokens: Tensor, added: Tensor) -> Tensor:
-        """Put further tokens (B, P, C) into the sequence (B, N, C): behind the class token, before all else."""
+        """Insert tokens (B, P, C) into the sequence (B, N, C) after the prefix tokens."""
         prefix = self.num_prefix_tokens
         return torch.cat([tokens[:, :prefix], added, tokens[:, prefix:]], dim=1)
 
     def take_tokens(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Undo :meth:`add_tokens`: return the sequence without the first `count` added tokens, and those."""
+        """Undo :meth:`add_tokens`: return the sequence without `count` added tokens, and these tokens."""
         prefix = self.num_prefix_tokens
         rest = torch.cat([tokens[:, :prefix], tokens[:, prefix + count :]], dim=1) if prefix else tokens[:, count:]
         return rest, tokens[:, prefix : prefix + count]
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
-        """Pool normed tokens (B, N, C) into one feature a picture (B, C)."""
+        """Pool normed tokens (B, N, C) into one feature per image (B, C)."""
 
     @abstractmethod
     def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Return the patch grid (rows, columns) in each block for a picture of `image_size`, or raise LavishError."""
+        """Return the patch grid (rows, columns) in each block for images of `image_size`, or raise LavishError."""
 
     def norms(self) -> list[nn.Module]:
-        """Return the normalisation layers of the blocks and the final one (those `tune_norms` trains)."""
+        """Return the layer norms, which `tune_norms` trains."""
         return [module for module in self.model.modules() if isinstance(module, nn.LayerNorm)]
 
     def tunable(self, blocks: Iterable[int]) -> dict[str, nn.Parameter]:
-        """Return the parameters of chosen blocks by name, for methods that train the backbone's own.
+        """Return the parameters of chosen blocks by name, for methods that train them.
 
-        What leads to a block goes with it (embedding, merging of patches), and what follows the last one with that.
+        The embedding belongs to the first block, patch merging to the block after it, and the last norm to the last.
         """
         chosen = set(blocks)
         return {name: p for name, p in self.model.named_parameters() if self._block_of(name) in chosen}
 
     @abstractmethod
     def _block_of(self, name: str) -> int:
-        """Return the block that a parameter of timm's model goes with."""
+        """Return the block that a parameter of timm's model belongs to."""
 
     def freeze(self, *, stochastic_depth: bool, tune_norms: bool) -> None:
-        """Stop all gradients and fix all buffers; both exceptions are published practice, off by default."""
+        """Freeze all parameters and buffers; the two exceptions are published practice and off by default."""
         self.requires_grad_(False)
         self._stochastic_depth = stochastic_depth
         if tune_norms:
@@ -183,7 +183,7 @@ class Backbone(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Keep the frozen model in evaluation mode, unless its stochastic depth was asked for."""
+        """Keep the frozen model in evaluation mode, except for its stochastic depth if that is enabled."""
         super().train(mode)
         self.model.eval()
         if mode and getattr(self, "_stochastic_depth", False):
@@ -207,10 +207,10 @@ class Backbone(nn.Module, ABC):
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """Return the last block of each quarter of a single-scale transformer of at least one block."""
+    """Return the index of the last block of each quarter of a single-scale transformer."""
     return tuple(max(0, round(depth * part / 4) - 1) for part in (1, 2, 3, 4))
 
 
 def stretch_linear(positions: Tensor, length: int) -> Tensor:
-    """Stretch a position embedding (1, N, C), class token included, to `length` tokens by 1-D linear interpolation."""
+    """Resize a position embedding (1, N, C), with class token, to `length` tokens by 1-D linear interpolation."""
     return torch.nn.functional.interpolate(positions.transpose(1, 2), size=length, mode="linear").transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Building a frozen backbone from its name or explicit specification and a file of weights."""
+"""Builds a frozen backbone from a name or an explicit specification, and a file of weights."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def build_backbone(
 
     Args:
         name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
-        spec: constructor arguments of timm's class, for an explicit small model.
-        image_size: side of the video frames in pixels; a Swin V2 is built for it, a ViT resamples its positions to it.
-            0 takes the size that a named model was pretrained at.
-        weights: a safetensors file; without one the weights are those of torch's random state.
+        spec: constructor arguments of timm's class, for 'vit' and 'swinv2'.
+        image_size: height and width of the video frames, pixels. A Swin V2 is built for it; a ViT resamples its position
+            embedding. 0 is the size that a named model was pretrained at.
+        weights: a safetensors file; without one the weights are initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
 
     Raises:
-        LavishError: for a name timm does not know, a spec its class does not take, or weights that do not fit.
+        LavishError: the name or the spec is unknown to timm, or the weights do not fit.
     """
     model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size, weights)
     if name in _EXPLICIT and weights is not None:
@@ -57,7 +57,7 @@ def build_backbone(
 
 
 def classifier_sizes(name: str) -> tuple[int, int]:
-    """Return how many linear classifiers timm's pretrained model of this name has, and the classes of each."""
+    """Return the number of linear classifiers of timm's pretrained model, and the classes of each."""
     pretrained = timm.get_pretrained_cfg(name)
     if pretrained is None:
         raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
@@ -85,19 +85,19 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
     else:
         arguments["dynamic_img_size"] = True
     if weights is not None:
-        # With the head that is not built taken out here, and its classes not announced, timm's own loading is strict.
-        # Left to drop the head by itself, it would take a file of another model and leave what that lacks untrained.
+        # timm's loading is only strict if the head is removed from the file here: if timm removes it, it also accepts the
+        # file of another model and leaves the missing tensors random.
         tensors = _without_head(read_weights(weights), name)
         overlay = {"state_dict": tensors, "num_classes": 0, "hf_hub_id": None, "url": None}
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         with torch.no_grad():
             model = timm.create_model(name, **arguments)
-        model.pretrained_cfg.pop("state_dict", None)  # or the file's tensors would stay in memory beside the model's
+        model.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
         return model
     except (RuntimeError, TypeError) as error:
         lines = [line.strip() for line in str(error).strip().splitlines()]
-        # torch's first line only announces what the second one says.
+        # torch's first line is only a heading.
         reason = textwrap.shorten(" ".join(lines[:2]), 300, placeholder=" ...")
         raise LavishError(
             f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {reason}"
@@ -112,12 +112,9 @@ def _without_head(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torc
 
 
 def check_fit(path: Path, model: str) -> None:
-    """Build the backbone of this timm name from a file, as a run would; LavishError says what does not fit."""
-    import timm
-
+    """Raise LavishError if the weights in a file do not fit the timm model of this name."""
     from lavish.config.schema import BackboneConfig
     from lavish.config.validation import parse
-    from lavish.models.backbones.build import build_backbone
 
     parse(BackboneConfig, {"model": model, "weights": {"source": "file", "path": str(path)}}, "--model")
     known = timm.get_pretrained_cfg(model) if timm.is_model(model) else None

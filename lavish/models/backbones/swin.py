@@ -1,4 +1,4 @@
-"""Swin V2 of timm: post-norm blocks on a grid, patches merged at the start of a stage."""
+"""timm's Swin V2: post-norm blocks with windowed attention, patch merging at the start of a stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.models.backbones.base import Backbone, LayerName, Layers, Operation
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers
 
 
 class SwinV2Backbone(Backbone):
@@ -31,7 +31,7 @@ class SwinV2Backbone(Backbone):
         self.model: Any = model
         self.blocks: list[Any] = [
             block for stage in model.layers for block in stage.blocks
-        ]  # registered below `model` already
+        ]  # a plain list, because `model` registers them
         self.widths = tuple(block.dim for block in self.blocks)
         depths = [len(stage.blocks) for stage in model.layers]
         self.stage_ends = tuple(end - 1 for end in accumulate(depths))
@@ -42,36 +42,36 @@ class SwinV2Backbone(Backbone):
         return self.model.patch_embed(images).flatten(1, 2)
 
     def embedding_layers(self, images: Tensor) -> Layers:
-        patches = yield Operation("patch_embed", None, self.model.patch_embed, images)
+        patches = yield FrozenLayer("patch_embed", None, self.model.patch_embed, images)
         return patches.flatten(1, 2)
 
     def enter(self, index: int, tokens: Tensor) -> Tensor:
         if index not in self._merges_before:
             return tokens
         stage = self.model.layers[self._stage_of[index]]
-        added, patches = self._parted(tokens, stage.input_resolution)
+        added, patches = self._split(tokens, stage.input_resolution)
         merged = stage.downsample(patches.unflatten(1, stage.input_resolution)).flatten(1, 2)
         if not added.shape[1]:
             return merged
-        # An added token meets no neighbours: it is merged with itself.
+        # An added token has no neighbours: it is merged with copies of itself.
         merging = stage.downsample
         return torch.cat([merging.norm(merging.reduction(added.repeat(1, 1, 4))), merged], dim=1)
 
     def attention(self, index: int, tokens: Tensor) -> Tensor:
         block = self.blocks[index]
         rows, columns = block.input_resolution
-        if tokens.shape[1] != rows * columns:  # tokens were added: timm's windows have no room for them
-            return _through(self.attention_layers(index, tokens))
+        if tokens.shape[1] != rows * columns:  # added tokens, which timm's windows do not support
+            return _apply_all(self.attention_layers(index, tokens))
         grid = tokens.unflatten(1, block.input_resolution)
         return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
 
     def attention_layers(self, index: int, tokens: Tensor) -> Layers:
-        # The linear maps act on the whole sequence instead of window by window, which is the same.
+        # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
         block = self.blocks[index]
-        qkv = yield Operation("qkv", index, lambda x: _qkv(block.attn, x), tokens)
-        added, patches = self._parted(qkv, block.input_resolution)
-        mixed = yield Operation("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
-        return block.drop_path1((yield Operation("norm1", index, block.norm1, mixed)))
+        qkv = yield FrozenLayer("qkv", index, lambda x: _qkv(block.attn, x), tokens)
+        added, patches = self._split(qkv, block.input_resolution)
+        mixed = yield FrozenLayer("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
+        return block.drop_path1((yield FrozenLayer("norm1", index, block.norm1, mixed)))
 
     def ffn(self, index: int, tokens: Tensor) -> Tensor:
         block = self.blocks[index]
@@ -80,9 +80,9 @@ class SwinV2Backbone(Backbone):
     def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self.blocks[index]
         mlp = block.mlp
-        hidden = mlp.norm(mlp.act((yield Operation("fc1", index, mlp.fc1, tokens))))
-        out = yield Operation("fc2", index, mlp.fc2, hidden)
-        return block.drop_path2((yield Operation("norm2", index, block.norm2, out)))
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, tokens))))
+        out = yield FrozenLayer("fc2", index, mlp.fc2, hidden)
+        return block.drop_path2((yield FrozenLayer("norm2", index, block.norm2, out)))
 
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
         block = self.blocks[index]
@@ -122,8 +122,8 @@ class SwinV2Backbone(Backbone):
         return tuple(self.model.patch_embed.patch_size)
 
     @staticmethod
-    def _parted(tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return added tokens (B, P, C) and those of the grid (B, rows x columns, C)."""
+    def _split(tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Split tokens into added ones (B, P, C) and patches (B, rows x columns, C)."""
         count = tokens.shape[1] - grid[0] * grid[1]
         return tokens[:, :count], tokens[:, count:]
 
@@ -137,18 +137,18 @@ class SwinV2Backbone(Backbone):
         expected = self.image_size
         if tuple(image_size) != expected:
             raise LavishError(
-                f"a Swin V2 of {expected[0]} x {expected[1]} reads both streams at that size, not {image_size[0]} x "
+                f"a Swin V2 of {expected[0]} x {expected[1]} needs both streams at that size, not {image_size[0]} x "
                 f"{image_size[1]}: set data.frame_size, data.spectrogram.mel_bins and data.spectrogram.frames to it"
             )
         return tuple(tuple(block.input_resolution) for block in self.blocks)
 
 
-def _through(layers: Layers) -> Tensor:
-    """Apply every layer as it is."""
-    operation = next(layers)
+def _apply_all(layers: Layers) -> Tensor:
+    """Apply every layer unchanged."""
+    layer = next(layers)
     while True:
         try:
-            operation = layers.send(operation.layer(operation.tokens))
+            layer = layers.send(layer.layer(layer.tokens))
         except StopIteration as end:
             return end.value
 
@@ -171,7 +171,7 @@ def _attend(attention: WindowAttention, qkv: Tensor, bias: Tensor | None) -> Ten
 
 
 def _windows(block: Any, patches: Tensor) -> Tensor:
-    """Cut the patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C)."""
+    """Split patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C)."""
     (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
     grid = patches.unflatten(1, (rows, columns))
     if any(shift):
@@ -191,7 +191,7 @@ def _from_windows(block: Any, windows: Tensor) -> Tensor:
 
 
 def _attend_in_windows(block: Any, added: Tensor, patches: Tensor) -> Tensor:
-    """Attend within shifted windows; added tokens (B, P, 3 C) join each, and their outputs are averaged over them."""
+    """Attend within shifted windows; added tokens (B, P, 3 C) join every window, and their outputs are averaged."""
     extra, windows = added.shape[1], _windows(block, patches)
     number = len(windows) // len(added)
     bias = _window_bias(block.attn, block.window_size).unsqueeze(0)

@@ -1,4 +1,4 @@
-"""Plain vision transformers of timm: pre-norm blocks over class token and patches."""
+"""timm's plain vision transformers: pre-norm blocks over class token and patches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.models.backbones.base import Backbone, LayerName, Layers, Operation, quarters, stretch_linear
+from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers, quarters, stretch_linear
 
 
 class ViTBackbone(Backbone):
     """A timm ``VisionTransformer`` (vit_*, deit*) as a :class:`Backbone`.
 
-    `positions` says how the position embedding meets other input sizes: ``bicubic`` resamples the grid in two
-    dimensions (timm), ``linear`` stretches the sequence, class token included (the published LAVISH code).
+    `positions` is how the position embedding is resized for other input sizes: ``bicubic`` resizes the grid in two
+    dimensions (timm), ``linear`` resizes the sequence, class token included (the published LAVISH code).
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class ViTBackbone(Backbone):
         self.stage_ends = quarters(len(model.blocks))
         self.num_prefix_tokens = model.num_prefix_tokens
         self.positions = positions
-        # Each stream's picture has its own size: timm then resamples the position embedding to the patch grid.
+        # The streams may differ in image size: timm then resizes the position embedding to the patch grid.
         model.dynamic_img_size = True
 
     def embed(self, images: Tensor) -> Tensor:
-        return self._placed(self._patches(images))
+        return self._add_positions(self._patches(images))
 
     def embedding_layers(self, images: Tensor) -> Layers:
-        return self._placed((yield Operation("patch_embed", None, self._patches, images)))
+        return self._add_positions((yield FrozenLayer("patch_embed", None, self._patches, images)))
 
     def _patches(self, images: Tensor) -> Tensor:
-        # The convolution itself, because timm's wrapper refuses pictures that are no multiple of the patch
-        # (the published spectrograms are 102 frames wide); the remainder falls off the edge.
+        # The convolution itself, because timm's wrapper raises an error for images that are not a multiple of the patch
+        # (the published spectrograms have 102 frames); the remainder is ignored.
         embed = self.model.patch_embed
         return embed.norm(embed.proj(images).permute(0, 2, 3, 1))
 
-    def _placed(self, patches: Tensor) -> Tensor:
+    def _add_positions(self, patches: Tensor) -> Tensor:
         model = self.model
         if self.positions == "bicubic":
             return model.norm_pre(model._pos_embed(patches))
@@ -78,17 +78,17 @@ class ViTBackbone(Backbone):
     def attention_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self._plain_block(index)
         attention = block.attn
-        normed = yield Operation("norm1", index, block.norm1, tokens)
-        qkv = yield Operation("qkv", index, attention.qkv, normed)
+        normed = yield FrozenLayer("norm1", index, block.norm1, tokens)
+        qkv = yield FrozenLayer("qkv", index, attention.qkv, normed)
         mixed = attention.norm(self._attend(attention, qkv))
-        return block.drop_path1(block.ls1((yield Operation("proj", index, attention.proj, mixed))))
+        return block.drop_path1(block.ls1((yield FrozenLayer("proj", index, attention.proj, mixed))))
 
     def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
         block = self._plain_block(index)
         mlp = block.mlp
-        normed = yield Operation("norm2", index, block.norm2, tokens)
-        hidden = mlp.norm(mlp.act((yield Operation("fc1", index, mlp.fc1, normed))))
-        return block.drop_path2(block.ls2((yield Operation("fc2", index, mlp.fc2, hidden))))
+        normed = yield FrozenLayer("norm2", index, block.norm2, tokens)
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, normed))))
+        return block.drop_path2(block.ls2((yield FrozenLayer("fc2", index, mlp.fc2, hidden))))
 
     def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
         block = self._plain_block(index)
@@ -107,8 +107,8 @@ class ViTBackbone(Backbone):
         if type(block.attn) is not Attention or block.attn.gate is not None or type(block.mlp) is not Mlp:
             raise LavishError(
                 f"backbone.model '{self._name}': its blocks have {type(block.attn).__name__} and "
-                f"{type(block.mlp).__name__}, not timm's plain attention and feed-forward layer, so nothing can act on "
-                "single layers; choose an adapter that acts beside sublayers, or another backbone"
+                f"{type(block.mlp).__name__}, not timm's plain attention and feed-forward layer, so single layers "
+                "cannot be changed; choose an adapter beside sublayers, or another backbone"
             )
         return block
 
@@ -146,5 +146,5 @@ class ViTBackbone(Backbone):
         patch = self.model.patch_embed.patch_size
         rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
         if rows == 0 or columns == 0:
-            raise LavishError(f"a picture of {image_size[0]} x {image_size[1]} is smaller than a patch {tuple(patch)}")
+            raise LavishError(f"an image of {image_size[0]} x {image_size[1]} is smaller than a patch {tuple(patch)}")
         return ((rows, columns),) * self.num_blocks

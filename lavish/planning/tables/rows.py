@@ -12,7 +12,7 @@ from lavish.config.options import budget_option, defines
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
-from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, ExamplesFigure, TableConfig, drawn_sections
+from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, PredictedMasksFigure, TableConfig, drawn_sections
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,17 @@ def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Pat
                 f"{file}: figure '{figure}': no row of section '{drawn_sections(options)[0]}' is run on task "
                 f"'{options.task or table.task}'"
             )
-        if isinstance(options, ExamplesFigure):
-            _check_examples(options, drawn, f"{file}: figure '{figure}'")
+        if isinstance(options, PredictedMasksFigure):
+            _check_predicted_masks(options, drawn, f"{file}: figure '{figure}'")
 
 
-def _check_examples(options: ExamplesFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
-    """Stop at a figure of what a task does not draw, or of a step that clips do not have."""
+def _check_predicted_masks(options: PredictedMasksFigure, drawn: Mapping[str, RunConfig], where: str) -> None:
+    """Raise an error for a figure of masks that a task does not predict, or of a segment that clips do not have."""
     for variant, config in drawn.items():
-        if not defines("tasks", config.task.name, "pictures"):
+        if not defines("tasks", config.task.name, "predicted_masks"):
             raise LavishError(
-                f"{where}: row '{variant}': task '{config.task.name}' draws no pictures, and figures of 'examples' "
-                "show nothing else: choose another kind or task"
+                f"{where}: row '{variant}': task '{config.task.name}' predicts no masks: choose another kind of figure "
+                "or another task"
             )
         if options.segment >= config.data.segments:
             raise LavishError(

@@ -165,10 +165,10 @@ class BreakdownFigure(Config):
     )
 
 
-class ExamplesFigure(Config):
+class PredictedMasksFigure(Config):
     """Predicted masks: a line for each test clip, with its frame, its true mask and that of each row."""
 
-    kind: Literal["examples"]
+    kind: Literal["predicted_masks"]
     title: str
     section: str = Field(description="Title of the section whose rows are drawn.")
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
@@ -183,12 +183,12 @@ class ExamplesFigure(Config):
         return clips
 
 
-def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure) -> list[str]:
+def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure) -> list[str]:
     """Return the titles of the sections that a figure draws."""
     return [figure.section] if isinstance(figure.section, str) else figure.section
 
 
-FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | ExamplesFigure, Field(discriminator="kind")]
+FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure, Field(discriminator="kind")]
 
 
 class TableConfig(Config):

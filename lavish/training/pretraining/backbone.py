@@ -1,8 +1,8 @@
 """Pretraining of the small frozen backbone: name, token by token, the object that covers it.
 
-Pictures alone, as the paper's premise wants it, and objects of other classes than the task's: a backbone that had seen
+Images alone, as the paper's premise wants it, and objects of other classes than the task's: a backbone that had seen
 the task's own classes would leave the adapters nothing to learn. Labels per token teach a small transformer in a minute
-what labels per picture do not (Jiang et al., "All Tokens Matter: Token Labeling", NeurIPS 2021).
+what labels per image do not (Jiang et al., "All Tokens Matter: Token Labeling", NeurIPS 2021).
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
     seed_everything(recipe.seed, device, deterministic=True)
     backbone = build_backbone(model, spec, size)
     backbone.requires_grad_(True)
-    pictures, labels, classes = _scenes(backbone, recipe, "train", recipe.samples, size)
+    images, labels, classes = _scenes(backbone, recipe, "train", recipe.samples, size)
     held_out = _scenes(backbone, recipe, "val", max(1, recipe.samples // _HELD_OUT), size)
     head = nn.Linear(backbone.feature_dim, classes + 1)
-    _fit(backbone, head, pictures, labels, recipe)
+    _fit(backbone, head, images, labels, recipe)
     accuracy = _accuracy(backbone.eval(), head, *held_out)
     metadata = {
         "source": "pretrain",
@@ -70,20 +70,20 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
 def _scenes(
     backbone: Backbone, recipe: PretrainConfig, split: str, count: int, size: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Draw scenes; return pictures (count, 3, size, size), the class of each token (count, N), and how many classes."""
+    """Draw scenes; return images (count, 3, size, size), the class of each token (count, N), and how many classes."""
     counts = SplitCounts(train=recipe.instances, val=max(1, recipe.instances // 4), test=1)
     library = open_library(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
     background = len(library.classes)
     rows, columns = backbone.grid_sizes((size, size))[-1]
     rng = np.random.default_rng([recipe.seed, split == "val"])
-    pictures = np.empty((count, size, size, 3), np.uint8)
+    images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty((count, rows * columns), np.int64)
     for index in tqdm(range(count), desc=f"scenes ({split})", unit="scene", mininterval=1.0):
         objects = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
-        pictures[index], class_map = labelled_scene(rng, library, split, size, objects)
+        images[index], class_map = labelled_scene(rng, library, split, size, objects)
         labels[index] = _token_labels(class_map, rows, columns, background)
     mean, std = torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255
-    normalised = ((torch.from_numpy(pictures) - mean) / std).permute(0, 3, 1, 2).contiguous()
+    normalised = ((torch.from_numpy(images) - mean) / std).permute(0, 3, 1, 2).contiguous()
     return normalised, torch.from_numpy(labels), background
 
 
@@ -95,21 +95,21 @@ def _token_labels(class_map: np.ndarray, rows: int, columns: int, background: in
     return votes.argmax(axis=1)
 
 
-def _tokens(backbone: Backbone, pictures: Tensor) -> Tensor:
-    return backbone.encode(pictures)[:, backbone.num_prefix_tokens :]
+def _tokens(backbone: Backbone, images: Tensor) -> Tensor:
+    return backbone.encode(images)[:, backbone.num_prefix_tokens :]
 
 
-def _fit(backbone: Backbone, head: nn.Module, pictures: Tensor, labels: Tensor, recipe: PretrainConfig) -> None:
+def _fit(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, recipe: PretrainConfig) -> None:
     parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=_WEIGHT_DECAY)
-    steps = recipe.epochs * math.ceil(len(pictures) / recipe.batch_size)
+    steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=steps, pct_start=_WARMUP, cycle_momentum=False
     )
     for epoch in tqdm(range(recipe.epochs), desc="epochs", unit="epoch"):
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(recipe.seed * 1000 + epoch))
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed * 1000 + epoch))
         for chosen in order.split(recipe.batch_size):
-            logits = head(_tokens(backbone, pictures[chosen]))
+            logits = head(_tokens(backbone, images[chosen]))
             loss = functional.cross_entropy(logits.flatten(0, 1), labels[chosen].flatten())
             loss.backward()
             optimizer.step()
@@ -118,12 +118,12 @@ def _fit(backbone: Backbone, head: nn.Module, pictures: Tensor, labels: Tensor, 
 
 
 @torch.inference_mode()
-def _accuracy(backbone: Backbone, head: nn.Module, pictures: Tensor, labels: Tensor, background: int) -> float:
+def _accuracy(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, background: int) -> float:
     """Return the share of held-out object tokens (background left out) that are named rightly."""
     right = total = 0
-    for start in range(0, len(pictures), 256):
+    for start in range(0, len(images), 256):
         truth = labels[start : start + 256]
-        named = head(_tokens(backbone, pictures[start : start + 256])).argmax(dim=-1)
+        named = head(_tokens(backbone, images[start : start + 256])).argmax(dim=-1)
         objects = truth != background
         right += int((named[objects] == truth[objects]).sum())
         total += int(objects.sum())

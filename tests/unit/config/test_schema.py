@@ -129,7 +129,7 @@ def test_what_tasks_override_is_read_from_their_source(name):
     from lavish.tasks.base import Task
     from lavish.tasks.registry import task_class
 
-    assert defines("tasks", name, "pictures") == (task_class(name).pictures is not Task.pictures)
+    assert defines("tasks", name, "predicted_masks") == (task_class(name).predicted_masks is not Task.predicted_masks)
 
 
 def test_options_are_read_without_importing_torch():

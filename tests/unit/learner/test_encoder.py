@@ -59,10 +59,10 @@ def test_sequential_adapters_read_the_sublayers_output():
     encoder.adapters.get_submodule("0_attention_visual").register_forward_hook(
         lambda module, inputs, output: seen.append(inputs[0])
     )
-    pictures = {"visual": torch.randn(2, 3, 16, 16), "audio": torch.randn(2, 3, 16, 16)}
+    images = {"visual": torch.randn(2, 3, 16, 16), "audio": torch.randn(2, 3, 16, 16)}
     with torch.no_grad():
-        encoder(pictures)
-        tokens = encoder.backbone.embed(pictures["visual"])
+        encoder(images)
+        tokens = encoder.backbone.embed(images["visual"])
         torch.testing.assert_close(seen[0], encoder.backbone.attention(0, tokens))
 
 

@@ -1,4 +1,4 @@
-"""AVMoE: sizes on the published encoders, the mixture in its literal form, and what its options mean."""
+"""AVMoE: sizes on the published encoders, the mixture's equations, options."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.methods._shared.attention import LatentAttention, MultiHeadAttention
 from lavish.methods._shared.bottleneck import GatedBottleneck
-from lavish.methods._shared.token_map import TokenConvolution
 from lavish.methods.av_moe import Expert, Mixture
 from lavish.models.backbones.build import build_backbone
+from tests.unit.methods.sites import adapter_site
 from tests.unit.methods.test_dg_sct import BOTTLENECK, STAGES, parameters
 
 SEGMENTS = 2
@@ -25,10 +25,10 @@ def mixture(
     """One cross-modal and one unimodal expert."""
     options = BOTTLENECK | bottleneck
     experts = [
-        Expert(LatentAttention(width, 32), GatedBottleneck(width, **options), reads=True),
-        Expert(unimodal, GatedBottleneck(width, **options | {"activation": False}), reads=False),
+        Expert(LatentAttention(width, 32), GatedBottleneck(width, **options), cross_modal=True),
+        Expert(unimodal, GatedBottleneck(width, **options | {"activation": False}), cross_modal=False),
     ]
-    return Mixture(width, TokenConvolution(width, other_width, tokens, other_tokens), experts, 0.0)
+    return Mixture(adapter_site("visual", width, tokens, other_width, other_tokens), experts, 0.0)
 
 
 def closed_formula(width: int, tokens: int, other_width: int, other_tokens: int, reduction: int, groups: int) -> int:
@@ -60,19 +60,19 @@ def test_self_attention_has_the_size_of_the_published_layers(kind, size):
     assert parameters(mixture(16, 5, 16, 5, attention)) - parameters(mixture(16, 5, 16, 5)) == size
 
 
-def spread(module: nn.Module) -> nn.Module:
+def randomised(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module
 
 
 @pytest.mark.parametrize("kind", ["none", "heads", "latent"])
-def test_mixture_is_its_equations(kind):
+def test_mixture_equals_its_equations(kind):
     torch.manual_seed(0)
     attention = {"none": None, "heads": MultiHeadAttention(16, 4, 0.2), "latent": LatentAttention(16, 3)}[kind]
-    module = spread(mixture(16, 5, 6, 7, attention)).eval()
+    module = randomised(mixture(16, 5, 6, 7, attention)).eval()
     x, y = torch.randn(4, 5, 16), torch.randn(4, 7, 6)
-    found, uneven = module(x, y)
+    found, imbalance = module(x, y)
     cross, unimodal = module.experts
     y1 = module.token_map(y)
     weights = module.router(torch.cat([x.mean(dim=1), y1.mean(dim=1)], dim=1)).softmax(dim=1)
@@ -95,7 +95,7 @@ def test_mixture_is_its_equations(kind):
     expected = weights[:, 0, None, None] * updates[0] + weights[:, 1, None, None] * updates[1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     mean = weights.mean(dim=0)
-    torch.testing.assert_close(uneven, (0.5 * (0.5 / mean).log()).sum(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(imbalance, (0.5 * (0.5 / mean).log()).sum(), rtol=1e-4, atol=1e-6)
 
 
 def test_unimodal_experts_are_linear():
@@ -118,13 +118,13 @@ def encoder(direction: str = "both", depth: int = 4, **options) -> TwoStreamEnco
     return TwoStreamEncoder(backbone, method="av_moe", options=options, direction=direction, segments=SEGMENTS)
 
 
-def pictures() -> dict[str, Tensor]:
+def images() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2 * SEGMENTS, 3, 32, 32, generator=generator) for stream in ("visual", "audio")}
 
 
 @pytest.mark.parametrize(("skip", "blocks"), [(1, {0, 1, 2, 3}), (2, {0, 2}), (3, {0, 1, 3})])
-def test_skipped_stages_are_bare(skip, blocks):
+def test_skipped_stages_have_no_adapters(skip, blocks):
     assert {int(name.split("_")[0]) for name, _ in encoder(skip=skip).adapters.named_parameters()} == blocks
 
 
@@ -148,66 +148,66 @@ def test_only_what_is_used_is_built(direction, cross, unimodal, experts, router,
     with torch.no_grad():
         for parameter in model.adapters.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
-    sum(f.tokens.square().sum() for f in model(pictures(), SEGMENTS).values()).backward()
+    sum(f.tokens.square().sum() for f in model(images(), SEGMENTS).values()).backward()
     assert all(p.grad is not None for p in model.adapters.parameters())
 
 
-def test_without_unimodal_experts_a_stream_that_may_not_read_is_bare():
+def test_unimodal_stream_without_unimodal_experts_has_no_adapters():
     assert not list(encoder("none", unimodal_experts=0).adapters.parameters())
 
 
-def test_no_expert_at_all_is_refused():
+def test_zero_experts_are_an_error():
     with pytest.raises(LavishError, match=r"at least one expert"):
         encoder(cross_experts=0, unimodal_experts=0)
     with pytest.raises(LavishError, match=r"skip"):
         encoder(skip=0)
 
 
-def test_routers_wait_for_the_gates():
+def test_routers_have_no_gradient_while_the_gates_are_zero():
     model = encoder(skip=1).train()
     generator = torch.Generator().manual_seed(3)
-    found = model(pictures(), SEGMENTS)
+    found = model(images(), SEGMENTS)
     sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in found.values()).backward()
     moved = {name for name, p in model.adapters.named_parameters() if p.grad.any()}
     assert moved == {name for name, _ in model.adapters.named_parameters() if name.endswith("bottleneck.gate")}
 
 
-def test_balancing_adds_a_loss_in_training_alone():
+def test_balancing_loss_in_training_only():
     plain = encoder().train()
-    plain(pictures(), SEGMENTS)
+    plain(images(), SEGMENTS)
     assert plain.auxiliary_loss is None
     model = encoder(balance=0.5).train()
-    routers = [module.router for module in model.adapters.children()]
+    routers = [module.router for module in model.adapters.children() if isinstance(module, Mixture)]
     for router in routers:
         nn.init.zeros_(router[-1].weight)
         router[-1].bias.data = torch.tensor([0.0, 2.0])
-    model(pictures(), SEGMENTS)
+    model(images(), SEGMENTS)
     each = (0.5 * (0.5 / torch.tensor([0.0, 2.0]).softmax(dim=0)).log()).sum()
     assert len(routers) == 2 * 2 * 2  # blocks, positions, streams
     torch.testing.assert_close(model.auxiliary_loss, 0.5 * len(routers) * each)
-    model.eval()(pictures(), SEGMENTS)
+    model.eval()(images(), SEGMENTS)
     assert model.auxiliary_loss is None
 
 
-def test_an_expert_nobody_asks_for_has_a_finite_loss():
+def test_loss_is_finite_for_an_expert_with_weight_zero():
     module = mixture(16, 5, 6, 7)
     nn.init.zeros_(module.router[-1].weight)
     module.router[-1].bias.data = torch.tensor([0.0, 300.0])
-    _, uneven = module(torch.randn(2, 5, 16), torch.randn(2, 7, 6))
-    torch.testing.assert_close(uneven, torch.tensor(150.0 - torch.log(torch.tensor(2.0)).item()))
-    uneven.backward()
+    _, imbalance = module(torch.randn(2, 5, 16), torch.randn(2, 7, 6))
+    torch.testing.assert_close(imbalance, torch.tensor(150.0 - torch.log(torch.tensor(2.0)).item()))
+    imbalance.backward()
     assert module.router[-1].bias.grad.isfinite().all()
 
 
-def test_noise_is_drawn_in_training_alone():
+def test_router_noise_in_training_only():
     model = encoder(router_noise=0.5, norm_before=False, norm_after=True)
     for parameter in model.adapters.parameters():
         nn.init.normal_(parameter, std=0.2)
     model.eval()
-    first, second = (model(pictures(), SEGMENTS)["audio"].tokens for _ in range(2))
+    first, second = (model(images(), SEGMENTS)["audio"].tokens for _ in range(2))
     assert torch.equal(first, second)
     for module in model.adapters.modules():
         if isinstance(module, Mixture):
             module.training = True
-    first, second = (model(pictures(), SEGMENTS)["audio"].tokens for _ in range(2))
+    first, second = (model(images(), SEGMENTS)["audio"].tokens for _ in range(2))
     assert not torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""Sequential, parallel and Compacter adapters: equations, starts, first segments."""
+"""Sequential, parallel and Compacter adapters: equations, initialisation, gradients of the first step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.methods.base import AdapterSite
 from lavish.methods.parallel import ParallelAdapter
 from lavish.methods.sequential import SequentialAdapter
+from tests.unit.methods.sites import adapter_site
 
 WIDTH = 768
 
 
 def site(width: int = WIDTH) -> AdapterSite:
-    return AdapterSite("visual", 0, "ffn", width, width, 5, 5, False)
+    return adapter_site(width=width, other_tokens=5, position="ffn", cross_modal=False)
 
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_sequential_starts_near_zero_and_is_the_equation():
+def test_sequential_equals_its_equation_and_is_initialised_near_zero():
     torch.manual_seed(0)
     adapter = SequentialAdapter(site())
     assert count(adapter) == 2 * 768 * 48 + 48 + 768
@@ -40,7 +41,7 @@ def test_sequential_starts_near_zero_and_is_the_equation():
 
 
 @pytest.mark.parametrize(("position", "adapters"), [("default", 2), ("ffn", 1)])
-def test_sequential_reads_what_sublayers_return(position, adapters):
+def test_sequential_reads_the_output_of_sublayers(position, adapters):
     backbone = build("vit")
     options = {"reduction": 4, "activation": "relu", "init_std": 0.02}
     model = TwoStreamEncoder(backbone, method="sequential", options=options, position=position, streams=("visual",))
@@ -57,7 +58,7 @@ def test_sequential_reads_what_sublayers_return(position, adapters):
     torch.testing.assert_close(model({"visual": images})["visual"].tokens, backbone.final(x))
 
 
-def test_parallel_is_the_equation():
+def test_parallel_equals_its_equation():
     torch.manual_seed(0)
     adapter = ParallelAdapter(site())
     assert count(adapter) == 2 * 768 * 384 + 384 + 768
@@ -83,7 +84,7 @@ def test_parallel_with_the_settings_of_adaptformer():
     torch.testing.assert_close(adapter.eval()(tokens, tokens), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_parallel_learns_its_second_map_first():
+def test_parallel_gradients_of_the_first_step():
     adapter = ParallelAdapter(site(16))
     tokens = torch.randn(2, 5, 16)
     adapter(tokens, tokens).sum().backward()
@@ -91,7 +92,7 @@ def test_parallel_learns_its_second_map_first():
 
 
 @pytest.mark.parametrize("kind", [SequentialAdapter, ParallelAdapter])
-def test_a_reduction_that_leaves_nothing_is_named(kind):
+def test_reduction_larger_than_the_width_is_an_error(kind):
     with pytest.raises(LavishError, match="reduction: 32 does not fit a width of 16; choose 1 to 16"):
         kind(site(16), reduction=32)
 
@@ -102,7 +103,7 @@ def compacter(**options) -> TwoStreamEncoder:
 
 
 @pytest.mark.parametrize(("division", "rank", "position"), [(4, 1, "both"), (2, 3, "ffn")])
-def test_compacter_is_the_sum_of_kronecker_products(division, rank, position):
+def test_compacter_equals_the_sum_of_kronecker_products(division, rank, position):
     model = compacter(division=division, rank=rank, position=position)
     method, backbone = model.adapters, model.backbone
     maps = {"both": 2, "ffn": 1}[position] * 3 * (2 * rank * (16 + 4) + 16 + 4)
@@ -127,7 +128,7 @@ def test_compacter_is_the_sum_of_kronecker_products(division, rank, position):
     torch.testing.assert_close(model({"audio": images})["audio"].tokens, backbone.final(x), rtol=1e-4, atol=1e-4)
 
 
-def test_compacter_starts():
+def test_compacter_initialisation():
     method = compacter(division=4).adapters
     assert method.rules["audio"].std().item() == pytest.approx(1e-4, rel=0.4)
     layer = method.get_submodule("0_ffn_audio").down
@@ -137,6 +138,6 @@ def test_compacter_starts():
 
 
 @pytest.mark.parametrize("options", [{"division": 3}, {"reduction": 8}, {"division": 0}, {"rank": 0}])
-def test_compacter_needs_widths_that_its_division_divides(options):
-    with pytest.raises(LavishError, match=r"has to divide the width 16 and the hidden width \d"):
+def test_compacter_division_must_divide_the_widths(options):
+    with pytest.raises(LavishError, match=r"must divide the width 16 and the hidden width \d"):
         compacter(**options)

@@ -1,4 +1,4 @@
-"""CoLA against its equation written out, its published sizes and its first segment."""
+"""CoLA against its equation written out, its published sizes and the gradients of the first step."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
-from lavish.methods.base import ForwardContext, MethodContext
+from lavish.methods.base import ForwardContext
 from lavish.methods.cola import Cola
-from lavish.models.backbones.base import Operation
+from lavish.models.backbones.base import FrozenLayer
 from lavish.models.backbones.build import build_backbone
+from tests.unit.methods.sites import method_context
 
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SWIN = {"img_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
 STREAMS = ("visual", "audio")
-
-
-def method_context(blocks: int, readers: tuple[str, ...] = STREAMS) -> MethodContext:
-    return MethodContext(
-        streams=STREAMS,
-        readers=frozenset(readers),
-        blocks=tuple(range(blocks)),
-        tokens=dict.fromkeys(STREAMS, (5,) * blocks),
-        grids=dict.fromkeys(STREAMS, ((2, 2),) * blocks),
-        segments=1,
-    )
 
 
 def moved(method: nn.Module) -> nn.Module:
@@ -45,7 +35,7 @@ def test_published_parameters_of_a_vit_b_block(readers, published):
     shapes = {"qkv": (2304, 768), "proj": (768, 768), "fc1": (3072, 768), "fc2": (768, 3072)}
     with torch.device("meta"):
         backbone = SimpleNamespace(widths=(768,), linear=lambda block, name: (torch.empty(shapes[name]), None))
-        method = Cola(backbone, method_context(1, readers))
+        method = Cola(backbone, method_context(1, readers=readers))
     assert sum(p.numel() for p in method.parameters()) == len(STREAMS) * published
 
 
@@ -72,14 +62,14 @@ def expected(method: Cola, name: str, part: int, x: torch.Tensor, c: torch.Tenso
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "spec", "size"), [("vit", VIT, 16), ("swinv2", SWIN, 32)])
 @pytest.mark.parametrize("layer", ["qkv", "proj", "fc1", "fc2"])
-def test_a_layer_is_the_equation(name, spec, size, layer):
+def test_layer_equals_its_equation(name, spec, size, layer):
     torch.manual_seed(0)
     backbone = build_backbone(name, spec, size)
     method = moved(Cola(backbone, method_context(2), rank=3, alpha=4.0, reduction=4))
     weight, bias = backbone.linear(0, layer)
     inputs = {stream: torch.randn(2, 5, weight.shape[1]) for stream in STREAMS}
     forward = ForwardContext(backbone, 1, tokens={stream: torch.randn(2, 5, 16) for stream in STREAMS})
-    operations = {s: Operation(layer, 0, lambda x: functional.linear(x, weight, bias), x) for s, x in inputs.items()}
+    operations = {s: FrozenLayer(layer, 0, lambda x: functional.linear(x, weight, bias), x) for s, x in inputs.items()}
     found = method.apply_layer(operations, forward)["visual"]
     source = inputs["audio"] if layer == "proj" else forward.tokens["audio"]
     c = source[:, 0] if name == "vit" else source.mean(dim=1)
@@ -89,23 +79,23 @@ def test_a_layer_is_the_equation(name, spec, size, layer):
 
 
 @torch.no_grad()
-def test_what_describes_the_other_stream_is_what_it_is_by_then():
+def test_descriptor_is_taken_from_the_other_stream_at_the_same_layer():
     torch.manual_seed(0)
     backbone = build_backbone("vit", VIT, 16)
     encoder = TwoStreamEncoder(backbone, method="cola", options={"rank": 2, "reduction": 4}).eval()
     described = {}
     for name, update in moved(encoder.adapters).updates.items():
         update.register_forward_hook(lambda module, inputs, _, name=name: described.__setitem__(name, inputs[1]))
-    pictures = {stream: torch.randn(2, 3, 16, 16) for stream in STREAMS}
-    before = encoder.backbone.embed(pictures["audio"])
-    encoder(pictures)
+    images = {stream: torch.randn(2, 3, 16, 16) for stream in STREAMS}
+    before = encoder.backbone.embed(images["audio"])
+    encoder(images)
     torch.testing.assert_close(described["0_qkv_visual"], before[:, 0])
     assert torch.equal(described["0_fc1_visual"], described["0_fc2_visual"])
     assert not torch.allclose(described["0_fc1_visual"], before[:, 0], atol=1e-3)
     assert not torch.allclose(described["1_qkv_visual"], described["0_fc1_visual"], atol=1e-3)
 
 
-def test_at_first_only_b_gets_a_gradient():
+def test_gradients_of_the_first_step():
     torch.manual_seed(0)
     encoder = TwoStreamEncoder(build_backbone("vit", VIT, 16), method="cola", options={"rank": 2, "reduction": 4})
     features = encoder({stream: torch.randn(2, 3, 16, 16) for stream in STREAMS})
@@ -116,13 +106,13 @@ def test_at_first_only_b_gets_a_gradient():
         assert update.up.grad[..., :2].any() and update.up.grad[..., 2:].any(), name
 
 
-def test_what_lambda_starts_from():
+def test_initial_value_of_lambda():
     method = Cola(build_backbone("vit", VIT, 16), method_context(1), rank=2, reduction=4, cross_scale=0.7)
     for update in method.updates.values():
         assert torch.equal(update.cross_scale.detach(), torch.full_like(update.cross_scale, 0.7))
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"reduction": 32}])
-def test_sizes_that_do_not_fit(options):
+def test_invalid_sizes(options):
     with pytest.raises(LavishError, match=rf"adapter\.options\.{next(iter(options))}"):
         Cola(build_backbone("vit", VIT, 16), method_context(1), **options)

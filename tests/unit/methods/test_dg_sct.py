@@ -1,4 +1,4 @@
-"""DG-SCT and what it shares with AVMoE: sizes on the published encoders, and the equations in their literal form."""
+"""DG-SCT and what it shares with AVMoE: sizes on the published encoders, equations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.methods._shared.bottleneck import GatedBottleneck
 from lavish.methods._shared.temporal_gates import TemporalGates
-from lavish.methods._shared.token_map import TokenConvolution, TokenResizing
+from lavish.methods._shared.token_map import TokenResizing
 from lavish.methods.dg_sct import Guide
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import StreamFeatures
+from tests.unit.methods.sites import adapter_site
 
 # Widths and numbers of tokens of Swin-V2-L at 192 pixels and of HTS-AT, stage by stage, and how many blocks are paired;
 # the adapters' sizes follow from the published code's layers by hand.
@@ -34,8 +35,8 @@ def parameters(*modules: nn.Module) -> int:
 
 def adapter_size(width: int, tokens: int, other_width: int, other_tokens: int) -> int:
     with skip_initialisation():
-        mapped = TokenConvolution(width, other_width, tokens, other_tokens)
-        guide = Guide(width, mapped, 32, "uniform", alpha=0.3, beta=0.05)
+        site = adapter_site("visual", width, tokens, other_width, other_tokens)
+        guide = Guide(site, "convolution", 32, "uniform", alpha=0.3, beta=0.05)
         return parameters(guide, GatedBottleneck(width, **BOTTLENECK))
 
 
@@ -64,10 +65,11 @@ def test_temporal_part_has_the_size_of_the_published_layers():
     assert parameters(gates) + unused == 8_386_178
 
 
-def test_guide_is_its_equations():
+def test_guide_equals_its_equations():
     torch.manual_seed(0)
     width, batch, tokens, other_tokens = 8, 3, 5, 7
-    guide = Guide(width, TokenConvolution(width, 6, tokens, other_tokens), 4, "uniform", alpha=0.3, beta=0.05)
+    site = adapter_site("visual", width, tokens, 6, other_tokens)
+    guide = Guide(site, "convolution", 4, "uniform", alpha=0.3, beta=0.05)
     nn.init.constant_(guide.latents.gate, 0.7)
     x, y = torch.randn(batch, tokens, width), torch.randn(batch, other_tokens, 6)
     linear = {name: module for name, module in guide.named_modules() if isinstance(module, nn.Linear)}
@@ -91,7 +93,7 @@ def test_guide_is_its_equations():
     torch.testing.assert_close(weights, torch.stack(expected_weights))
 
 
-def test_bottleneck_is_its_equations():
+def test_bottleneck_equals_its_equations():
     torch.manual_seed(0)
     bottleneck = GatedBottleneck(8, **BOTTLENECK | {"reduction": 2})
     for parameter in bottleneck.parameters():
@@ -110,7 +112,7 @@ def test_bottleneck_is_its_equations():
         GatedBottleneck(4, **BOTTLENECK)
 
 
-def test_resizing_keeps_tokens_before_the_patches_and_resizes_the_rest():
+def test_resizing_keeps_prefix_tokens_and_resizes_patches():
     torch.manual_seed(0)
     resizing = TokenResizing(4, 3, (2, 5), (4, 3))
     y = torch.randn(2, 1 + 12, 3)
@@ -151,7 +153,7 @@ def torch_layer(ours: nn.Module, width: int) -> nn.TransformerEncoderLayer:
     return layer.eval()
 
 
-def test_temporal_gates_are_their_equations():
+def test_temporal_gates_equal_their_equations():
     torch.manual_seed(0)
     d, clips, segments = 8, 2, 3
     gates = TemporalGates(
@@ -179,7 +181,7 @@ def test_temporal_gates_are_their_equations():
         assert found[stream].tokens is given[stream].tokens
 
 
-def test_gates_on_maps_scale_everything_of_a_step_and_nothing_else():
+def test_gates_on_maps_scale_all_features_of_a_segment():
     torch.manual_seed(0)
     gates = TemporalGates({"visual": 12, "audio": 12}, frozenset({"visual"}), "maps", width=8, gamma=0.1).eval()
     assert not any("visual" in name for name, _ in gates.named_parameters())  # only the sound is asked
@@ -208,16 +210,16 @@ def encoder(pool: str = "token", **options) -> TwoStreamEncoder:
     return TwoStreamEncoder(backbone, method="dg_sct", options={"latents": 4, **options}, segments=2)
 
 
-def pictures(rows: int = 4) -> dict[str, Tensor]:
+def images(rows: int = 4) -> dict[str, Tensor]:
     return {stream: torch.randn(rows, 3, 32, 32) for stream in ("visual", "audio")}
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
-def test_the_last_adapter_pools(pool):
+def test_last_adapter_pools_the_features(pool):
     model = encoder(pool, temporal_gates="none").eval()
     seen = []
     model.adapters.get_submodule("1_ffn_audio_guide").register_forward_hook(lambda *call: seen.append(call[-1][1]))
-    found = model(pictures(), 2)["audio"]
+    found = model(images(), 2)["audio"]
     assert seen[0].shape == (4, 17 if pool == "token" else 16, 1)
     expected = (seen[0] * found.tokens).sum(dim=1)
     torch.testing.assert_close(found.pooled, model.backbone.model.fc_norm(expected), rtol=1e-4, atol=1e-5)
@@ -230,14 +232,14 @@ def test_without_an_adapter_in_the_last_block_the_backbone_pools():
     model = TwoStreamEncoder(
         backbone, method="dg_sct", options={"temporal_gates": "none"}, layers="first 1", segments=2
     ).eval()
-    found = model(pictures(), 2)["audio"]
+    found = model(images(), 2)["audio"]
     assert torch.equal(found.pooled, backbone.pool(found.tokens))
 
 
-def test_only_gates_learn_in_the_first_step():
+def test_only_gates_have_gradients_in_the_first_step():
     model = encoder(temporal_gates="none").train()
     generator = torch.Generator().manual_seed(3)
-    found = model(pictures(), 2)
+    found = model(images(), 2)
     sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in found.values()).backward()
     moved = {name for name, p in model.adapters.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {
@@ -245,14 +247,14 @@ def test_only_gates_learn_in_the_first_step():
     }
 
 
-def test_without_its_gate_an_audio_adapter_acts_from_the_start():
+def test_ungated_audio_adapter_changes_the_initial_output():
     model = encoder(gate="visual", temporal_gates="none")
     names = {name for name, _ in model.adapters.named_parameters() if name.endswith("_visual.gate")}
     assert len(names) == 4
     assert not any(name.endswith("_audio.gate") for name, _ in model.adapters.named_parameters())
 
 
-def test_grids_of_other_shapes_meet():
+def test_streams_with_different_grids():
     """A spectrogram need not have the frame's grid, whichever way the tokens are mapped."""
     for kind in ("convolution", "bicubic"):
         backbone = encoder().backbone
@@ -269,7 +271,7 @@ def test_grids_of_other_shapes_meet():
         assert found["audio"].pooled.shape == (2, 8)
 
 
-def test_a_width_that_heads_cannot_share_is_refused():
+def test_temporal_width_must_be_a_multiple_of_the_heads():
     with pytest.raises(LavishError, match=r"temporal_width"):
         encoder(temporal_width=6)
     with pytest.raises(LavishError, match=r"latents"):

@@ -1,4 +1,4 @@
-"""The LAVISH adapter against reference tensors of the published implementation, and what its options mean."""
+"""The LAVISH adapter against reference tensors of the published implementation, and its options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from lavish.errors import LavishError
 from lavish.methods._shared.attention import attend
 from lavish.methods._shared.bottleneck import GroupedLinear
-from lavish.methods.base import AdapterSite
 from lavish.methods.lavish import LavishAdapter
+from tests.unit.methods.sites import adapter_site
 
 AVS = {
     "latents": 16,
@@ -40,10 +40,6 @@ NAMES = {
 }
 
 
-def site(stream: str, width: int = 16, crosses: bool = True) -> AdapterSite:
-    return AdapterSite(stream, 0, "attention", width, width, 5, 7, crosses)
-
-
 def ours(name: str, values: np.ndarray, groups: int) -> tuple[str, torch.Tensor]:
     """Translate a tensor of the public code, or its gradient, into our name and layout."""
     tensor = torch.from_numpy(np.asarray(values))
@@ -60,7 +56,7 @@ def ours(name: str, values: np.ndarray, groups: int) -> tuple[str, torch.Tensor]
 def load_published(golden: Path, name: str) -> tuple[LavishAdapter, dict[str, np.ndarray]]:
     reference = dict(np.load(golden / f"adapter_{name}.npz"))
     stream, options = PUBLISHED[name]
-    adapter = LavishAdapter(site(stream, 64), **options)
+    adapter = LavishAdapter(adapter_site(stream, 64), **options)
     state = dict(
         ours(key.removeprefix("state."), values, options["groups"])
         for key, values in reference.items()
@@ -141,7 +137,7 @@ def test_gradients_equal_the_published_adapter(shared, name):
     assert compared == gradients.keys()
 
 
-def test_the_batch_norm_gradient_is_the_true_one(shared):
+def test_batch_norm_gradient_equals_finite_differences(shared):
     adapter, reference = load_published(shared / "golden", "ave")
     adapter.double()
     gradient = gradients_of(adapter, reference)["up.weight"]
@@ -176,9 +172,9 @@ def test_fused_attention_is_the_unscaled_softmax():
 
 
 @pytest.mark.parametrize(("start", "identical"), [("zeros", True), ("uniform", False)])
-def test_latents_that_start_at_zero_stay_identical(start, identical):
+def test_latents_initialised_with_zero_stay_identical(start, identical):
     torch.manual_seed(0)
-    adapter = LavishAdapter(site("visual"), latents=4, latent_init=start)
+    adapter = LavishAdapter(adapter_site("visual"), latents=4, latent_init=start)
     torch.nn.init.ones_(adapter.gate)
     torch.nn.init.ones_(adapter.gate_av)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)
@@ -193,8 +189,8 @@ def test_latents_that_start_at_zero_stay_identical(start, identical):
     assert (spread < 1e-5) is identical
 
 
-def test_without_latents_the_other_stream_is_read_directly():
-    adapter = LavishAdapter(site("visual"), latents=0)
+def test_direct_attention_without_latents():
+    adapter = LavishAdapter(adapter_site("visual"), latents=0)
     assert adapter.latents is None
     torch.nn.init.ones_(adapter.gate)
     x, other = torch.randn(2, 6, 16), torch.randn(2, 4, 16, requires_grad=True)
@@ -203,17 +199,17 @@ def test_without_latents_the_other_stream_is_read_directly():
     assert other.grad.abs().sum() > 0
 
 
-def test_nothing_crosses_without_cross_modal_attention():
-    adapter = LavishAdapter(site("audio", crosses=False))
+def test_unimodal_adapter_ignores_the_other_stream():
+    adapter = LavishAdapter(adapter_site("audio", cross_modal=False))
     torch.nn.init.ones_(adapter.gate)
     x = torch.randn(2, 6, 16)
     torch.testing.assert_close(adapter(x, torch.randn(2, 4, 16)), adapter(x, torch.randn(2, 4, 16)))
     assert not any(name.startswith(("latents", "gate_av")) for name, _ in adapter.named_parameters())
 
 
-def test_gate_first_normalises_the_gate_away():
+def test_gate_before_the_norm_loses_its_magnitude():
     torch.manual_seed(0)
-    adapter = LavishAdapter(site("visual"), gate_order="gate_first", batch_norm=False).eval()
+    adapter = LavishAdapter(adapter_site("visual"), gate_order="gate_first", batch_norm=False).eval()
     x, other = torch.randn(2, 6, 16), torch.randn(2, 4, 16)
     torch.nn.init.constant_(adapter.gate, 10.0)
     large = adapter(x, other)
@@ -221,12 +217,12 @@ def test_gate_first_normalises_the_gate_away():
     torch.testing.assert_close(adapter(x, other), large, atol=1e-2, rtol=1e-2)
 
 
-def test_only_the_visual_stream_keeps_its_gate_when_switched_off_as_published():
-    assert LavishAdapter(site("visual"), gate="visual").gate is not None
-    assert LavishAdapter(site("audio"), gate="visual").gate is None
-    assert LavishAdapter(site("visual"), gate="none").gate is None
+def test_gate_option_visual_removes_the_audio_gate():
+    assert LavishAdapter(adapter_site("visual"), gate="visual").gate is not None
+    assert LavishAdapter(adapter_site("audio"), gate="visual").gate is None
+    assert LavishAdapter(adapter_site("visual"), gate="none").gate is None
 
 
-def test_groups_that_do_not_divide_are_refused():
+def test_groups_must_divide_the_widths():
     with pytest.raises(LavishError, match=r"groups"):
-        LavishAdapter(site("visual"), groups=3)
+        LavishAdapter(adapter_site("visual"), groups=3)

@@ -1,4 +1,4 @@
-"""LoRA: its equation, its first segment, its effective weights, and what may be chosen."""
+"""LoRA: its equation, the gradients of the first step, merged weights, options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def moved(model: TwoStreamEncoder) -> TwoStreamEncoder:
     return model
 
 
-def pictures(number: int = 2) -> dict[str, torch.Tensor]:
+def images(number: int = 2) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return {stream: torch.randn(number, 3, 32, 32) for stream in STREAMS}
 
@@ -44,7 +44,7 @@ def with_weights_written_in(model: TwoStreamEncoder, name: str, stream: str, par
             rows = len(update.up.weight)
             # alpha / r = 4 / 2
             weight[third * rows : (third + 1) * rows] += 4.0 / 2 * update.up.weight @ update.down.weight
-    return other(pictures()[stream])
+    return other(images()[stream])
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -57,13 +57,13 @@ def with_weights_written_in(model: TwoStreamEncoder, name: str, stream: str, par
     ],
     ids=" ".join,
 )
-def test_merged_is_unmerged_is_the_equation(name, parts):
+def test_merged_and_unmerged_equal_the_equation(name, parts):
     model = moved(encoder(name, rank=2, alpha=4.0, layers=" ".join(parts))).eval()
     with torch.no_grad():
-        before = {stream: x.pooled for stream, x in model(pictures()).items()}
+        before = {stream: x.pooled for stream, x in model(images()).items()}
         weights = {key: tensor.clone() for key, tensor in model.backbone.state_dict().items()}
         model.adapters.merge(model.backbone)
-        merged = {stream: x.pooled for stream, x in model(pictures()).items()}
+        merged = {stream: x.pooled for stream, x in model(images()).items()}
     for stream in STREAMS:
         expected = with_weights_written_in(model, name, stream, parts)
         torch.testing.assert_close(before[stream], expected, atol=1e-5, rtol=1e-4)
@@ -76,9 +76,9 @@ def test_merged_is_unmerged_is_the_equation(name, parts):
 
 
 @pytest.mark.parametrize("name", ["vit", "swinv2"])
-def test_in_the_first_step_only_the_second_factor_learns(name):
+def test_gradients_of_the_first_step(name):
     model = encoder(name)
-    sum(x.tokens.square().sum() + x.pooled.sum() for x in model(pictures()).values()).backward()
+    sum(x.tokens.square().sum() + x.pooled.sum() for x in model(images()).values()).backward()
     for key, parameter in model.adapters.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.any() == key.endswith("up.weight"), key
@@ -97,11 +97,11 @@ def test_parameters_of_a_vit_b():
         ({"layers": "q w"}, "there is no 'w'"),
         ({"layers": "q qkv"}, "updated twice"),
         ({"layers": "fc1 fc1"}, "updated twice"),
-        ({"layers": " "}, "none is chosen"),
+        ({"layers": " "}, "no layer is given"),
         ({"rank": 0}, "rank: 0"),
     ],
 )
-def test_what_does_not_fit_is_named(options, message):
+def test_invalid_options(options, message):
     with pytest.raises(LavishError, match=message):
         encoder("vit", **options)
 

@@ -25,17 +25,17 @@ def encoder_of(name: str = "vit", *, chosen="all", direction="both", options=Non
     return encoder.eval()
 
 
-def pictures(side: int = 16) -> dict[str, Tensor]:
+def images(side: int = 16) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2, 3, side, side, generator=generator) for stream in ("visual", "audio")}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("direction", ["both", "a2v", "v2a", "none"])
-def test_it_is_the_equations(direction):
+def test_equations(direction):
     encoder = encoder_of(direction=direction, options={"bottlenecks": 3})
     model, b = encoder.backbone.model, encoder.adapters.tokens
-    x = {stream: encoder.backbone.embed(p) for stream, p in pictures().items()}
+    x = {stream: encoder.backbone.embed(p) for stream, p in images().items()}
     for block in model.blocks[:2]:
         x = {stream: block(tokens) for stream, tokens in x.items()}
     carried = dict.fromkeys(x, b.expand(2, 3, 16))
@@ -47,35 +47,35 @@ def test_it_is_the_equations(direction):
         for stream, letter in (("visual", "v"), ("audio", "a")):
             if direction == "both" or direction.endswith(letter):
                 carried[stream] = average
-    found = encoder(pictures())
+    found = encoder(images())
     for stream, tokens in x.items():
         torch.testing.assert_close(found[stream].tokens, model.norm(tokens), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("depth", "fused"), [(12, [8, 9, 10, 11]), (4, [2, 3]), (2, [0, 1])])
-def test_the_last_third_is_fused_by_default(depth, fused):
+def test_default_is_the_last_third_of_the_blocks(depth, fused):
     backbone = build_backbone("vit", {**VIT, "depth": depth}, 16)
     assert list(TwoStreamEncoder(backbone, method="mbt").adapters.blocks) == fused
 
 
 @torch.no_grad()
-def test_blocks_that_were_not_chosen_exchange_nothing():
+def test_excluded_blocks_have_no_bottleneck_tokens():
     every, some = encoder_of(options={"layers": 3}), encoder_of(chosen=[1, 3], options={"layers": 3})
     assert every.adapters.blocks == (1, 2, 3) and some.adapters.blocks == (1, 3)
-    assert not torch.allclose(every(pictures())["visual"].tokens, some(pictures())["visual"].tokens, atol=1e-5)
+    assert not torch.allclose(every(images())["visual"].tokens, some(images())["visual"].tokens, atol=1e-5)
 
 
 @torch.no_grad()
-def test_on_windows_tokens_pass_the_merging_of_patches():
+def test_tokens_pass_patch_merging_on_swin():
     encoder = encoder_of("swinv2", options={"layers": 4})
-    first, second = encoder(pictures(32)), encoder({**pictures(32), "audio": torch.zeros(2, 3, 32, 32)})
+    first, second = encoder(images(32)), encoder({**images(32), "audio": torch.zeros(2, 3, 32, 32)})
     assert first["visual"].tokens.shape == (2, 16, 32)
     assert not torch.allclose(first["visual"].tokens, second["visual"].tokens, atol=1e-5)
 
 
-def test_all_of_the_backbone_is_trained_on_request():
+def test_option_to_train_the_backbone():
     encoder = encoder_of(options={"train_backbone": True})
-    sum((f.tokens * torch.randn(f.tokens.shape)).sum() for f in encoder(pictures()).values()).backward()
+    sum((f.tokens * torch.randn(f.tokens.shape)).sum() for f in encoder(images()).values()).backward()
     assert all(p.grad is not None and p.grad.any() for p in encoder.backbone.parameters())
     assert [name for name, p in encoder_of().named_parameters() if p.requires_grad] == ["adapters.tokens"]
 
@@ -86,10 +86,10 @@ def test_all_of_the_backbone_is_trained_on_request():
         ("all", {"layers": 5}, "has 4 blocks"),
         ("all", {"layers": 0}, "has 4 blocks"),
         ("first 2", {}, r"fusion\.layers"),
-        ("all", {"layers": 1}, "nothing crosses"),
+        ("all", {"layers": 1}, "single block exchanges nothing"),
         ("all", {"bottlenecks": 0}, "bottlenecks"),
     ],
 )
-def test_what_does_not_fit(chosen, options, message):
+def test_invalid_options(chosen, options, message):
     with pytest.raises(LavishError, match=message):
         encoder_of(chosen=chosen, options=options)

@@ -1,4 +1,4 @@
-"""Our reading of MoLT against its equations written out, and what it promises the frozen encoder."""
+"""Our reading of MoLT against its equations written out, and its gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encoder_of(*, moved: bool = True, **options) -> TwoStreamEncoder:
     return encoder.eval()
 
 
-def pictures() -> dict[str, Tensor]:
+def images() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {stream: torch.randn(2, 3, 16, 16, generator=generator) for stream in ("visual", "audio")}
 
@@ -34,14 +34,14 @@ def read(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_it_is_the_equations():
+def test_equations():
     encoder = encoder_of(latents=3, layers=2)
     method, model = encoder.adapters, encoder.backbone.model
-    found = encoder(pictures())
-    plain = TwoStreamEncoder(encoder.backbone, method="none")(pictures())
+    found = encoder(images())
+    plain = TwoStreamEncoder(encoder.backbone, method="none")(images())
     outputs = {}
-    for stream, images in pictures().items():
-        x = model.blocks[0](encoder.backbone.embed(images))
+    for stream, x in images().items():
+        x = model.blocks[0](encoder.backbone.embed(x))
         outputs[stream] = [x := block(x) for block in model.blocks[1:]]
     for stream, other in (("visual", "audio"), ("audio", "visual")):
         for row in range(2):
@@ -72,50 +72,50 @@ def test_no_gradient_enters_the_encoder():
     for adapters in (encoder.adapters, None):
         encoder.adapters = adapters
         encoder.backbone.requires_grad_(True).zero_grad()
-        features = encoder(pictures())
+        features = encoder(images())
         generator = torch.Generator().manual_seed(2)
         sum((f.tokens * torch.randn(f.tokens.shape, generator=generator)).sum() for f in features.values()).backward()
         gradients.append(encoder.backbone.model.patch_embed.proj.weight.grad.clone())
     torch.testing.assert_close(*gradients)  # only that of the encoder's own features
 
 
-def test_at_first_the_task_trains_the_way_back_alone():
+def test_gradients_of_the_first_step():
     encoder = encoder_of(moved=False, orthogonality=0.0).train()
-    features = encoder(pictures())
+    features = encoder(images())
     assert encoder.auxiliary_loss is None
     sum((f.tokens * torch.randn(f.tokens.shape)).sum() for f in features.values()).backward()
     learning = {name.split(".")[2] for name, p in encoder.adapters.named_parameters() if p.grad.any()}
     assert learning == {"up"}
 
 
-def test_overlap_is_nothing_for_orthogonal_tokens_and_one_for_equal_ones():
+def test_overlap_of_orthogonal_and_of_equal_tokens():
     assert _overlap(torch.eye(3, 5).expand(2, 3, 5)) == 0
     assert _overlap(torch.randn(5).expand(2, 3, 5)) == pytest.approx(1.0)
     two = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     assert _overlap(torch.stack([two, torch.eye(2)])) == pytest.approx(0.25)  # 45 degrees, then 90
 
 
-def test_overlap_is_a_penalty_of_training_alone():
+def test_auxiliary_loss_in_training_only():
     encoder = encoder_of(orthogonality=0.5)
-    encoder(pictures())
+    encoder(images())
     assert encoder.auxiliary_loss is None
-    encoder.train()(pictures())
+    encoder.train()(images())
     half = encoder.auxiliary_loss.detach()
     assert 0 < half < 0.5
     encoder.adapters.orthogonality = 1.0
-    encoder(pictures())
+    encoder(images())
     torch.testing.assert_close(encoder.auxiliary_loss.detach(), 2 * half)
     alone = encoder_of(latents=1).train()
-    alone(pictures())
+    alone(images())
     assert alone.auxiliary_loss is None  # a single token has nothing to be orthogonal to
 
 
-def test_orthogonality_falls_when_it_is_all_that_is_trained():
+def test_training_on_the_auxiliary_loss_lowers_the_overlap():
     encoder = encoder_of(orthogonality=1.0).train()
     optimizer = torch.optim.Adam(encoder.adapters.distil.parameters(), lr=0.02)
     losses = []
     for _ in range(20):
-        encoder(pictures())
+        encoder(images())
         encoder.auxiliary_loss.backward()
         losses.append(encoder.auxiliary_loss.item())
         optimizer.step()
@@ -123,13 +123,13 @@ def test_orthogonality_falls_when_it_is_all_that_is_trained():
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_last_block_has_to_be_read():
+def test_last_block_is_required():
     backbone = build_backbone("vit", VIT, 16)
     with pytest.raises(LavishError, match=r"fusion\.layers"):
         TwoStreamEncoder(backbone, method="molt", layers="first 2")
 
 
 @pytest.mark.parametrize("options", [{"latents": 0}, {"layers": 4}, {"reduction": 32}])
-def test_what_does_not_fit(options):
+def test_invalid_options(options):
     with pytest.raises(LavishError, match=rf"adapter\.options\.{next(iter(options))}"):
         encoder_of(**options)

@@ -1,4 +1,4 @@
-"""Prompts: where they stand, what they meet, when they leave."""
+"""Prompt tuning: the sequence with prompts on ViT and Swin V2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def encoder(name: str, **arguments) -> TwoStreamEncoder:
     return TwoStreamEncoder(build(name), method="prompt_tuning", options=options, streams=("visual",), **arguments)
 
 
-def test_start():
+def test_initialisation():
     prompts = encoder("vit").adapters.prompts["0_visual"]
     bound = (6 / (3 * 8 * 8 + 16)) ** 0.5
     assert prompts.shape == (3, 16)
@@ -24,7 +24,7 @@ def test_start():
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", ["deep", "shallow"])
-def test_a_vit_reads_class_token_prompts_and_patches(depth):
+def test_sequence_of_a_vit(depth):
     model = encoder("vit", depth=depth)
     blocks, images = model.backbone.model.blocks, torch.randn(2, 3, 32, 32)
     x = model.backbone.embed(images)
@@ -42,7 +42,7 @@ def test_a_vit_reads_class_token_prompts_and_patches(depth):
 
 
 @pytest.mark.parametrize("depth", ["deep", "shallow"])
-def test_windows_of_a_swin_read_prompts_in_every_stage(depth):
+def test_windows_of_swin_include_prompts_in_every_stage(depth):
     model = encoder("swinv2", depth=depth)
     images = torch.randn(2, 3, 32, 32)
     features = model({"visual": images})["visual"]
@@ -58,7 +58,7 @@ def test_windows_of_a_swin_read_prompts_in_every_stage(depth):
 
 
 @pytest.mark.parametrize(("depth", "prompts"), [("deep", [1, 2]), ("shallow", [1])])
-def test_chosen_blocks_alone_see_prompts(depth, prompts, monkeypatch):
+def test_only_chosen_blocks_have_prompts(depth, prompts, monkeypatch):
     model = encoder("swinv2", depth=depth, layers=[1, 2])
     assert list(model.adapters.prompts) == [f"{block}_visual" for block in prompts]
     lengths: list[int] = []

@@ -1,4 +1,4 @@
-"""STG-CMA against its equations written out, its published parameter counts, and what is special on windows."""
+"""STG-CMA against its equations written out, its published parameter counts, and windowed backbones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
-from lavish.methods.base import ForwardContext, MethodContext
+from lavish.methods.base import ForwardContext
 from lavish.methods.stg_cma import StgCma
 from lavish.models.backbones.build import build_backbone
+from tests.unit.methods.sites import method_context
 
 SEGMENTS = 3
 STREAMS = ("visual", "audio")
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 SWIN = {"img_size": 32, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
-
-
-def method_context(blocks: int, segments: int = SEGMENTS) -> MethodContext:
-    return MethodContext(
-        streams=STREAMS,
-        readers=frozenset(STREAMS),
-        blocks=tuple(range(blocks)),
-        tokens=dict.fromkeys(STREAMS, (5,) * blocks),
-        grids=dict.fromkeys(STREAMS, ((2, 2),) * blocks),
-        segments=segments,
-    )
 
 
 def moved(method: nn.Module) -> nn.Module:
@@ -85,22 +75,22 @@ def attention(block: nn.Module, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_block_is_the_equations():
+def test_block_equals_its_equations():
     torch.manual_seed(0)
     encoder = TwoStreamEncoder(
         build_backbone("vit", VIT, 16), method="stg_cma", options={"reduction": 4}, segments=SEGMENTS
     )
     method, frozen = moved(encoder.adapters), encoder.backbone.model.blocks[0]
-    pictures = {stream: torch.randn(2 * SEGMENTS, 3, 16, 16) for stream in STREAMS}
-    found = encoder.eval()(pictures, SEGMENTS)
+    images = {stream: torch.randn(2 * SEGMENTS, 3, 16, 16) for stream in STREAMS}
+    found = encoder.eval()(images, SEGMENTS)
 
     def bottleneck(kind: str, stream: str) -> tuple:
         down = method.down[f"0_{kind}_{stream}"][0]
         return (lambda z: functional.gelu(z @ down.weight.T + down.bias)), method.up[f"0_{kind}_{stream}"]
 
     tokens = {}
-    for stream in pictures:
-        x = encoder.backbone.embed(pictures[stream])
+    for stream in images:
+        x = encoder.backbone.embed(images[stream])
         x = torch.stack([row + method.positions[stream][segment % SEGMENTS] for segment, row in enumerate(x)])
         inner, up = bottleneck("temporal", stream)
         mixed = x.clone()
@@ -122,7 +112,7 @@ def test_a_block_is_the_equations():
         torch.testing.assert_close(found[stream].tokens, encoder.backbone.final(x), atol=1e-5, rtol=1e-4)
 
 
-def test_at_first_only_what_leads_to_the_residual_stream_gets_a_gradient():
+def test_gradients_of_the_first_step():
     torch.manual_seed(0)
     encoder = TwoStreamEncoder(
         build_backbone("vit", VIT, 16), method="stg_cma", options={"reduction": 4}, segments=SEGMENTS
@@ -134,10 +124,10 @@ def test_at_first_only_what_leads_to_the_residual_stream_gets_a_gradient():
 
 
 @torch.no_grad()
-def test_streams_meet_within_windows_after_attention_and_everywhere_after_the_feed_forward_layer():
+def test_cross_modal_attention_is_windowed_after_attention_and_global_after_ffn():
     torch.manual_seed(0)
     backbone = build_backbone("swinv2", SWIN, 32)
-    method = moved(StgCma(backbone, method_context(4), reduction=4))
+    method = moved(StgCma(backbone, method_context(4, SEGMENTS), reduction=4))
     forward = ForwardContext(backbone, SEGMENTS)
     branches = {stream: torch.randn(SEGMENTS, 64, 16) for stream in STREAMS}
     changed = {**branches, "audio": branches["audio"].clone()}
@@ -149,11 +139,11 @@ def test_streams_meet_within_windows_after_attention_and_everywhere_after_the_fe
 
 
 @torch.no_grad()
-def test_on_windows_time_is_mixed_in_unshifted_blocks_by_distance():
+def test_temporal_attention_on_swin_is_in_unshifted_blocks_with_distance_bias():
     backbone = build_backbone("swinv2", SWIN, 32)
     for norm in backbone.norms():
         nn.init.ones_(norm.weight)  # zero at first, which would hide what happens before them
-    method = moved(StgCma(backbone, method_context(4), reduction=4))
+    method = moved(StgCma(backbone, method_context(4, SEGMENTS), reduction=4))
     assert {name.split("_")[0] for name in method.up if "temporal" in name} == {"0", "2"}
     assert not method.positions and not list(method.tuned_parameters(backbone))
     tokens = {"visual": torch.randn(SEGMENTS, 64, 16)}
@@ -166,22 +156,24 @@ def test_on_windows_time_is_mixed_in_unshifted_blocks_by_distance():
 
 
 @torch.no_grad()
-def test_fewer_steps_than_it_was_built_for():
+def test_fewer_segments_than_it_was_built_for():
     for name, spec, size in (("vit", VIT, 16), ("swinv2", SWIN, 32)):
         encoder = TwoStreamEncoder(
             build_backbone(name, spec, size), method="stg_cma", options={"reduction": 4}, segments=SEGMENTS
         )
         moved(encoder.adapters)
-        pictures = {stream: torch.randn(2, 3, size, size) for stream in STREAMS}
-        assert encoder.eval()(pictures, 2)["visual"].tokens.isfinite().all()
+        images = {stream: torch.randn(2, 3, size, size) for stream in STREAMS}
+        assert encoder.eval()(images, 2)["visual"].tokens.isfinite().all()
 
 
-def test_temporal_updates_are_dropped_more_often_the_later_the_block():
-    method = StgCma(build_backbone("vit", {**VIT, "depth": 3}, 16), method_context(3), reduction=4, drop_path=0.4)
+def test_drop_probability_rises_with_the_block():
+    method = StgCma(
+        build_backbone("vit", {**VIT, "depth": 3}, 16), method_context(3, SEGMENTS), reduction=4, drop_path=0.4
+    )
     assert [drop.drop_prob for drop in method.drops.values()] == [0.0, 0.2, 0.4]
 
 
 @pytest.mark.parametrize("reduction", ["2 4", "2 4 8 x", "", 64])
-def test_reductions_that_do_not_fit(reduction):
+def test_invalid_reductions(reduction):
     with pytest.raises(LavishError, match=r"adapter\.options\.reduction"):
-        StgCma(build_backbone("vit", {**VIT, "depth": 4}, 16), method_context(4), reduction=reduction)
+        StgCma(build_backbone("vit", {**VIT, "depth": 4}, 16), method_context(4, SEGMENTS), reduction=reduction)

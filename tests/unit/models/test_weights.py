@@ -1,4 +1,4 @@
-"""Weights: from disk, from a stand-in of the model hub, refused when they are not what they should be."""
+"""Weights from disk and from a local stand-in for the model hub, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from lavish.models.weights import read_weights, take_file, write_weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
+# The command `lavish` without the pauses between retries of the hub's client.
+FETCH = "import sys, time; time.sleep = lambda _: None; from lavish.cli.main import main; sys.exit(main())"
+
 
 def small_file(path: Path) -> Path:
     save_file({"weight": torch.arange(4.0)}, path)
     return path
 
 
-def test_written_weights_carry_their_checksum(tmp_path):
+def test_written_weights_have_a_checksum(tmp_path):
     path = tmp_path / "new/w.safetensors"
     write_weights({"weight": torch.ones(2)}, path, {"source": "test"})
     facts = json.loads(path.with_suffix(".json").read_text())
@@ -41,7 +44,7 @@ def test_written_weights_carry_their_checksum(tmp_path):
     assert torch.equal(read_weights(path)["weight"], torch.ones(2))
 
 
-def test_a_pickle_is_refused_unread(tmp_path):
+def test_a_pickle_is_refused_without_loading_it(tmp_path):
     path = tmp_path / "w.safetensors"
 
     class Bomb:
@@ -58,7 +61,7 @@ def test_a_pickle_is_refused_unread(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_damaged_and_a_missing_file_are_named(tmp_path):
+def test_damaged_and_missing_files_are_errors(tmp_path):
     path = small_file(tmp_path / "w.safetensors")
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(LavishError, match=r"w\.safetensors is no safetensors file but damaged"):
@@ -67,7 +70,7 @@ def test_a_damaged_and_a_missing_file_are_named(tmp_path):
         read_weights(tmp_path / "absent.safetensors")
 
 
-def test_a_wrong_checksum_names_both(tmp_path):
+def test_a_wrong_checksum_is_an_error_with_both_values(tmp_path):
     path = small_file(tmp_path / "w.safetensors")
     out = tmp_path / "out.safetensors"
     take_file(FileWeights(path=path, sha256=sha256_of(path).upper()), out)
@@ -125,7 +128,7 @@ def fetch(endpoint: str, tmp_path: Path, **weights: str) -> subprocess.Completed
 
 def fetch_with(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lavish", "weights", "fetch", *arguments, "--out", str(tmp_path / "out.safetensors")],
+        [sys.executable, "-c", FETCH, "weights", "fetch", *arguments, "--out", str(tmp_path / "out.safetensors")],
         env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
@@ -134,7 +137,7 @@ def fetch_with(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.Com
     )
 
 
-def test_weights_are_fetched_checked_and_described(hub, tmp_path):
+def test_fetched_weights_are_checked_and_described(hub, tmp_path):
     expected = hashlib.sha256(Hub.content).hexdigest()
     done = fetch(hub, tmp_path, sha256=expected)
     assert done.returncode == 0, done.stderr
@@ -144,14 +147,14 @@ def test_weights_are_fetched_checked_and_described(hub, tmp_path):
     assert facts["repository"] == "timm/vit_tiny_patch16_224.test"
 
 
-def test_fetched_weights_that_differ_are_refused(hub, tmp_path):
+def test_fetched_weights_with_a_wrong_checksum_are_refused(hub, tmp_path):
     done = fetch(hub, tmp_path, sha256="f" * 64)
     assert done.returncode == 1
     assert "weights.sha256 says " + "f" * 64 in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_a_hub_out_of_reach_is_one_clear_message(tmp_path):
+def test_an_unreachable_hub_is_one_error_message(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -162,20 +165,20 @@ def test_a_hub_out_of_reach_is_one_clear_message(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_the_hub_does_not_have_is_one_clear_message(hub, tmp_path):
+def test_a_missing_file_on_the_hub_is_one_error_message(hub, tmp_path):
     done = fetch(hub, tmp_path, filename="absent.safetensors")
     assert done.returncode == 1
     assert "could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_person_fetches_by_name(hub, tmp_path):
+def test_fetching_by_model_name(hub, tmp_path):
     expected = hashlib.sha256(Hub.content).hexdigest()
     arguments = ["--model", "vit_tiny_patch16_224.test", "--revision", REVISION, "--sha256", expected]
     done = fetch_with(hub, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["sha256"] == expected
-    # Once there, and pinned, nothing is asked of the hub again: here it answers nobody, and nothing is cached.
+    # A pinned file that is complete is not requested again: this address does not answer, and the cache is empty.
     shutil.rmtree(tmp_path / "cache")
     done = fetch_with("http://127.0.0.1:9", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
@@ -185,13 +188,13 @@ def test_a_person_fetches_by_name(hub, tmp_path):
     assert (tmp_path / "out.safetensors").read_bytes() == Hub.content
 
 
-def test_pins_beside_a_configuration_are_refused(capsys, tmp_path):
+def test_revision_is_refused_with_a_configuration(capsys, tmp_path):
     arguments = ["--config", "{}", "--revision", "main", "--out", str(tmp_path / "out.safetensors")]
     assert main(["weights", "fetch", *arguments]) == 1
     assert "--revision goes with --model" in capsys.readouterr().err
 
 
-def test_a_checked_file_is_described(capsys, tmp_path):
+def test_check_describes_a_file(capsys, tmp_path):
     path = tmp_path / "w.safetensors"
     write_weights({"weight": torch.ones(2, 3), "bias": torch.ones(1)}, path, {"source": "test"})
     assert main(["weights", "check", str(path), "--sha256", sha256_of(path)]) == 0
@@ -201,7 +204,7 @@ def test_a_checked_file_is_described(capsys, tmp_path):
     assert (facts["tensors"], facts["parameters"], facts["types"], facts["source"]) == ("2", "7", "F32", "test")
 
 
-def test_a_file_with_a_wrong_checksum_does_not_pass(capsys, tmp_path):
+def test_check_fails_for_a_wrong_checksum(capsys, tmp_path):
     path = small_file(tmp_path / "w.safetensors")
     assert main(["weights", "check", str(path), "--sha256", "0" * 64]) == 1
     assert f"sha256 is {sha256_of(path)}, but --sha256 says {'0' * 64}" in capsys.readouterr().err
@@ -210,7 +213,7 @@ def test_a_file_with_a_wrong_checksum_does_not_pass(capsys, tmp_path):
     assert f"w.json: says sha256 {'1' * 64}, but w.safetensors has" in capsys.readouterr().err
 
 
-def test_a_pickle_does_not_pass_and_is_not_opened(capsys, tmp_path):
+def test_check_and_fetch_refuse_a_pickle_without_loading_it(capsys, tmp_path):
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.ones(1)}, path)
     assert main(["weights", "check", str(path)]) == 1
@@ -222,7 +225,7 @@ def test_a_pickle_does_not_pass_and_is_not_opened(capsys, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["w.pth"]
 
 
-def test_a_file_is_checked_against_a_backbone(capsys, tmp_path):
+def test_check_compares_a_file_with_a_backbone(capsys, tmp_path):
     path = tmp_path / "deit.safetensors"
     tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
     save_file(tensors, path)

@@ -199,13 +199,13 @@ def test_a_row_of_a_table_of_costs_may_have_a_task_of_its_own() -> None:
 
 
 def test_a_figure_is_told_of_its_task_alone() -> None:
-    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": S4}
     of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
     change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
     loaded = load([CONFIG])
     figure = loaded.figure("masks")
-    assert figure.draws_examples
-    assert not loaded.figure("cost").draws_examples
+    assert figure.draws_predictions
+    assert not loaded.figure("cost").draws_predictions
     assert [row["variant"] for row in figure.spec["sections"][0]["rows"]] == ["lavish", "avish"]
     assert {run.config.task.name for run in figure.runs} == {"segmentation"}
     assert figure.spec["task"] == S4
@@ -369,22 +369,22 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
         (lambda t: t.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
         (lambda t: t.update(figures={"f": {**FIGURE, "section": "Al"}}), "figure 'f': unknown section 'Al' (did"),
         (
-            lambda t: t.update(figures={"f": {**FIGURE, "kind": "examples"}}),
-            "figure 'f': row 'lavish': task 'event_localization' draws no pictures, and figures of 'examples' show",
+            lambda t: t.update(figures={"f": {**FIGURE, "kind": "predicted_masks"}}),
+            "figure 'f': row 'lavish': task 'event_localization' predicts no masks: choose another kind of figure",
         ),
         (
             lambda t: t.update(
                 columns=["metric", "metric@segmentation_s4"],
-                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "segment": 1}},
+                figures={"f": {**FIGURE, "kind": "predicted_masks", "task": "segmentation_s4", "segment": 1}},
             ),
             "figure 'f': segment 1 is counted from 0, but clips of row 'lavish' have data.segments: 1",
         ),
         (
             lambda t: t.update(
                 columns=["metric", "metric@segmentation_s4"],
-                figures={"f": {**FIGURE, "kind": "examples", "task": "segmentation_s4", "clips": 9}},
+                figures={"f": {**FIGURE, "kind": "predicted_masks", "task": "segmentation_s4", "clips": 9}},
             ),
-            "key 'figures.f.examples.clips': 9 clips, but of each run examples of 8 are kept",
+            "key 'figures.f.predicted_masks.clips': 9 clips, but of each run examples of 8 are kept",
         ),
         (
             lambda t: (
@@ -485,7 +485,7 @@ def without_s4(root: Path) -> Experiments:
 
 
 def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missing(tmp_path: Path) -> None:
-    masks = {"kind": "examples", "title": "Masks", "section": "All", "task": S4}
+    masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": S4}
     change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
     loaded = without_s4(tmp_path / "AVSBench")
     assert not loaded.missing

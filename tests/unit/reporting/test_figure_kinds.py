@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lavish.errors import LavishError
-from lavish.reporting.figures import breakdown, examples, write_figure
+from lavish.reporting.figures import breakdown, predicted_masks, write_figure
 from lavish.reporting.statistics import interval
 
 TASK, MASKS = "question_answering", "segmentation_s4"
@@ -20,7 +20,7 @@ TASK, MASKS = "question_answering", "segmentation_s4"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collect the figures that are written."""
     seen: list[Figure] = []
-    for module in (breakdown, examples):
+    for module in (breakdown, predicted_masks):
 
         def spy(*arguments: Any, draw: Any = module.draw) -> Any:
             canvas = draw(*arguments)
@@ -113,7 +113,7 @@ def write_examples(run: Path, clips: list[str], predicted: int = 255, **changes:
 
 @pytest.fixture
 def masks(tmp_path: Path) -> dict[str, Any]:
-    figure = {"kind": "examples", "task": MASKS, "clips": 2, "segment": 1}
+    figure = {"kind": "predicted_masks", "task": MASKS, "clips": 2, "segment": 1}
     runs = [write_examples(tmp_path / name, ["x", "y", "z"], value) for name, value in (("a", 255), ("b", 0))]
     return table(figure, row("a", MASKS, runs[0]), row("b", MASKS, runs[1]), row("c", TASK, runs[0]))
 
@@ -143,7 +143,7 @@ def test_examples_that_are_missing_are_said_to_be(masks: dict[str, Any], tmp_pat
 
 def test_a_segment_nobody_annotated_says_so(tmp_path: Path, drawn: list[Figure]) -> None:
     run = write_examples(tmp_path / "a", ["x"], truth=np.full((1, 2, 4, 6), 255, np.uint8))
-    write_figure(table({"kind": "examples", "task": MASKS}, row("a", MASKS, run)), "figure", tmp_path / "a.svg")
+    write_figure(table({"kind": "predicted_masks", "task": MASKS}, row("a", MASKS, run)), "figure", tmp_path / "a.svg")
     assert [text.get_text() for text in drawn[0].axes[1].texts] == ["not\nannotated"]
 
 

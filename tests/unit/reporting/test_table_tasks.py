@@ -254,7 +254,7 @@ def test_methods_with_published_numbers_alone_have_a_section(spec: dict[str, Any
     ]
     assert (lines[-1]["variant"], lines[-1]["status"], lines[-1]["runs"]) == ("", "published", "")
     assert lines[-1]["published_value"] == "78.7 | 54.0 | 87.9"
-    assert (tmp_path / "table.tex").read_text().count("TPAVI &") == 1
+    assert len(re.findall("TPAVI +&", (tmp_path / "table.tex").read_text())) == 1
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ def test_latex_is_one_escaped_tabular(written: Path) -> None:
     assert text.count("{") == text.count("}")
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
     assert r"\textit{Selection \& more}" in text
-    assert r"LAVISH, 50\% $|$ test $^\dagger$" in text
-    assert r"audio $\rightarrow$ visual" in text
+    assert r"LAVISH, 50\% | test {\textdagger}" in text
+    assert r"audio {\textrightarrow} visual" in text
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text).group(1))  # type: ignore[union-attr]
     rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]

@@ -20,7 +20,7 @@ from lavish.learner.build import build_model
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.action_recognition import ActionRecognition, _cells
-from lavish.tasks.base import Encoded, Shape
+from lavish.tasks.base import EncodedBatch, FeatureShape
 from lavish.tasks.registry import build_task
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
@@ -29,9 +29,9 @@ CLIPS, SEGMENTS, WIDTH, SEPARATE = 3, 4, 8, 5
 BOTH: tuple[Stream, ...] = ("visual", "audio")
 
 
-def shape(streams: tuple[Stream, ...] = BOTH, *, classes: int = 7, separate: str = "none") -> Shape:
+def shape(streams: tuple[Stream, ...] = BOTH, *, classes: int = 7, separate: str = "none") -> FeatureShape:
     pooled = [stream for stream in streams if not (stream == "audio" and separate == "replace")]
-    return Shape(
+    return FeatureShape(
         widths=[WIDTH] * len(pooled) + ([] if separate == "none" else [SEPARATE]),
         stages=[(WIDTH, 2, 4)] * 4,
         token_width=WIDTH,
@@ -44,8 +44,10 @@ def shape(streams: tuple[Stream, ...] = BOTH, *, classes: int = 7, separate: str
     )
 
 
-def encoded(streams: tuple[Stream, ...] = BOTH, *, separate: str = "none", order: list[int] | None = None) -> Encoded:
-    """Return features of clips of one class token and 2 x 4 patches a picture; their segments are brought into `order`."""
+def encoded(
+    streams: tuple[Stream, ...] = BOTH, *, separate: str = "none", order: list[int] | None = None
+) -> EncodedBatch:
+    """Return features of clips of one class token and 2 x 4 patches a image; their segments are brought into `order`."""
     generator = torch.Generator().manual_seed(0)
     chosen = list(range(SEGMENTS)) if order is None else order
     features: dict[Stream, StreamFeatures] = {}
@@ -59,10 +61,10 @@ def encoded(streams: tuple[Stream, ...] = BOTH, *, separate: str = "none", order
     ]
     if separate != "none":
         pooled.append(torch.randn(CLIPS, SEGMENTS, SEPARATE, generator=generator)[:, chosen])
-    return Encoded(features, pooled)
+    return EncodedBatch(features, pooled)
 
 
-def task(given: Shape | None = None, **options: Any) -> ActionRecognition:
+def task(given: FeatureShape | None = None, **options: Any) -> ActionRecognition:
     torch.manual_seed(0)
     built = build_task("action_recognition", given or shape(), options)
     assert isinstance(built, ActionRecognition)
@@ -119,11 +121,11 @@ def test_attention_pools_fewer_steps_than_it_has_positions_for() -> None:
 def test_a_grid_tells_places_apart_and_the_whole_picture_does_not() -> None:
     given = encoded(("visual",))
     tokens = given.streams["visual"].tokens.unflatten(1, (9,))
-    # The right half of every picture goes to the left; the class token stays.
+    # The right half of every image goes to the left; the class token stays.
     patches = tokens[:, 1:].unflatten(1, (2, 4)).roll(2, dims=2).flatten(1, 2)
     swapped = torch.cat([tokens[:, :1], patches], dim=1)
     moved = StreamFeatures(patches.mean(1), swapped, (swapped,) * 4, ((2, 4),) * 4)
-    other = Encoded({"visual": moved}, [moved.pooled.unflatten(0, (CLIPS, SEGMENTS))])
+    other = EncodedBatch({"visual": moved}, [moved.pooled.unflatten(0, (CLIPS, SEGMENTS))])
     whole, cells = (task(shape(("visual",)), pooling="max", grid=grid) for grid in (1, 2))
     assert torch.allclose(whole(given, {}), whole(other, {}), atol=1e-6)
     assert not torch.allclose(cells(given, {}), cells(other, {}), atol=1e-2)

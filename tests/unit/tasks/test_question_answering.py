@@ -21,7 +21,7 @@ from lavish.errors import LavishError
 from lavish.learner.build import build_model
 from lavish.learner.model import AudioVisualModel
 from lavish.models.interfaces import Stream, StreamFeatures
-from lavish.tasks.base import Encoded, Shape
+from lavish.tasks.base import EncodedBatch, FeatureShape
 from lavish.tasks.question_answering import Answers, QuestionAnswering
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
@@ -30,8 +30,8 @@ CLIPS, SEGMENTS, GRID, TOKEN, WORDS, ANSWERS = 2, 3, (2, 2), 6, 9, ["yes", "no",
 BOTH: tuple[Stream, ...] = ("visual", "audio")
 
 
-def shape(streams: tuple[Stream, ...] = BOTH, widths: list[int] | None = None, **changes: int) -> Shape:
-    return Shape(
+def shape(streams: tuple[Stream, ...] = BOTH, widths: list[int] | None = None, **changes: int) -> FeatureShape:
+    return FeatureShape(
         widths=widths or [TOKEN] * len(streams),
         stages=[(TOKEN, *GRID)],
         token_width=changes.pop("token_width", TOKEN),
@@ -50,13 +50,13 @@ def head(streams: tuple[Stream, ...] = BOTH, widths: list[int] | None = None, **
 
 def encoded(
     streams: tuple[Stream, ...] = BOTH, more: list[Tensor] | None = None, negatives: bool = False, replace: bool = False
-) -> Encoded:
+) -> EncodedBatch:
     """Return features of a batch, class tokens in front of the patches."""
     torch.manual_seed(1)
     tokens = {stream: torch.randn(CLIPS * SEGMENTS, 1 + math.prod(GRID), TOKEN) for stream in streams}
     features = {stream: StreamFeatures(x[:, 0], x, (x,), (GRID,)) for stream, x in tokens.items()}
     pooled = [features[s].pooled.unflatten(0, (CLIPS, SEGMENTS)) for s in streams if not (replace and s == "audio")]
-    return Encoded(
+    return EncodedBatch(
         features,
         [*pooled, *(more or [])],
         rows=torch.tensor([0, 1, 1]),

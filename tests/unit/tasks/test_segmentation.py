@@ -21,7 +21,7 @@ from lavish.errors import LavishError
 from lavish.learner.build import build_model
 from lavish.learner.uninitialised import skip_initialisation
 from lavish.models.interfaces import Stream, StreamFeatures
-from lavish.tasks.base import Encoded, Shape
+from lavish.tasks.base import EncodedBatch, FeatureShape
 from lavish.tasks.registry import build_task
 from lavish.tasks.segmentation import Segmentation, Segmented
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
@@ -30,7 +30,9 @@ from tests.stores import run_values, write_store
 CLIPS, SEGMENTS, SIZE = 3, 2, 16
 
 
-def shape(streams: tuple[Stream, ...] = ("visual", "audio"), widths: list[int] | None = None, **more: Any) -> Shape:
+def shape(
+    streams: tuple[Stream, ...] = ("visual", "audio"), widths: list[int] | None = None, **more: Any
+) -> FeatureShape:
     values: dict[str, Any] = {
         "stages": [(8, 2, 2)] * 4,
         "token_width": 8,
@@ -39,23 +41,23 @@ def shape(streams: tuple[Stream, ...] = ("visual", "audio"), widths: list[int] |
         "segments": SEGMENTS,
         "frame_size": SIZE,
     }
-    return Shape(widths=widths or [8] * len(streams), streams=streams, **values | more)
+    return FeatureShape(widths=widths or [8] * len(streams), streams=streams, **values | more)
 
 
-def task(given: Shape | None = None, **options: Any) -> Segmentation:
+def task(given: FeatureShape | None = None, **options: Any) -> Segmentation:
     torch.manual_seed(0)
     built = build_task("segmentation", given or shape(), {"channels": 8, "levels": 2} | options)
     assert isinstance(built, Segmentation)
     return built
 
 
-def encoded(streams: tuple[Stream, ...] = ("visual", "audio"), seed: int = 0) -> Encoded:
+def encoded(streams: tuple[Stream, ...] = ("visual", "audio"), seed: int = 0) -> EncodedBatch:
     generator = torch.Generator().manual_seed(seed)
     features = {}
     for stream in streams:
         tokens = torch.randn(CLIPS * SEGMENTS, 5, 8, generator=generator)  # a class token before four patches
         features[stream] = StreamFeatures(tokens[:, 0], tokens, (tokens,) * 4, ((2, 2),) * 4)
-    return Encoded(features, [features[stream].pooled.unflatten(0, (CLIPS, SEGMENTS)) for stream in streams])
+    return EncodedBatch(features, [features[stream].pooled.unflatten(0, (CLIPS, SEGMENTS)) for stream in streams])
 
 
 def masks(annotated: tuple[int, ...] = (1, 1)) -> dict[str, Tensor]:
@@ -170,12 +172,12 @@ def test_a_single_stream_is_decoded_alone(streams: tuple[Stream, ...]) -> None:
     logits = head(given, masks()).logits
     assert logits.shape == (CLIPS * SEGMENTS, SIZE, SIZE)
     changed = {stream: encoded(streams, seed=1).streams[stream] for stream in streams}
-    assert not torch.equal(head(Encoded(changed, given.features), masks()).logits, logits)
+    assert not torch.equal(head(EncodedBatch(changed, given.features), masks()).logits, logits)
 
 
 def test_the_audio_stream_reaches_masks_through_the_maps_or_through_tpavi_only() -> None:
     one, other = encoded(), encoded(seed=1)
-    mixed = Encoded(one.streams, [one.features[0], other.features[1]])
+    mixed = EncodedBatch(one.streams, [one.features[0], other.features[1]])
     plain, reading = task().eval(), task(tpavi=True).eval()
     assert torch.equal(plain(one, masks()).logits, plain(mixed, masks()).logits)
     for interaction in reading.interactions:
@@ -191,7 +193,7 @@ def test_tpavi_reads_frames_without_a_mask_too() -> None:
     sound = given.features[1].clone().requires_grad_()
     for interaction in head.interactions:
         torch.nn.init.ones_(interaction.batch_norm.weight)
-    head.loss(head(Encoded(given.streams, [given.features[0], sound]), inputs), inputs).backward()
+    head.loss(head(EncodedBatch(given.streams, [given.features[0], sound]), inputs), inputs).backward()
     assert sound.grad is not None
     assert sound.grad[:, 1].abs().sum() > 0
 
@@ -206,7 +208,7 @@ def test_a_separate_audio_encoder_reaches_masks_through_tpavi(widths: list[int])
     assert len(head.interactions) == 2
     assert head.audio.in_features == 5
     given = encoded()
-    heard = Encoded(given.streams, [*given.features[: len(widths) - 1], torch.randn(CLIPS, SEGMENTS, 5)])
+    heard = EncodedBatch(given.streams, [*given.features[: len(widths) - 1], torch.randn(CLIPS, SEGMENTS, 5)])
     assert head(heard, masks()).logits.shape == (CLIPS * SEGMENTS, SIZE, SIZE)
 
 
@@ -241,11 +243,11 @@ def test_matching_needs_tpavi_where_there_is_sound() -> None:
     assert task(shape(("visual",)), matching="divergence").matching == "none"
 
 
-def test_pictures_are_probabilities_beside_the_truth() -> None:
+def test_predicted_masks_are_probabilities() -> None:
     head, targets = task(), masks()
-    pictures = head.pictures(Segmented(logits_of(targets["masks"])), targets)
-    assert pictures["predicted"].shape == pictures["truth"].shape == (CLIPS, SEGMENTS, SIZE, SIZE)
-    assert torch.equal(pictures["predicted"] > 0.5, pictures["truth"] == 1)
+    shown = head.predicted_masks(Segmented(logits_of(targets["masks"])), targets)
+    assert shown["predicted"].shape == shown["truth"].shape == (CLIPS, SEGMENTS, SIZE, SIZE)
+    assert torch.equal(shown["predicted"] > 0.5, shown["truth"] == 1)
 
 
 def test_published_numbers_of_parameters() -> None:
@@ -277,7 +279,7 @@ def test_every_operator_of_the_head_is_counted(tpavi: bool) -> None:
     model = build_model(config, classes=["sounding object"], vocabulary=0, statistics=statistics, weights=None)
     counts = count(model, example_clips(model, config.data), config.data.segments)
     assert counts["head_params"] == sum(parameter.numel() for parameter in model.task.parameters())
-    # By hand, of one picture: ViT maps 2 x 2 to a pyramid of 4 x 4 and 2 x 2; dilation 3 alone stays within 4 x 4.
+    # By hand, of one image: ViT maps 2 x 2 to a pyramid of 4 x 4 and 2 x 2; dilation 3 alone stays within 4 x 4.
     projections = 4 * 16 * (10 + 16)
     resampling = 10 * (2 * 2 * 4 + 2 * 4 * 4) + 4 * (16 * 8 + 64 * 8 + 256 * 4)
     necks = 16 * (9 + 1) * 10 * 8 + 4 * 16 * 8
@@ -289,7 +291,7 @@ def test_every_operator_of_the_head_is_counted(tpavi: bool) -> None:
 
 def test_it_is_trained_evaluated_and_calibrated_by_the_common_code(tmp_path: Path) -> None:
     for seed, (split, clips) in enumerate({"train": 24, "val": 12, "test": 12}.items()):
-        # The object fills the left half of bright pictures (class 1 or 2 of the store's), and is nowhere in dark ones.
+        # The object fills the left half of bright images (class 1 or 2 of the store's), and is nowhere in dark ones.
         labels = np.random.default_rng(seed).integers(0, 3, (clips, SEGMENTS))
         truth = np.zeros((clips, SEGMENTS, SIZE, SIZE), np.uint8)
         truth[..., :8] = (labels > 0)[..., None, None]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.errors import LavishError
-from lavish.planning.tables.schema import ExamplesFigure
+from lavish.planning.tables.schema import PredictedMasksFigure
 from lavish.reporting.comparison import TableSpec
 from lavish.reporting.figures.style import NoResult
 from lavish.reporting.overlays import overlay
@@ -26,7 +26,7 @@ _ARRAYS = {"clips": 1, "frames": 5, "truth": 4, "predicted": 4}
 
 
 @dataclass(frozen=True)
-class _Examples:
+class _Predictions:
     """What one training predicts for some clips: see :class:`lavish.training.examples.Examples`."""
 
     clips: tuple[str, ...]
@@ -40,10 +40,10 @@ def examples_file(run: Path, seed: int) -> Path:
     return seed_directory(run, seed) / "test" / "examples.npz"
 
 
-def draw(table: TableSpec, task: str, options: ExamplesFigure) -> FigureCanvasAgg:
+def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCanvasAgg:
     """Draw all rows of `table`, each by its first seed; raises :class:`NoResult` when none has examples."""
     seed = table.seeds[0]
-    found: dict[str, _Examples] = {}
+    found: dict[str, _Predictions] = {}
     excluded = []
     for row in table.sections[0].rows:
         path = examples_file(row.runs[task].folder, seed)
@@ -92,7 +92,7 @@ def draw(table: TableSpec, task: str, options: ExamplesFigure) -> FigureCanvasAg
     return canvas
 
 
-def _read(path: Path) -> _Examples:
+def _read(path: Path) -> _Predictions:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in _ARRAYS}
@@ -102,4 +102,4 @@ def _read(path: Path) -> _Examples:
         if values[name].ndim != axes or len(values[name]) != len(values["clips"]):
             raise LavishError(f"{path}: '{name}' has the shape {values[name].shape}: remove it and run its job again")
     clips = tuple(str(clip) for clip in values.pop("clips"))
-    return _Examples(clips, **values)
+    return _Predictions(clips, **values)
