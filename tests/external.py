@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lavish.tasks.base import Encoded, Inputs, Shape, Task
+from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
 class Labels(Task):
@@ -45,11 +45,11 @@ class Labels(Task):
 
     metric = "accuracy"
 
-    def __init__(self, shape: Shape, *, bias: bool = True) -> None:
+    def __init__(self, shape: FeatureShape, *, bias: bool = True) -> None:
         super().__init__()
         self.logits = nn.Linear(sum(shape.widths), len(shape.classes) + 1, bias=bias)
 
-    def forward(self, encoded: Encoded, inputs: Inputs) -> Tensor:
+    def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Tensor:
         return self.logits(torch.cat(encoded.features, dim=-1))
 
     def loss(self, output: Tensor, targets: Inputs) -> Tensor:
