@@ -102,6 +102,6 @@ def _conditions(config: RunConfig) -> str:
     data, sound = config.data, config.data.spectrogram
     return (
         f"Counted for {config.task.name} on {config.backbone.model}: trainable parameters (the head's are those of "
-        f"'none'), and multiply-adds of one clip of {data.segments} {'segment' if data.segments == 1 else 'segments'}, frames "
-        f"{data.frame_size} x {data.frame_size}, spectrograms {sound.mel_bins} x {sound.frames}."
+        f"'none'), and multiply-adds of one clip of {data.segments} {'segment' if data.segments == 1 else 'segments'}, "
+        f"frames {data.frame_size} x {data.frame_size}, spectrograms {sound.mel_bins} x {sound.frames}."
     )

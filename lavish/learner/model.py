@@ -1,4 +1,4 @@
-"""The learner with normalisation, two-stream encoder and head, and the encoder alone for training loops of one's own."""
+"""The learner with normalisation, encoder and task head, and the encoder alone for other training loops."""
 
 from __future__ import annotations
 
