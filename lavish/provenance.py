@@ -1,4 +1,4 @@
-"""What a number came from: checksums, versions, the state of the code and the machine."""
+"""The origin of a number: versions of packages, state of the code, machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any] | None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader needs to judge a measured time."""
+    """Return the facts that a measured time depends on."""
     return {"platform": platform.platform(), "processor": _processor(), "argv": sys.argv}
 
 
@@ -57,4 +57,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 RECIPE_VERSION = 2
-"""Part of every identity: raise it with a change of code that may change numbers, and everything is made again."""
+"""Part of every identity: raise it with a change of code that may change numbers, so that everything is made again."""

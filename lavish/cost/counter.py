@@ -202,8 +202,8 @@ class _NoHead(nn.Module):
     """Replaces the task, at no cost."""
 
     def forward(self, encoded: EncodedBatch, _: dict[str, Tensor]) -> list[Tensor]:
-        # Returns everything, because tracing drops operators that reach no output; as products, because what a traced
-        # function returns must be the result of an operator.
+        # Returns everything, because tracing drops operators that reach no output. Products, because a traced output
+        # must be computed.
         streams = encoded.streams.values()
         everything = [*encoded.features, *(tensor for stream in streams for tensor in (stream.tokens, *stream.stages))]
         return [1 * tensor for tensor in everything]

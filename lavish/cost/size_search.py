@@ -1,4 +1,4 @@
-"""Searching for the size of a method at which a run trains as many parameters as another one does."""
+"""Search for the size of a method at which a run has as many trainable parameters as another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
 
 _LARGEST = 2**16
-# Models that are built for one search.
+# Maximum number of models built for one search.
 _MOST = 48
 
 
@@ -26,7 +26,7 @@ def search(requests: Mapping[str, Request]) -> dict[str, dict[str, int]]:
     """Return the size of each request and its counts (:class:`lavish.planning.parameter_budgets.Match`).
 
     Raises:
-        LavishError: naming the request, if its method takes no size at all or its target trains nothing.
+        LavishError: naming the request, if its method accepts no size or its target has no trainable parameters.
     """
     counts = _Counts()
     return {name: asdict(_match(name, one, counts)) for name, one in requests.items()}
@@ -35,7 +35,9 @@ def search(requests: Mapping[str, Request]) -> dict[str, dict[str, int]]:
 def _match(name: str, one: Request, counts: _Counts) -> Match:
     target, budget = counts.of(one.target)
     if budget == 0:
-        raise LavishError(f"{name}: nothing below the head is trained in what it is to match: name another variant")
+        raise LavishError(
+            f"{name}: the variant to match has no trainable parameters below the head: name another variant"
+        )
     refusals: list[str] = []
 
     def trainable(size: int) -> int | None:
@@ -54,13 +56,13 @@ def _match(name: str, one: Request, counts: _Counts) -> Match:
 
 
 def nearest_size(count: Callable[[int], int | None], target: int) -> tuple[int, int] | None:
-    """Return the positive integer whose count comes nearest to `target`, with its count; the smaller one of a tie.
+    """Return the positive integer whose count is closest to `target`, with its count; the smaller one in a tie.
 
-    Sizes are doubled until their counts pass the target; between the two that enclose it the search goes on by halves.
+    Sizes are doubled until their counts pass the target; the interval that encloses it is then bisected.
 
     Args:
-        count: grows or falls with the size, not necessarily at each step; None for a size that there is not.
-        target: what the count is to be.
+        count: monotonic in the size, not strictly; None for an invalid size.
+        target: the wanted count.
     """
     counts: dict[int, int | None] = {}
 
@@ -80,27 +82,27 @@ def nearest_size(count: Callable[[int], int | None], target: int) -> tuple[int, 
 
 
 def _ended(counts: Mapping[int, int | None]) -> bool:
-    """Tell whether three doublings on end were refused after one that was not."""
+    """Tell whether three consecutive doublings were refused after an accepted size."""
     last = list(counts.values())[-3:]
     return len(last) == 3 and last == [None] * 3 and any(value is not None for value in counts.values())
 
 
 def _passed(misses: list[int]) -> bool:
-    """Tell whether larger sizes are of no use: the target has been passed, or they lead away from it."""
+    """Tell whether larger sizes cannot help: the target has been passed, or they move away from it."""
     if not misses:
         return False
     return misses[-1] == 0 or misses[0] * misses[-1] < 0 or abs(misses[-1]) > abs(misses[0])
 
 
 def _next(counts: Mapping[int, int | None], known: list[tuple[int, int]], target: int) -> int | None:
-    """Return the size to try next: as near as possible to the middle of an interval that the target may lie in."""
+    """Return the next size: as close as possible to the middle of an interval that may contain the target."""
     intervals = [
         (low, high)
         for (low, below), (high, above) in itertools.pairwise(known)
         if min(below, above) <= target <= max(below, above)
     ]
     if not intervals and known and max(counts) > known[-1][0]:
-        # Beyond the largest accepted power of two all were refused: others may be accepted.
+        # All powers of two beyond the largest accepted one were refused: other sizes may be accepted.
         intervals = [(known[-1][0], 3 * known[-1][0])]
     untried = [
         (abs(2 * size - low - high), size)
@@ -112,14 +114,14 @@ def _next(counts: Mapping[int, int | None], known: list[tuple[int, int]], target
 
 
 class _Counts:
-    """Trainable parameters of configurations; equal backbones are built once."""
+    """Counts the trainable parameters of configurations; equal backbones are built once."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, int]] = {}
         self._backbones: dict[str, tuple[Backbone, list[bool]]] = {}
 
     def of(self, config: RunConfig) -> tuple[int, int]:
-        """Return how many parameters a run trains, and how many of them are below the head."""
+        """Return the number of trainable parameters of a run, and how many of them are below the head."""
         key = digest(config)
         if key not in self._known:
             self._known[key] = self._count(config)
@@ -139,14 +141,14 @@ class _Counts:
             built = uninitialised_backbone(config)
             self._backbones[key] = built, [parameter.requires_grad for parameter in built.parameters()]
         backbone, trained = self._backbones[key]
-        # A method before may have had some of them trained.
+        # A previous method may have made some of them trainable.
         for parameter, flag in zip(backbone.parameters(), trained, strict=True):
             parameter.requires_grad_(flag)
         return backbone
 
 
 def read_requests(values: Any) -> dict[str, Request]:
-    """Validate what `--requests` holds."""
+    """Validate the content of `--requests`."""
     from lavish.config.validation import parse
 
     return {name: parse(Request, one, f"--requests: {name}") for name, one in dict(values).items()}

@@ -1,4 +1,4 @@
-"""From a resolved configuration to a model."""
+"""Builds the model of a resolved configuration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def streams_of(modalities: str) -> tuple[Stream, ...]:
-    """Return the streams that exist under `modalities`; a single one is the other removed, not silenced."""
+    """Return the streams of `modalities`; a model of one modality does not have the other stream."""
     return STREAMS if modalities == "audio_visual" else ("visual",) if modalities == "visual" else ("audio",)
 
 
 def frozen_backbone(config: RunConfig, weights: Path | None) -> Backbone:
-    """Build the backbone of a resolved configuration; without a file of weights they are random."""
+    """Build the backbone of a resolved configuration; without a weights file its weights are random."""
     return build_backbone(
         config.backbone.model,
         config.backbone.spec,
@@ -51,12 +51,12 @@ def build_model(
     Args:
         config: the run.
         classes: names of the data set's classes.
-        vocabulary: words that its questions are made of.
-        statistics: of the training split, as ``statistics.json`` holds them.
-        weights: the frozen backbone's safetensors file; None leaves it random (cost counting).
-        valid_frames: columns of a log-mel window that hold sound; None when all do.
+        vocabulary: number of words in its questions.
+        statistics: statistics of the training split, the content of ``statistics.json``.
+        weights: the frozen backbone's safetensors file; None: random weights (cost counting).
+        valid_frames: columns of a log-mel spectrogram that are not padding; None: all.
         audio_feature_dim: width of the separate audio encoder's features, 0 without one.
-        backbone: the frozen backbone, where it has been built already.
+        backbone: the frozen backbone, if it has been built already.
     """
     streams = streams_of(config.modalities)
     sound = config.data.spectrogram

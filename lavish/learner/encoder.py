@@ -1,7 +1,7 @@
-"""The two-stream encoder: the only place that walks a backbone's blocks.
+"""The two-stream encoder: the forward pass of both streams through the blocks of a backbone.
 
-Both streams, video frames and spectrograms seen as images, pass through one shared frozen backbone (LAVISH, arXiv
-2212.07983, section 3); a method acts at the points of that walk which ``lavish/methods/base.py`` names.
+Both streams, video frames and spectrograms as images, pass through one shared frozen backbone (LAVISH, arXiv
+2212.07983, section 3). A method acts at the hooks that ``lavish/methods/base.py`` lists.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _READERS: dict[Direction, set[Stream]] = {
 
 
 class TwoStreamEncoder(nn.Module):
-    """A frozen backbone that both streams share, and the method that adapts it in the chosen blocks and directions.
+    """A frozen backbone that both streams share, and the method that adapts it.
 
     Args:
         backbone: the frozen transformer.
-        streams: those that there are.
-        method: a file of ``lavish/methods``, or 'none'.
-        options: the method's own.
+        streams: the streams of the model.
+        method: name of a method, or 'none'.
+        options: options of the method.
         direction, position, arrangement, layers: see ``lavish.config.schema.FusionConfig``.
-        sizes: rows and columns of each stream's images; by default what the backbone was built for.
-        segments: of a clip.
+        sizes: rows and columns of each stream's images; by default the size that the backbone was built for.
+        segments: segments of a clip.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TwoStreamEncoder(nn.Module):
         self.backbone = backbone
         self.streams = streams
         self.auxiliary_loss: Tensor | None = None
-        """What the last forward pass adds to the task's loss while training; None for most methods."""
+        """The method's auxiliary loss of the last forward pass; None for most methods."""
         self.adapters: Method | None = None
         if method == "none":
             return
@@ -84,11 +84,11 @@ class TwoStreamEncoder(nn.Module):
         return self.backbone.feature_dim if self.adapters is None else self.adapters.feature_dim(self.backbone)
 
     def forward(self, images: dict[Stream, Tensor], segments: int = 1) -> dict[Stream, StreamFeatures]:
-        """Encode normalised images (B, 3, H, W) of each stream; row b of both is the same moment of the same clip.
+        """Encode normalised images (B, 3, H, W) of each stream; row b of both is the same segment of the same clip.
 
-        B is clips x `segments`, the segments of a clip one after the other.
+        B is clips x `segments`; the segments of a clip are consecutive.
         """
-        # Without anything to train below the head, no activation needs to be kept.
+        # If nothing below the head is trained, no activations have to be stored.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return self._encode(images, segments)
 
@@ -131,15 +131,15 @@ class TwoStreamEncoder(nn.Module):
 
     @torch.no_grad()
     def frozen_tokens(self, images: Tensor) -> Tensor:
-        """Return the patch tokens (B, N, D) of normalised images as the backbone alone makes them, without gradient.
+        """Return the patch tokens (B, N, D) of normalised images from the backbone alone, without gradient.
 
-        Without adapters and even where its own parameters are tuned: as they are, but not trained through this path.
+        If the method tunes parameters of the backbone, their current values are used.
         """
         tokens = self.backbone.encode(images)
         return tokens[:, self.backbone.num_prefix_tokens :]
 
     def _sublayer(self, index: int, position: Position, tokens: Streams, context: ForwardContext) -> Streams:
-        """Add a frozen residual branch and what the method adds besides, all of which read the streams before."""
+        """Add a frozen residual branch and the method's update; both streams are read before either is updated."""
         context.tokens = tokens
         if position == "attention":
             whole, layers = self.backbone.attention, self.backbone.attention_layers
@@ -167,7 +167,7 @@ class TwoStreamEncoder(nn.Module):
         *,
         together: bool = True,
     ) -> Streams:
-        """Run a part of the backbone: whole, or layer by layer in all streams at once where the method edits layers."""
+        """Run a part of the backbone: as a whole, or layer by layer if the method intercepts layers."""
         edits = self.adapters.intercepted_layers(block) if self.adapters is not None else frozenset()
         if not edits:
             return _each(whole, inputs) if together else {stream: whole(x) for stream, x in inputs.items()}
@@ -188,7 +188,7 @@ class TwoStreamEncoder(nn.Module):
     def _outputs(
         self, operations: list[FrozenLayer], streams: list[Stream], edits: frozenset[str], context: ForwardContext
     ) -> list[Tensor]:
-        """Apply one frozen layer, or have the method do it: in each stream, or in both as one batch."""
+        """Apply one frozen layer, or let the method apply it: per stream, or to both streams as one batch."""
         first = operations[0]
         if self.adapters is None or first.name not in edits:
             return [operation.layer(operation.tokens) for operation in operations]
@@ -201,7 +201,7 @@ class TwoStreamEncoder(nn.Module):
 
 
 def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
-    """Return block indices of `all`, `first k`, `last k` or an explicit list; an error when one does not exist."""
+    """Return block indices of `all`, `first k`, `last k` or an explicit list, or raise LavishError."""
     blocks = list(range(num_blocks))
     if layers == "all":
         return blocks
@@ -217,13 +217,13 @@ def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
 
 
 def _each(function: Callable[[Tensor], Tensor], tokens: Streams) -> Streams:
-    """Apply a frozen map to each stream, as one batch where both have the same number of tokens."""
+    """Apply a frozen layer to each stream, as one batch if both have the same number of tokens."""
     if _alike(tokens):
         return dict(zip(tokens, function(torch.cat(list(tokens.values()))).chunk(2), strict=True))
     return {stream: function(x) for stream, x in tokens.items()}
 
 
 def _alike(tokens: Streams) -> bool:
-    """Return whether there are two streams that can go through the backbone as one batch."""
+    """Return whether both streams exist and can pass through the backbone as one batch."""
     shapes = [x.shape for x in tokens.values()]
     return len(shapes) == 2 and shapes[0] == shapes[1]

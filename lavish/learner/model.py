@@ -1,4 +1,4 @@
-"""The learner with normalisation, encoder and task head, and the encoder alone for other training loops."""
+"""The model: normalisation, two-stream encoder and head; and the encoder alone, for other training loops."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EncoderModel(nn.Module):
-    """A module with a two-stream encoder, of whose parameters and buffers only some are trained."""
+    """A module with a two-stream encoder, which saves and loads only what is trained."""
 
     encoder: TwoStreamEncoder
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """Return what is trained below the head: the method's, and the backbone's own where they are tuned."""
+        """Return the trainable parameters below the head: those of the method, and tuned ones of the backbone."""
         return [p for p in self.encoder.parameters() if p.requires_grad]
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return what training changes: trainable parameters, and buffers (batch norms) outside the frozen backbone."""
+        """Return the tensors that training changes: trainable parameters, and buffers outside the frozen backbone."""
         trainable = {name for name, p in self.named_parameters() if p.requires_grad}
         trainable |= {name for name, _ in self.named_buffers() if not name.startswith("encoder.backbone.")}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trainable}
 
     def load_trainable_state(self, tensors: Mapping[str, Tensor], source: Path | str = "the given state") -> None:
-        """Load what :meth:`trainable_state` returned; an error when it belongs to another configuration."""
+        """Load the tensors of :meth:`trainable_state`; raise LavishError if they belong to another configuration."""
         expected = self.trainable_state().keys()
         if tensors.keys() != expected:
             odd = sorted(tensors.keys() ^ expected)[0]
@@ -45,11 +45,11 @@ class EncoderModel(nn.Module):
 
 
 class AudioVisualModel(EncoderModel):
-    """Frames and log-mels in, the task's output out.
+    """Maps a batch of frames and log-mels to the task's output.
 
     `frame_statistics` (mean, std of three channels on [0, 1]) and `audio_statistics` (mean, std) normalise the streams;
     log-mel columns from `valid_frames` on are padding.
-    Features of a separate audio encoder, when given, join the head or replace the audio stream's features there.
+    Features of a separate audio encoder, if given, are added to the head's input or replace the audio stream's.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class AudioVisualModel(EncoderModel):
         self.valid_frames = valid_frames
 
     def forward(self, batch: Batch) -> Any:
-        """Return the task's output for a batch, in which the stream that was removed is None."""
+        """Return the task's output for a batch; a stream that the model does not have is None."""
         images: dict[Stream, Tensor] = {}
         shape: tuple[int, int] = (0, 0)
         if batch.frames is not None:
@@ -97,7 +97,7 @@ class AudioVisualModel(EncoderModel):
         return self.task(EncodedBatch(streams, features, batch.rows, negatives), batch.targets)
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
-        """Return the scalar that training minimises: the task's loss, and what the method adds to it."""
+        """Return the scalar that training minimises: the task's loss plus the method's auxiliary loss."""
         loss = self.task.loss(output, batch.targets)
         return loss if self.encoder.auxiliary_loss is None else loss + self.encoder.auxiliary_loss
 
@@ -105,7 +105,7 @@ class AudioVisualModel(EncoderModel):
         return ((frames - self.frame_mean) * self.frame_scale).permute(0, 3, 1, 2)
 
     def _normalised_log_mels(self, log_mels: Tensor) -> Tensor:
-        # LAVISH divides by twice the deviation, as the audio spectrogram transformer does.
+        # LAVISH divides by twice the standard deviation, as the audio spectrogram transformer does.
         image = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
         if self.valid_frames is not None:
             image[..., self.valid_frames :] = 0  # padding is padded after normalisation
@@ -150,7 +150,7 @@ class ClipEncoder(EncoderModel):
         return self.adapter_parameters()
 
     def auxiliary_loss(self) -> Tensor:
-        """Return what the method adds to the loss for the last forward pass: a scalar, 0 for most methods."""
+        """Return the method's auxiliary loss of the last forward pass: a scalar, 0 for most methods."""
         return torch.zeros(()) if self.encoder.auxiliary_loss is None else self.encoder.auxiliary_loss
 
     def forward(self, frames: Tensor | None = None, audio: Tensor | None = None) -> dict[Stream, Features]:

@@ -1,4 +1,4 @@
-"""The model of a configuration to be counted and never run: without data, weights, or drawing any."""
+"""The model of a configuration with uninitialised weights, for counting: needs neither data nor weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def uninitialised_backbone(config: RunConfig) -> Backbone:
 def uninitialised_model(
     config: RunConfig, backbone: Backbone | None = None
 ) -> tuple[AudioVisualModel, AudioEncoder | None]:
-    """Build the model of a configuration, on a `backbone` that has been built already if one is given.
+    """Build the model of a configuration, with an existing `backbone` if one is given.
 
     Returns:
-        The model, and the separate audio encoder where the configuration has one.
+        The model, and the separate audio encoder if the configuration has one.
     """
     with skip_initialisation():
         encoder = build(config.audio_encoder.kind, config.audio_encoder.spec) if config.audio_encoder else None
@@ -53,7 +53,7 @@ _DRAWING = {"uniform_", "normal_", "trunc_normal_", "erfinv_", "bernoulli_", "ex
 
 @contextmanager
 def skip_initialisation() -> Iterator[None]:
-    """Build models without drawing their weights, whose values no count depends on."""
+    """Build models without initialising their weights, because counts do not depend on the values."""
     with _NothingDrawn():
         yield
 

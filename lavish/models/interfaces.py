@@ -1,7 +1,7 @@
 """The types that pass between backbone, method, encoder and head.
 
-B counts clips x segments everywhere; the segments of a clip are consecutive. Row b of both streams is the same segment of
-the same clip.
+B counts clips x segments everywhere; the segments of a clip are consecutive. Row b of both streams is the same segment
+of the same clip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of frozen weights: fetched from the hub or taken from disk, checked against their sha256, never unpickled."""
+"""Files of frozen weights: fetched from the hub or read from disk, checked against their sha256, never unpickled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def read_weights(path: Path, *, only_header: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file (none of them with `only_header`).
 
-    Raises LavishError for a missing file and for anything that is no safetensors file: a pickle can run code when read.
+    Raises LavishError for a missing file and for a file of another format: reading a pickle can run code.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -38,7 +38,7 @@ def read_weights(path: Path, *, only_header: bool = False) -> dict[str, Tensor]:
             "a pickle (.pt, .pth, .bin)" if start in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged or another format"
         )
         raise LavishError(
-            f"{path} is no safetensors file but {kind}; convert it with safetensors.torch.save_file where you trust it"
+            f"{path} is not a safetensors file but {kind}; if you trust it, convert it with safetensors.torch.save_file"
         ) from None
 
 
@@ -46,11 +46,11 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, s
     """Copy `tensors` into `module`, or raise LavishError naming the first one that is missing or does not fit.
 
     Args:
-        module: whose parameters and buffers the tensors are, all of them and no others.
+        module: its parameters and buffers must have exactly the names of the tensors.
         tensors: finite numbers, of any precision.
-        path: the file they are from, for messages.
+        path: the file of the tensors, for messages.
         spec: key of the configuration that gives the module's sizes, for messages.
-        prefix: what the names in the file carry before those in `tensors`, for messages.
+        prefix: prefix of the names in the file, for messages.
     """
     expected = module.state_dict()
     hint = f"for this {type(module).__name__}; do the sizes in {spec} describe these weights?"
@@ -68,7 +68,7 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, s
 
 
 def write_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
-    """Write tensors and, beside them, `<name>.json` with the metadata and the file's sha256; whole or not at all."""
+    """Write tensors and, beside them, `<name>.json` with the metadata and the file's sha256; atomically."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +79,16 @@ def write_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, An
 
 
 def describe_weights(path: Path, metadata: dict[str, Any]) -> None:
-    """Write `<name>.json` beside a file of weights: where it came from, and its sha256."""
+    """Write `<name>.json` beside a file of weights: its origin and sha256."""
     values = {**metadata, "sha256": sha256_of(path)}
     path.with_suffix(".json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def inspect_weights(path: Path) -> dict[str, str]:
-    """Return what a person may want to know of a safetensors file, as text; only its header is interpreted.
+    """Return a description of a safetensors file as text; only its header is interpreted.
 
-    Raises LavishError for a missing file, for a pickle or anything else that is no safetensors file, and when the
-    description beside it (`<name>.json`) speaks of another content.
+    Raises LavishError for a missing file, for a file of another format, and if the description beside it
+    (`<name>.json`) belongs to another content.
     """
     from safetensors import safe_open
 
@@ -113,9 +113,9 @@ def inspect_weights(path: Path) -> dict[str, str]:
 
 
 def read_description(path: Path, measured: str) -> dict[str, Any]:
-    """Return what `<name>.json` beside a file of weights says of it; nothing where there is none.
+    """Return the content of `<name>.json` beside a file of weights; empty if there is none.
 
-    Raises LavishError when it is damaged or was written for another content than `measured`, the file's sha256.
+    Raises LavishError if it is damaged or belongs to another content than `measured`, the file's sha256.
     """
     description = path.with_suffix(".json")
     if not description.is_file():
@@ -145,7 +145,7 @@ def take_file(weights: FileWeights, out: Path) -> None:
 def fetch(weights: HubWeights, model: str, out: Path) -> None:
     """Download weights from the model hub at a fixed revision, check their sha256 and write them to `out`.
 
-    The download resumes where it was cut off, and an `out` that has the pinned sha256 is left as it is. `model` is the
+    An interrupted download is resumed, and an `out` that already has the pinned sha256 is kept. `model` is the
     timm name with its tag; the repository defaults to timm's.
     """
     repository = weights.repository or f"timm/{model}"

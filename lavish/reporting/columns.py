@@ -1,7 +1,7 @@
-"""The columns a table can have, each in one place: what it reads, its headings, its cells, its CSV fields, its note.
+"""The columns of tables: what each one reads, its headings, cells, CSV fields and note.
 
-A new column is one entry of :data:`COLUMNS` and its name in :mod:`lavish.planning.tables.schema`. Cells hold plain text;
-tables.py turns it into markdown or LaTeX.
+A new column is one entry of :data:`COLUMNS` and its name in :mod:`lavish.planning.tables.schema`. Cells hold plain
+text; tables.py turns it into markdown or LaTeX.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from lavish.reporting.records import Cost, RunResult, TrainingRecord
 NOTHING = "–"
 DOUBLE_DAGGER = "‡"
 AS_PUBLISHED = "_published"
-"""How the name of a measure ends that is computed as published code does, which is marked."""
+"""Ending of the names of measures that are computed as in published code; they are marked."""
 Value = str | int | float | None
 Keys = Sequence[ColumnKey]
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a name in a table's `columns` stands for; it may print several columns.
+    """A name in a table's `columns`; it may print several columns.
 
-    `headings` and `cells` have the same length. `fields` gives this column's part of a CSV line (None: empty). `note`
-    explains all columns of the name (those that share one function, together) in the caption.
+    `headings` and `cells` have the same length. `fields` returns this column's part of a CSV line (None: empty). `note`
+    explains all columns of the name in the caption (once for columns that share the function).
     """
 
     reads: Callable[[ColumnKey], Reads]
@@ -50,11 +50,11 @@ class Column:
 
 @dataclass(frozen=True)
 class PublishedMarks:
-    """How published values are told apart in cells.
+    """How cells mark published values.
 
     Attributes:
-        numbers: of the footnotes that say where they come from, in order of appearance.
-        ambiguous: metrics that are published of more than one data set; their values name it.
+        numbers: footnote numbers of the sources, in order of appearance.
+        ambiguous: metrics that are published for more than one data set; their values name it.
     """
 
     numbers: Mapping[str, int]
@@ -73,7 +73,7 @@ class PublishedMarks:
 
 
 def measure_words(name: str) -> str:
-    """Return the name of a measure as headings print it: 'mIoU_validation_threshold' -> 'mIoU validation threshold'."""
+    """Return the name of a measure for headings: 'mIoU_validation_threshold' -> 'mIoU validation threshold'."""
     text = name.removesuffix(AS_PUBLISHED).replace("_", " ")
     first, space, rest = text.partition(" ")
     first = first if first != first.lower() else first.capitalize()
@@ -82,7 +82,7 @@ def measure_words(name: str) -> str:
 
 
 def measure_heading(comparison: Comparison, key: ColumnKey) -> str:
-    """Return the name of the measure that a column is of, and of its task where the table has several."""
+    """Return the name of a column's measure, and of its task if the table has several."""
     name = comparison.metric(key.task) if key.measure is None else key.measure
     return measure_words(name) + _of_task(comparison, key)
 
@@ -93,12 +93,12 @@ def _of_task(comparison: Comparison, key: ColumnKey) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a share as a percentage without its sign: 0.8132 -> '81.3'."""
+    """Return a fraction as a percentage without the sign %: 0.8132 -> '81.3'."""
     return f"{100 * share:.{digits}f}"
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares in percentage points, with its sign: -0.004 -> '−0.4'."""
+    """Return a difference of fractions in percentage points, with its sign: -0.004 -> '−0.4'."""
     text = f"{100 * difference:+.1f}".replace("-", "−")
     return text[1:] if float(text[1:]) == 0 else text
 
@@ -115,7 +115,7 @@ def significant(value: float, digits: int = 4) -> str:
 
 
 def p_value(p: float) -> str:
-    """Return a p-value with the digits that matter to a decision."""
+    """Return a p-value with the digits that matter for a decision."""
     if p < 0.001:
         return "< 0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
@@ -197,7 +197,7 @@ def _metric_note(comparison: Comparison, keys: Keys) -> str:
 
 
 def _measure_notes(comparison: Comparison, keys: Keys) -> list[str]:
-    """Say of the measures beside the tasks' own metrics which units count, and which are no mean of units."""
+    """Explain the further measures: which units count, and which are not means over units."""
     fewer, whole = [], []
     for key in dict.fromkeys(ColumnKey("metric", key.measure, key.task) for key in keys if key.measure is not None):
         found, words = comparison.estimates(key.task, key.measure), measure_heading(comparison, key)
@@ -220,7 +220,7 @@ def _all_estimates(comparison: Comparison, keys: Keys, task: str) -> list[Estima
 
 
 def _counted(estimates: Sequence[Estimate]) -> str:
-    """Say what means are over: '80 test clips', or '300 test units of 80 clips'; several numbers with 'or'."""
+    """Return what means are over: '80 test clips', or '300 test units of 80 clips'; several numbers with 'or'."""
     clips = " or ".join(str(count) for count in sorted({estimate.clips for estimate in estimates})) or "no"
     if all(estimate.units == estimate.clips for estimate in estimates):
         return f"{clips} test clips"
@@ -320,7 +320,7 @@ def _setting_column(heading: str, field: str, note: Callable[[Comparison, Keys],
 
 
 def _rate_note(comparison: Comparison, keys: Keys) -> str:
-    """Say what the rate of heads is, and which rows leave the rate of the baseline."""
+    """State the learning rate of heads, and the rows with another rate than the baseline."""
     texts = []
     for key in keys:
         rows = [
@@ -418,12 +418,12 @@ def _published_cells(row: Row, _: ColumnKey, marks: PublishedMarks) -> tuple[str
 
 
 def _data_set(published: PublishedNumber, marks: PublishedMarks) -> str:
-    """Name the data set, where the table has the metric of several: 'AVS-S4 '."""
+    """Name the data set if the table has the metric of several: 'AVS-S4 '."""
     return f"{published.table.upper().replace('_', '-')} " if published.metric in marks.ambiguous else ""
 
 
 def _selection(published: PublishedNumber) -> str:
-    """How the checkpoint of a published result was selected; costs have none."""
+    """How the checkpoint of a published result was selected; costs have no selection."""
     return "" if "GFLOPs" in published.metric else f", {published.selection or 'selection not stated'}"
 
 
@@ -439,7 +439,7 @@ def _reason(result: object) -> str:
     return result.reason if isinstance(result, Missing) else NOTHING
 
 
-# Names in config/published.csv -> as they are written.
+# Names in config/published.csv and how they are printed.
 _METRICS = {"miou": "mIoU", "fscore": "F-score"}
 _PARAMETERS = "Trainable and total parameters in millions (M); total includes the frozen backbone and encoders."
 _MULTIPLY_ADDS = (
@@ -514,10 +514,10 @@ COLUMNS: dict[str, Column] = {
 }
 
 TEXT = ("backbone", "direction", "position", "size", "published")
-"""Columns of words, aligned to the left."""
+"""Columns of text, aligned to the left."""
 
 ALWAYS = ("metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published")
-"""Columns whose fields the CSV of a table with results holds even where the table does not print them.
+"""Columns whose fields are in the CSV of a table with results even if the table does not print them.
 
-Measured times are not among them: they differ from one execution to the next.
+Measured times are excluded: they differ between executions.
 """

@@ -1,6 +1,6 @@
-"""The rows of a table, compared: results of all seeds, intervals, and paired tests against the baseline.
+"""Comparison of a table's rows: results of all seeds, intervals, and paired tests against the baseline.
 
-What a table prints and what a figure draws both come from here, so they cannot disagree.
+Tables and figures both use it, so they agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lavish.reporting.statistics import Interval, PairedTest, Scores, clip_value
 
 LEVEL = 0.95
 LEVEL_TEXT = f"{100 * LEVEL:g} %"
-# Every metric of the tasks (accuracy, mIoU, F-score) is a share.
+# Every metric of the tasks (accuracy, mIoU, F-score) is a fraction.
 _LIMITS = (0.0, 1.0)
 
 
@@ -47,16 +47,16 @@ class RunSpec(Config):
     folder: Path
     select_on: str = "val"
     deviations: list[str] = []
-    """What of published practice that changes numbers the run replicates, beside its selection."""
+    """The published practices that change numbers and that the run replicates, apart from its selection."""
     settings: dict[str, str | int | float | None] = {}
-    """What columns print of the run's configuration."""
+    """Values of the run's configuration that columns print."""
 
 
 class RowSpec(Config):
     """One row of a table: a variant, its run on each of its tasks, and the published numbers beside it.
 
-    `task` is the task of columns that name none, `missing` says why the run on a task cannot be made on this machine.
-    A row without runs has published numbers alone.
+    `task` is the task of columns that name none, `missing` says why a run cannot be made on this machine. A row without
+    runs has only published numbers.
     """
 
     variant: str
@@ -104,7 +104,7 @@ class TableSpec(Config):
 
 @dataclass(frozen=True)
 class Missing:
-    """Stands where a result would, and says why there is none."""
+    """Replaces a result that does not exist, and says why."""
 
     reason: str
 
@@ -116,8 +116,8 @@ _NOTHING_COUNTS = Missing("no test unit counts")
 class Estimate:
     """A metric or measure of a run over its seeds.
 
-    `interval` is None for a number of the whole split that is no mean of units, as there are none to resample; then
-    `mean` and `std` (None for one seed) are over seeds. `units` and `clips` count what the mean is over.
+    `interval` is None for a number of the whole split that is not a mean over units, which cannot be resampled; then
+    `mean` and `std` (None for one seed) are over seeds. `units` and `clips` are the numbers that the mean is over.
     """
 
     mean: float
@@ -137,9 +137,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Result:
-    """What was read and computed of a row for one task; what no column asks for is None or absent.
+    """The results of a row for one task; results that no column needs are None or absent.
 
-    The keys of `estimates` and `differences` are measures; None is the task's own metric. `spec` is None where the run
+    The keys of `estimates` and `differences` are measures; None is the task's own metric. `spec` is None if the run
     cannot be made on this machine.
     """
 
@@ -152,7 +152,7 @@ class Result:
 
     @property
     def interval(self) -> Interval | None:
-        """The interval of the task's own metric, where there is a result."""
+        """The interval of the task's own metric, if there is a result."""
         estimate = self.estimates.get(None)
         return estimate.interval if isinstance(estimate, Estimate) else None
 
@@ -165,7 +165,7 @@ class Row:
     results: dict[str, Result]
 
     def of(self, task: str | None) -> Result | None:
-        """Return the results for a task (None: the row's own), or None where it does not apply to the row."""
+        """Return the results for a task (None: the row's own), or None if it does not apply to the row."""
         return self.results.get(task or self.spec.task)
 
     @property
@@ -174,7 +174,7 @@ class Row:
 
     @property
     def deviations(self) -> list[str]:
-        """What of published practice the row's runs replicate."""
+        """The published practices that the row's runs replicate."""
         return list(dict.fromkeys(text for run in self.spec.runs.values() for text in run.deviations))
 
 
@@ -194,22 +194,22 @@ class Comparison:
         return next(row for row in self.rows if row.spec.variant == self.spec.baseline)
 
     def results(self, task: str | None = None) -> list[Result]:
-        """Return the results of all rows that have any for a task (None: the main one)."""
+        """Return the results of all rows for a task (None: the main one)."""
         found = (row.results.get(task or self.spec.task) for row in self.rows)
         return [result for result in found if result is not None]
 
     def metric(self, task: str | None = None) -> str:
-        """Name of a task's own metric in words; 'metric' when no row has a result."""
+        """Name of a task's own metric in words; 'metric' if no row has a result."""
         runs = (result.run for result in self.results(task))
         return next((run.metric for run in runs if isinstance(run, RunResult)), "metric").replace("_", " ")
 
     def estimates(self, task: str | None, measure: str | None) -> list[Estimate]:
-        """Return all estimates of a measure that there are."""
+        """Return all existing estimates of a measure."""
         found = (result.estimates.get(measure) for result in self.results(task))
         return [estimate for estimate in found if isinstance(estimate, Estimate)]
 
     def comparisons(self, task: str | None, measure: str | None) -> int:
-        """How many runs are tested against the baseline."""
+        """Number of runs that are tested against the baseline."""
         tested = (
             result.spec.folder
             for result in self.results(task)
@@ -219,7 +219,7 @@ class Comparison:
 
 
 def parse_spec(spec: dict[str, Any]) -> TableSpec:
-    """Validate a table made by the workflow; LavishError names the key that is wrong."""
+    """Validate a table made by the workflow; LavishError names the invalid key."""
     table = parse(TableSpec, spec, f"table '{spec.get('name', '?')}'")
     runs: dict[tuple[str, str], Path] = {}
     for section in table.sections:
@@ -237,10 +237,10 @@ def parse_spec(spec: dict[str, Any]) -> TableSpec:
 
 @dataclass(frozen=True)
 class Reads:
-    """What is needed of the runs of one task. Nothing else is opened, so a table of costs needs no trained run.
+    """The results that a table needs from the runs of one task; a table of costs needs no training.
 
-    `measures` are to be estimated and those of `differences` to be tested too (None: the task's own metric, which is
-    estimated wherever results are read). `records` asks for those of trainings.
+    `measures` are estimated, those in `differences` are also tested (None: the task's own metric, which is always
+    estimated). `records`: whether records of trainings are read.
     """
 
     measures: frozenset[str | None] = frozenset()
@@ -258,9 +258,9 @@ class Reads:
 
 
 def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
-    """Read and compare the rows of `table`: of each task, and of rows with a task of their own, what `reads` says."""
+    """Read and compare the rows of `table`; `reads` says what is read for each task."""
     tasks = dict.fromkeys(task for section in table.sections for row in section.rows for task in row.runs)
-    # Columns that name no task are of the row's own.
+    # Columns without a task use the row's own.
     results = {task: _compare_task(table, task, reads.get(task, reads.get(table.task, Reads()))) for task in tasks}
 
     def compared(row: RowSpec) -> Row:
@@ -271,7 +271,7 @@ def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
 
 
 def _absent(reason: Missing, reads: Reads) -> Result:
-    """Return what stands for a run that cannot be made on this machine."""
+    """Return the placeholder of a run that cannot be made on this machine."""
     measures = reads.measures | reads.differences | {None}
     return Result(
         spec=None,
@@ -336,7 +336,7 @@ def _check_metrics(table: TableSpec, task: str, runs: Mapping[Path, RunResult | 
 
 
 def unit_scores(run: RunResult, measure: str | None) -> Scores | None:
-    """Return (seeds, units) scores of a measure; None for a number of the whole split that is no mean of units."""
+    """Return (seeds, units) scores of a measure; None for a number of the whole split that is not a mean over units."""
     return run.scores if measure is None else run.columns.get(measure)
 
 
@@ -361,7 +361,7 @@ def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missi
 def _differences(
     runs: Mapping[Path, RunResult | Missing], baseline: Path | None, measure: str | None
 ) -> dict[Path, Difference | Missing]:
-    """Test every run against the baseline, each once, and correct over all that could be tested."""
+    """Test every run once against the baseline, and correct over all tests."""
     reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
     missing: dict[Path, Missing] = {}
     tests: dict[Path, PairedTest] = {}

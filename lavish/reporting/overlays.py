@@ -1,4 +1,4 @@
-"""Predicted masks laid over frames, to be looked at."""
+"""Overlays of predicted masks on frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIMMED = 0.7
 
 
 def overlay(frame: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return a frame in grey, so that any frame shows the tint that is laid over it.
+    """Return a frame in grey with a tint, which is visible on any frame.
 
     Args:
         frame: uint8 (H, W, 3), RGB.
@@ -34,14 +34,14 @@ def overlay(frame: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def write_overlays(
     clips: np.ndarray, frames: np.ndarray, truth: np.ndarray, predicted: np.ndarray, folder: Path
 ) -> None:
-    """Write a PNG of each clip: its frames, and below them the true and the predicted masks laid over them.
+    """Write a PNG of each clip: its frames, and below them overlays of the true and the predicted masks.
 
     Args:
         clips: names (n,).
         frames: uint8 (n, segments, H, W, 3).
         truth: uint8 (n, segments, H, W), 1 for the object.
         predicted: uint8 (n, segments, H, W), probabilities times 255.
-        folder: to write to.
+        folder: output folder.
     """
     for clip, images, true, scores in zip(clips, frames, truth, predicted, strict=True):
         rows = [
@@ -56,6 +56,6 @@ def write_overlays(
 
 
 def _file_name(clip: str) -> str:
-    """Return a safe file name for a clip, whose own name comes from outside and may contain anything."""
+    """Return a safe file name for a clip, whose name may contain any character."""
     plain = "".join(character if character.isalnum() or character in "-_#" else "_" for character in clip)[:80]
     return plain if plain == clip else f"{plain}-{hashlib.sha256(clip.encode()).hexdigest()[:8]}"

@@ -1,7 +1,7 @@
-"""Reading what a run left behind: record.json, metrics.json, predictions.parquet and cost.json as plain data.
+"""Reads the results of a run: record.json, metrics.json, predictions.parquet and cost.json.
 
-A file that is not there raises :class:`MissingResult`, so that a table can say so in its cell. A file that is there
-and cannot be right raises :class:`lavish.errors.LavishError`: nothing may be reported from it.
+A missing file raises :class:`MissingResult`, which tables print in a cell. An invalid file raises
+:class:`lavish.errors.LavishError`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _TOLERANCE = 1e-5
 
 
 class MissingResult(LavishError):
-    """A result that has not been computed; `short` says which one, for a table's cell."""
+    """A result that has not been computed; `short` names it in a table's cell."""
 
     def __init__(self, path: Path, short: str) -> None:
-        super().__init__(f"{path} is missing: run the step that writes it")
+        super().__init__(f"{path} is missing: run the job that writes it")
         self.short = short
 
 
@@ -54,8 +54,8 @@ class EvaluationRecord:
     """One trained model on one split.
 
     `value` is the mean of `scores` (float64, one per unit); `clips` names the clip of each unit. `measures` are the
-    further numbers of metrics.json; those among them that are means of units have an entry in `columns` (float64, one
-    per unit, NaN where a unit does not count).
+    further numbers of metrics.json; those that are means over units have an entry in `columns` (float64, one per unit,
+    NaN if a unit does not count).
     """
 
     metric: str
@@ -82,8 +82,8 @@ class Cost:
 class RunResult:
     """All seeds of a run, evaluated on the same units: `scores` is (seeds, units), its columns are `clips`.
 
-    `measures` has the further numbers of each evaluation, one per seed; `columns` those of them that are means of
-    units, (seeds, units), NaN where a unit does not count.
+    `measures` has the further numbers of each evaluation, one per seed; `columns` those that are means over
+    units, (seeds, units), NaN if a unit does not count.
     """
 
     directory: Path
@@ -163,15 +163,15 @@ def read_cost(run: Path) -> Cost:
 def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
     """Read all `seeds` of a run on a split, with the units of every seed in the order of the first.
 
-    Raises MissingResult when a seed has not been trained or evaluated, and LavishError when the seeds do not belong
-    together: another metric, another selection or other units.
+    Raises MissingResult if a seed has not been trained or evaluated, and LavishError if the seeds differ in metric,
+    selection or units.
     """
     directories = [seed_directory(run, seed) for seed in seeds]
     records = [read_record(directory) for directory in directories]
     evaluations = [read_evaluation(directory, split) for directory in directories]
     first = evaluations[0]
     lines: list[NDArray[np.float64]] = []
-    # A measure that no unit counts for is in no file; where that is so for one seed, there is no mean over seeds.
+    # A measure without any counted unit is not in the file; if one seed lacks it, there is no mean over seeds.
     measures = [name for name in first.measures if all(name in one.measures for one in evaluations)]
     columns: dict[str, list[NDArray[np.float64]]] = {
         name: [] for name in measures if all(name in one.columns for one in evaluations)
@@ -210,9 +210,9 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
 
 
 def unit_order(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] | None:
-    """Return the indices that bring the units `given` into the order `wanted`; None when they are not the same units.
+    """Return the indices that bring the units `given` into the order `wanted`; None if they are not the same units.
 
-    Several units may share a clip, as questions do. They are told apart by their order, which then has to be the same.
+    Several units may share a clip, as questions do. They are identified by their order, which then must be the same.
     """
     if tuple(wanted) == tuple(given):
         return np.arange(len(given))
@@ -225,7 +225,7 @@ def unit_order(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] 
 def _read_predictions(
     path: Path, short: str, measures: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Return clips, scores and those of the `measures` that are columns."""
+    """Return clips, scores, and the `measures` that are columns."""
     if not path.is_file():
         raise MissingResult(path, short)
     try:
@@ -249,19 +249,19 @@ def _read_json(path: Path, short: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LavishError(f"{path}: not readable as JSON ({error}): remove it and run its step again") from None
+        raise LavishError(f"{path}: not readable as JSON ({error}): remove it and run its job again") from None
     if not isinstance(values, dict):
-        raise LavishError(f"{path}: holds no JSON object: remove it and run its step again")
+        raise LavishError(f"{path}: not a JSON object: remove it and run its job again")
     return values
 
 
 def _get(values: dict[str, Any], key: str, kind: type, path: Path) -> Any:
-    """Return ``values[key]`` as a `kind`; whole numbers count as float, booleans as no number."""
+    """Return ``values[key]`` as a `kind`; integers are accepted as float, booleans are not numbers."""
     if key not in values:
-        raise LavishError(f"{path}: key '{key}' is missing: remove the file and run its step again")
+        raise LavishError(f"{path}: key '{key}' is missing: remove the file and run its job again")
     value = values[key]
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise LavishError(f"{path}: key '{key}' is {value!r}, not of type {kind.__name__}: run its step again")
+        raise LavishError(f"{path}: key '{key}' is {value!r}, not of type {kind.__name__}: run its job again")
     return value

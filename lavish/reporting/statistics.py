@@ -1,29 +1,29 @@
-"""Intervals and tests for scores over seeds and test units, both of them samples of what they stand for.
+"""Intervals and tests for scores over seeds and test units, both treated as random samples.
 
-Scores are matrices (seeds, units): one line per training seed, one column per test clip (or question), the same units
-in every line. Another seed and another test set would both give another mean, so both are random here, as readers and
-cases are in multi-reader multi-case studies:
+Scores are matrices (seeds, units): one row per training seed, one column per test clip (or question), the same units
+in every row. Another seed or another test set would give another mean, so both are random here, as readers and cases
+are in multi-reader multi-case studies:
 
     score[s, c] = mean + seed effect[s] + unit effect[c] + residual[s, c]
 
 With the mean squares of that two-way layout, the variance of the mean over S seeds and C units is estimated without
 bias by (MS_seed + MS_unit - MS_residual) / (S C) (Dorfman, Berbaum & Metz 1992, Invest. Radiol. 27; Obuchowski &
-Rockette 1995, Commun. Stat. Simul. 24; for a mean of scores both give the same). Two changes, both towards caution:
+Rockette 1995, Commun. Stat. Simul. 24; for a mean of scores both give the same). Two conservative changes:
 
 - MS_unit - MS_residual is not allowed below zero (Hillis 2007, Stat. Med. 26, the source of the degrees of
-  freedom as well), and the whole not below MS_unit / (S C), the variance when the seeds at hand were the only ones:
-  counting seeds as random cannot make a mean more certain. Without that floor seeds that happen to agree to the last
-  unit, which is common with few seeds, would make a chance difference look certain.
-- Degrees of freedom keep Hillis's seed term and add the unit term that he takes as known, so that a layout without
+  freedom as well), and the whole not below MS_unit / (S C), the variance for fixed seeds:
+  treating seeds as random cannot make a mean more certain. Without this bound, seeds that agree by chance, which is
+  common with few seeds, would make a random difference look certain.
+- Degrees of freedom keep Hillis's seed term and add the unit term that he treats as known, so that a layout without
   seed variance gives the paired t-test over units, and one without unit variance the t-test over seeds.
 
 Simulated with three seeds and 250 or 300 units, the 95 % interval covers 94 to 98 %, and the test at 0.05 rejects 2 to
-6 % of true null hypotheses, whichever of seeds, units and residuals varies most. Where the seeds add some ten times as
-much variance to the mean as the units do, three seeds give 91 % and 8 %, five seeds 94 % and 6 %; two seeds are too few
+6 % of true null hypotheses, whichever of seeds, units and residuals varies most. If the seeds add about ten times as
+much variance to the mean as the units, three seeds give 91 % and 8 %, five seeds 94 % and 6 %; two seeds are too few
 (88 % and 12 %).
 
-Units that share a clip (the questions of one video) are not independent: what is drawn is clips. Their scores become
-one value per clip first, by :func:`clip_values`, and everything above then holds with clips as units.
+Units that share a clip (the questions of one video) are not independent: the sampling unit is the clip. Their scores
+are first reduced to one value per clip by :func:`clip_values`; everything above then holds with clips as units.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from scipy import stats
 
 Scores = NDArray[np.float64]
 
-# Bootstrap draws handled at a time: keeps the resampled scores of one chunk inside the processor's cache.
+# Bootstrap samples per chunk: the resampled scores of one chunk fit in the processor's cache.
 _CHUNK = 64
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its spread over seeds and its confidence interval.
+    """A mean with its standard deviation over seeds and its confidence interval.
 
     `std` is the sample standard deviation of the seeds' means; None for one seed. `random_seeds` is False for one
-    seed: the interval then holds for that one training, because nothing shows how much another would differ.
+    seed: the interval then holds for that training only, because the variance over seeds is unknown.
     """
 
     mean: float
@@ -80,8 +80,8 @@ class _Layout:
     mean: float
     seed_effects: Scores  # (seeds,)
     unit_effects: Scores  # (units,)
-    seed_variance: float  # what random seeds add to the variance of the mean
-    unit_variance: float  # the variance of the mean for the seeds at hand
+    seed_variance: float  # the part of the variance of the mean due to random seeds
+    unit_variance: float  # the variance of the mean for fixed seeds
     degrees_of_freedom: float
 
     @property
@@ -102,11 +102,11 @@ def clip_values(scores: ArrayLike, clips: Sequence[str]) -> Scores:
     the values are the scores.
 
     Args:
-        scores: (seeds, units); NaN where a unit does not count, in which case N does not count it either.
+        scores: (seeds, units); NaN if a unit does not count; N then excludes it.
         clips: the clip of each unit.
 
     Returns:
-        One column per clip that has a unit which counts, in the order in which clips first occur.
+        One column per clip with a counted unit, in the order in which clips first occur.
 
     Raises:
         ValueError: the numbers of units differ, or no unit of a seed counts.
@@ -142,8 +142,8 @@ def interval(
     """Return the mean of `scores` (seeds, units) with a bootstrap interval over units and seeds.
 
     Units and seeds are resampled independently of each other with replacement (the crossed bootstrap; Owen 2007, Ann.
-    Appl. Stat. 1), in the form that draws their main effects. Plain percentiles of it cover far too rarely with three
-    seeds, so the resampled effects are rescaled to the unbiased variances of the module's model (the reflated
+    Appl. Stat. 1), in the form that resamples their main effects. Its plain percentiles cover far too rarely with
+    three seeds, so the resampled effects are rescaled to the unbiased variances of the module's model (the reflated
     bootstrap; Davison & Hinkley 1997, section 3.8; Carpenter, Goldstein & Rasbash 2003, Appl. Stat. 52), and the
     percentiles' distances from the mean are multiplied by the ratio of Student's t quantile at the model's degrees of
     freedom to the normal one (the small-sample correction of Hesterberg 2015, Am. Stat. 69, applied to the
@@ -179,7 +179,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
     if first.shape != second.shape:
         raise ValueError(f"paired scores differ in shape: {first.shape} and {second.shape}")
     differences = first - second
-    # Equal scores that were computed in another order differ in their last bits, which is no difference.
+    # Equal scores that were computed in another order differ in their last bits; treat them as equal.
     differences[np.abs(differences) < _ROUNDING * max(np.abs(first).max(), np.abs(second).max())] = 0
     layout = _layout(differences)
     error = layout.standard_error
@@ -188,7 +188,7 @@ def paired_test(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
         p = float(2 * stats.t.sf(abs(layout.mean) / error, freedom))
         margin = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     else:
-        # Every seed and unit shows the same difference: nothing varies, so it is either none or certain.
+        # The difference is the same for every seed and unit: without variance it is either zero or certain.
         p, margin = (1.0 if layout.mean == 0 else 0.0), 0.0
     return PairedTest(
         difference=layout.mean,

@@ -35,8 +35,8 @@ _DAGGER = "†"
 def write_table(spec: dict[str, Any], out: Path) -> None:
     """Write `out`.md, `out`.csv and `out`.tex from a table the workflow resolved (see :class:`TableSpec`).
 
-    Results that do not exist yet become cells that say so. Raises LavishError for an unknown column or measure and for
-    results that cannot be right.
+    Missing results become cells that say so. Raises LavishError for an unknown column or measure and for invalid
+    results.
     """
     table = parse_spec(spec)
     comparison = compare(table, reads_of(table))
@@ -47,7 +47,7 @@ def write_table(spec: dict[str, Any], out: Path) -> None:
 
 
 def reads_of(table: TableSpec) -> dict[str, Reads]:
-    """Return what the columns of a table, and of its CSV, need to be read of the runs of each task."""
+    """Return the results that the columns of a table and of its CSV need from the runs of each task."""
     reads = {task: Reads(cost=True) for task in table.tasks} if needs_results(table.columns) else {}
     for key in map(ColumnKey.of, table.columns):
         task = key.task or table.task
@@ -62,7 +62,7 @@ def markdown(comparison: Comparison) -> str:
     if spec.description:
         parts.append(spec.description.strip())
     for title, rows in comparison.sections:
-        # Methods that were not run have nothing else to print.
+        # Methods that were not run have only this column.
         keys = _keys(comparison) if any(row.spec.runs for row in rows) else [ColumnKey("published")]
         body = tabulate(
             [[_markdown_cell(cell) for cell in line] for line in _lines(comparison, rows, keys)],
@@ -81,10 +81,10 @@ def markdown(comparison: Comparison) -> str:
 def comma_separated(comparison: Comparison) -> str:
     """Return the table as CSV, one line per row of a section, in plain numbers.
 
-    Metric values and differences are shares, not percentages. `runs` lists the directories of all trainings behind a
-    line; `status` is 'ok' or says what is missing. Fields of a measure begin with its name, and where the table prints
-    several tasks, those of a task with the task's. A table that needs no results begins with `configuration`, then has
-    its own columns in their order, and `cost` names the file that a line comes from.
+    Metric values and differences are fractions, not percentages. `runs` lists the folders of all trainings of a line;
+    `status` is 'ok' or says what is missing. Fields of a measure begin with its name and, if the table prints several
+    tasks, with the task's. A table that needs no results begins with `configuration`, followed by its own columns in
+    their order; `cost` names the file of a line.
     """
     spec = comparison.spec
     if not needs_results(spec.columns):
@@ -113,7 +113,7 @@ def comma_separated(comparison: Comparison) -> str:
 
 
 def _csv_keys(spec: TableSpec) -> list[ColumnKey]:
-    """The columns of the CSV by task, in the order of COLUMNS; those of no task come last."""
+    """The columns of the CSV by task, in the order of COLUMNS; those without a task come last."""
     asked = [ColumnKey(key.name, key.measure, key.task or spec.task) for key in map(ColumnKey.of, spec.columns)]
     keys = []
     for task in spec.tasks:
@@ -204,7 +204,7 @@ def _headings(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
 
 
 def _alignment(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
-    """Text to the left, numbers to the right."""
+    """Align text to the left, numbers to the right."""
     sides = ["left"]
     for key in keys:
         side = "left" if key.name in TEXT else "right"
@@ -221,7 +221,7 @@ def _lines(comparison: Comparison, rows: tuple[Row, ...], keys: list[ColumnKey])
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """What a reader must know to read the table: facts of the workflow, then each column's convention once."""
+    """Return the notes below the table: facts from the workflow, then the convention of each column once."""
     spec = comparison.spec
     notes = [f"{key[:1].upper()}{key[1:].replace('_', ' ')}: {text}" for key, text in spec.facts.items()]
     if needs_results(spec.columns):
@@ -266,7 +266,7 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _by_metric(comparison: Comparison) -> str:
-    """Say by which metric of which task checkpoints were selected, where a table prints more than one."""
+    """State the metric that selected checkpoints, if a table prints more than one."""
     spec = comparison.spec
     if len(spec.tasks) == 1 and all(key.measure is None for key in _keys(comparison)):
         return ""
@@ -306,7 +306,7 @@ def _reasons(row: Row) -> list[str]:
 
 
 def _plain(value: Value) -> Value:
-    """Return a CSV value; seven digits are more than any result is good for and hide the last bits' rounding."""
+    """Return a CSV value; seven digits are more than enough and hide rounding in the last bits."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 

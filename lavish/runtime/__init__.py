@@ -1,1 +1,1 @@
-"""Processes: the fork server that starts steps fast, worker pools."""
+"""Processes: the fork server that starts jobs quickly, worker pools."""

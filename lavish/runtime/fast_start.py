@@ -1,8 +1,8 @@
-"""Fast start of a step: torch without its compiler.
+"""Fast start of a job: torch without its compiler.
 
 Importing timm imports torchvision's operators, and building an optimizer enters torch's decorators; either imports
-``torch._dynamo``, and with it sympy: 2.5 s of the 6 s that a step needs to start (torch 2.11 on two cores, measured by
-``benchmarks/startup.py``). A table is made of a hundred steps, and none of them compiles anything.
+``torch._dynamo``, and with it sympy: 2.5 s of the 6 s that a job needs to start (torch 2.11 on two cores, measured by
+``benchmarks/startup.py``). A table is made of a hundred jobs, and none of them compiles anything.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 
 def without_compiler() -> None:
-    """Stand in for ``torch._dynamo`` in this process with the three functions that eager code calls.
+    """Replace ``torch._dynamo`` in this process by the three functions that eager code calls.
 
-    For the commands of this package only, and on a CPU only: an importer of the library keeps torch as it is. Does
-    nothing where the compiler has been imported already. ``torch.compile`` cannot be used afterwards.
+    Only for the commands of this package and only on a CPU: a program that imports the library keeps torch unchanged.
+    Does nothing if the compiler has been imported already. ``torch.compile`` cannot be used afterwards.
     """
     if "torch._dynamo" in sys.modules:
         return
@@ -27,12 +27,12 @@ def without_compiler() -> None:
 
 
 def _as_it_is(function: Any, *_: Any, **__: Any) -> Any:
-    """What ``disable`` means to code that is never compiled."""
+    """``disable`` for code that is never compiled."""
     return function
 
 
 def _nothing() -> None:
-    """What ``graph_break`` means to code that is never compiled."""
+    """``graph_break`` for code that is never compiled."""
 
 
 def _never(device: str) -> bool:  # noqa: ARG001

@@ -2,10 +2,10 @@
 
 A table takes about a hundred jobs, and importing torch and timm takes each of them two seconds of processor time. The
 workflow therefore starts one ``lavish fork-server``, which imports everything once. A command that is called afterwards
-(``lavish train ...``) finds the server's socket in the environment variable ``LAVISH_FORK_SERVER``, sends its arguments,
-environment, working directory and standard files, waits, and exits with the status of the process that was forked for
-it. Each command still runs in a process of its own. Without a server, or with one whose interpreter, package or
-environment differs, a command runs in its own process as usual.
+(``lavish train ...``) finds the server's socket in the environment variable ``LAVISH_FORK_SERVER``, sends its
+arguments, environment, working directory and standard files, waits, and exits with the status of the process that was
+forked for it. Each command still runs in a process of its own. Without a server, or with one whose interpreter, package
+or environment differs, a command runs in its own process as usual.
 
 The protocol of one connection::
 
@@ -49,8 +49,8 @@ def start() -> subprocess.Popen[str] | None:
     """Start the fork server and put its socket into the environment of this process and its children.
 
     Returns:
-        The server process, which ends when its ``stdin`` is closed and therefore with its caller. None where there is no
-        fork server: not on Linux, or the command `lavish` is not on the path.
+        The server process, which ends when its ``stdin`` is closed and therefore with its caller. None where there is
+        no fork server: not on Linux, or the command `lavish` is not on the path.
     """
     import secrets
     import shutil

@@ -1,4 +1,4 @@
-"""The state that an interrupted training resumes from."""
+"""The state of an interrupted training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Progress:
 
 
 def forget_state(out: Path) -> None:
-    """Remove the resumable state from the folder `out` of a training that is finished and recorded."""
+    """Remove the resumable state from the folder `out` of a finished training."""
     for name in ("resume.safetensors", "best_so_far.safetensors"):
         (out / name).unlink(missing_ok=True)
 

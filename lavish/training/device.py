@@ -14,7 +14,7 @@ def choose(name: str, cpu_threads: int) -> torch.device:
     """Return the device `cpu` or `cuda`, and limit torch to `cpu_threads` threads on a CPU.
 
     Raises:
-        LavishError: `cuda` where torch finds no GPU.
+        LavishError: `cuda`, but torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise LavishError("--device cuda, but torch finds no GPU here: run with --resources gpu=0 to train on the CPU")
@@ -23,7 +23,7 @@ def choose(name: str, cpu_threads: int) -> torch.device:
 
 
 def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> None:
-    """Seed torch and, if `deterministic`, demand deterministic algorithms."""
+    """Seed torch and, if `deterministic`, require deterministic algorithms."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

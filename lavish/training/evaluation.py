@@ -30,7 +30,7 @@ class Evaluation:
     columns: dict[str, np.ndarray]
     """`score` and the task's own columns, one entry per unit."""
     measures: dict[str, float]
-    """The task's further measures of the split; NaN where no unit counts."""
+    """The task's further measures of the split; NaN if no unit counts."""
 
 
 def evaluate(
@@ -42,10 +42,10 @@ def evaluate(
     *,
     calibrate: bool = False,
 ) -> Evaluation:
-    """Evaluate `model` on every unit of `reader`, `batch_size` clips at a time, each encoded once.
+    """Evaluate `model` on every unit of `reader`, in batches of `batch_size` clips; each clip is encoded once.
 
-    With `calibrate` the task then calibrates itself on this split (thresholds) and keeps the result with its weights.
-    Only for the selection split.
+    With `calibrate` the task then sets its thresholds on this split and stores them with its weights. Only for the
+    selection split.
     """
     model.eval()
     groups = reader.by_clip(batch_size)

@@ -58,7 +58,7 @@ def predict(
     """Run `model` on the clips at these positions of a split whose units are its clips.
 
     Raises:
-        LavishError: the task predicts nothing that can be shown as an image.
+        LavishError: the task predicts no masks.
     """
     model.eval()
     store = reader.store
@@ -71,8 +71,7 @@ def predict(
             images = model.task.predicted_masks(output, batch.targets)
             if images is None:
                 raise LavishError(
-                    f"task '{type(model.task).__name__}' predicts nothing that can be laid over frames: ask for "
-                    "examples of a segmentation task"
+                    f"task '{type(model.task).__name__}' predicts no masks: ask for examples of a segmentation task"
                 )
             predicted.append((255 * images["predicted"].float()).round().byte().cpu().numpy())
             truth.append(images["truth"].cpu().numpy())

@@ -102,7 +102,7 @@ def train(inputs: RunInputs, out: Path) -> None:
 def _locked(folder: Path) -> Iterator[bool]:
     """Lock a folder and yield whether another process held the lock: a training may outlive its workflow.
 
-    The lock is released when its process ends, however it ends.
+    The kernel releases the lock when the process ends, even if it is killed.
     """
     lock = UnixFileLock(folder / "lock")
     try:
@@ -115,7 +115,9 @@ def _locked(folder: Path) -> Iterator[bool]:
     try:
         yield had_to_wait
     finally:
-        (folder / "lock").unlink(missing_ok=True)  # while it is held: those that wait notice, and make a new one
+        (folder / "lock").unlink(
+            missing_ok=True
+        )  # while it is held: waiting processes notice that and create a new one
         lock.release()
 
 
@@ -130,7 +132,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
     seed_everything(seed, device, deterministic=config.training.deterministic)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
-    # Collected before training, so that the record describes what was read, and invalid inputs fail early.
+    # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
     features = inputs.audio_features
     origin = _origin(inputs) | {
         "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
@@ -186,7 +188,7 @@ def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> Ex
 
 
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
-    """Return a trained model on its device, and the split it is to be run on."""
+    """Return a trained model on its device, and the reader of the split."""
     from lavish.models.weights import read_weights
     from lavish.training.device import choose, seed_everything
 
@@ -255,7 +257,7 @@ def _finished(started: float) -> dict[str, Any]:
 
 
 def _weights_facts(weights: Path) -> dict[str, Any]:
-    """Return where frozen weights came from, and the measured sha256 of the file."""
+    """Return the origin of frozen weights and the measured sha256 of the file."""
     from lavish.io.checksums import sha256_of
     from lavish.models.weights import read_description, read_weights
 

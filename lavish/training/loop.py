@@ -1,4 +1,4 @@
-"""The training loop, for every task and method: one run with one seed, resumable after each epoch."""
+"""The training loop of all tasks and methods: one run with one seed, resumable after each epoch."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def train(
 ) -> TrainingResult:
     """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
 
-    After every epoch ``resume.safetensors`` holds the state that a later call resumes from, with the same result as an
-    uninterrupted training. Random numbers depend only on seed and epoch.
+    After every epoch the state is saved in ``resume.safetensors``. A later call resumes from it, with the same result
+    as without the interruption. Random numbers depend only on seed and epoch.
 
     Args:
-        model: the learner; moved to `device`.
-        training, selection: the split that is trained on, and the one whose metric selects the epoch.
-        options: of the optimisation.
-        seed: of the training.
-        device: to train on.
+        model: the model; moved to `device`.
+        training, selection: the training split, and the split whose metric selects the epoch.
+        options: settings of the optimisation.
+        seed: random seed.
+        device: device to train on.
         out: folder to write.
-        identity: of configuration and seed; the state of another run is ignored.
+        identity: hash of configuration and seed; the saved state of another run is ignored.
 
     Raises:
         LavishError: the loss is not finite.
@@ -80,7 +80,7 @@ def train(
         [group for group in groups if group["params"]],
         lr=0.0,
         weight_decay=options.weight_decay,
-        fused=True,  # updating hundreds of small tensors one by one takes longer than a block's forward pass
+        fused=True,  # updating hundreds of small tensors separately takes longer than a block's forward pass
     )
     whole_clips = options.batch_of == "clips"
     rows = len(training.store) if whole_clips else len(training)
@@ -111,8 +111,8 @@ def train(
         )
         bar.update()
     bar.close()
-    # Declared outputs are written last, because Snakemake deletes those of an interrupted job. The best epoch is copied,
-    # because the job may still be interrupted before its record is written.
+    # Declared outputs are written last, because Snakemake deletes those of an interrupted job. The best epoch is
+    # copied, because the job may still be interrupted before its record is written.
     with replacing(out / "best.safetensors") as temporary:
         shutil.copyfile(out / "best_so_far.safetensors", temporary)
     _write_history(out / "history.csv", progress.history)
@@ -148,7 +148,7 @@ def _epoch(
         for batch in group:
             with autocast(device, options.precision):
                 output = model(batch)
-            # Weighted by units, so that the gradient of a mean loss is that of the whole group as one batch.
+            # Weighted by units: the gradient equals that of the whole group as one batch.
             loss = model.loss(output, batch) * (len(batch) / in_group)
             scaler.scale(loss).backward()
             losses.append(loss.detach())

@@ -28,7 +28,7 @@ class AudioEncoder(nn.Module, ABC):
 
     @abstractmethod
     def example_inputs(self, segments: int, segment_seconds: float) -> Tensor:
-        """Return zeros in the shape of ``forward``'s input for a clip of `segments` segments of `segment_seconds` each."""
+        """Return zeros like ``forward``'s input for a clip of `segments` segments of `segment_seconds` each."""
 
     @abstractmethod
     def check_store(self, store: SplitStore) -> None:

@@ -39,8 +39,8 @@ class Block(nn.Module):
 class AudioTransformer(AudioEncoder):
     """Patches of one segment's spectrogram, learned positions, pre-norm blocks, a last norm, the mean over tokens.
 
-    By default a patch spans all mel bins. 16 such patches reach the same pretraining accuracy as 36 square ones, and the
-    same in a linear probe on classes outside the pretraining, at less than half the cost.
+    By default a patch spans all mel bins. 16 such patches reach the same pretraining accuracy as 36 square ones, and
+    the same in a linear probe on classes outside the pretraining, at less than half the cost.
 
     It reads the log-mels of the prepared store, so the spectrogram settings of the pretraining are part of its `spec`,
     and a store with others is an error. Inputs are normalised with the statistics of the pretraining, which are saved

@@ -41,8 +41,8 @@ class Backbone(nn.Module, ABC):
             x = x + backbone.ffn(index, x)
         x = backbone.final(x)
 
-    ``embedding_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer, for
-    methods that change single layers.
+    ``embedding_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer,
+    for methods that change single layers.
 
     Methods may add tokens, between the class token and the patches. With windowed attention they take part in every
     window, and their outputs are averaged over the windows.

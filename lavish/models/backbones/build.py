@@ -36,8 +36,8 @@ def build_backbone(
     Args:
         name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
         spec: constructor arguments of timm's class, for 'vit' and 'swinv2'.
-        image_size: height and width of the video frames, pixels. A Swin V2 is built for it; a ViT resamples its position
-            embedding. 0 is the size that a named model was pretrained at.
+        image_size: height and width of the video frames, pixels. A Swin V2 is built for it; a ViT resamples its
+            position embedding. 0 is the size that a named model was pretrained at.
         weights: a safetensors file; without one the weights are initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
 
@@ -85,8 +85,8 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
     else:
         arguments["dynamic_img_size"] = True
     if weights is not None:
-        # timm's loading is only strict if the head is removed from the file here: if timm removes it, it also accepts the
-        # file of another model and leaves the missing tensors random.
+        # timm's loading is only strict if the head is removed from the file here: if timm removes it, it also accepts
+        # the file of another model and leaves the missing tensors random.
         tensors = _without_head(read_weights(weights), name)
         overlay = {"state_dict": tensors, "num_classes": 0, "hf_hub_id": None, "url": None}
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}

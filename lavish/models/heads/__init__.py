@@ -1,1 +1,1 @@
-"""Networks that stand between the encoder's features and a task's output; tasks build them, the encoder never."""
+"""Networks between the encoder's features and a task's output."""

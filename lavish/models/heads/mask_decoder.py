@@ -1,6 +1,6 @@
-"""The mask decoder of AVSBench: from a backbone's stage maps to one mask logit a pixel.
+"""The mask decoder of AVSBench: maps the stage maps of a backbone to one mask logit per pixel.
 
-Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042; on Swin V2's stages as LAVISH has it.
+Zhou et al., "Audio-Visual Segmentation", ECCV 2022, arXiv 2207.05042; on the stages of Swin V2 as in LAVISH.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MULTIPLE = 8  # what `channels` must be a multiple of, so that every width deri
 
 
 class MaskDecoder(nn.Module):
-    """Project the stage maps, make a pyramid of them, and merge it from the coarsest map to the finest.
+    """Projects the stage maps, builds a pyramid from them, and merges it from the coarsest map to the finest.
 
     With the published 256 channels and four levels at 224 pixels:
 
@@ -45,7 +45,7 @@ class MaskDecoder(nn.Module):
         levels: maps of the pyramid, at 1/4, 1/8, ... of the frame.
 
     Raises:
-        LavishError: for numbers that do not fit each other.
+        LavishError: for sizes that do not fit together.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class MaskDecoder(nn.Module):
         self.resizings = nn.ModuleList(resizings)
         self.projections = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, projected, strict=True))
         self.necks = nn.ModuleList(DilatedConvolutions(width, channels) for width in projected)
-        # The coarsest map enters by the first unit alone; published code also declares a second one for it.
+        # The coarsest map uses only the first unit; the published code also declares a second one.
         self.enter = nn.ModuleList(ResidualUnit(channels) for _ in range(levels - 1))
         self.leave = nn.ModuleList(ResidualUnit(channels) for _ in range(levels))
         self.reduce = nn.Conv2d(channels, channels // 2, 3, padding=1)
-        # A ReLU follows: with one or two channels, it would often let nothing through at all.
+        # A ReLU follows: with one or two channels, all of them would often be zero.
         last = max(_LEAST, channels // 8)
         self.refine = nn.Conv2d(channels // 2, last, 3, padding=1)
         self.logits = nn.Conv2d(last, 1, 1)
-        # Its maps are large and its channels few: with the channels of a position together a training step takes 17 instead of
+        # Large maps with few channels: with channels_last a training step takes 17 instead of
         # 29 ms (16 masks of 48 pixels, 32 channels, one core).
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
@@ -96,7 +96,7 @@ class MaskDecoder(nn.Module):
         return self.logits(functional.relu(self.refine(merged))).squeeze(1)
 
     def unused_parameters(self) -> int:
-        """Parameters of the residual unit that the published decoder declares for the coarsest map and never runs."""
+        """Parameters of the residual unit that the published decoder declares for the coarsest map and never uses."""
         return sum(parameter.numel() for parameter in self.leave[-1].parameters())
 
 
@@ -112,8 +112,8 @@ class DilatedConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, width, rows, columns) into (B, channels, rows, columns)."""
-        # Where the dilation reaches past the map, all taps but the middle one fall on padding at every position:
-        # together, such convolutions are one of size 1x1. The other taps have a gradient of zero either way.
+        # If the dilation exceeds the map, only the middle tap reads the map: together, such convolutions are
+        # one 1x1 convolution. The other taps have a gradient of zero in both forms.
         pairs = list(zip(_DILATIONS, self.convolutions, strict=True))
         narrow: list[Any] = [convolution for dilation, convolution in pairs if dilation >= max(x.shape[-2:])]
         parts: list[Tensor] = [convolution(x) for _, convolution in pairs[: len(pairs) - len(narrow)]]
@@ -143,7 +143,7 @@ def _check(stages: int, frame_size: int, channels: int, levels: int) -> None:
     if not 1 <= levels <= most:
         raise LavishError(f"task.options.levels: {levels}, but a mask decoder has 1 to {most} levels here")
     if channels < _MULTIPLE or channels % _MULTIPLE:
-        raise LavishError(f"task.options.channels: {channels} is no multiple of {_MULTIPLE}: give one")
+        raise LavishError(f"task.options.channels: {channels} is not a multiple of {_MULTIPLE}: give one")
     needed = _FINEST * 2 ** (levels - 1)
     if frame_size % needed:
         fitting = [n for n in range(1, levels) if frame_size % (_FINEST * 2 ** (n - 1)) == 0]

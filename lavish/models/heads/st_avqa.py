@@ -1,4 +1,4 @@
-"""ST-AVQA, the network that answers questions about a clip (Li et al., CVPR 2022, arXiv 2203.14072), as LAVISH has it.
+"""ST-AVQA, the network that answers questions about a clip (Li et al., CVPR 2022, arXiv 2203.14072), as in LAVISH.
 
     question   q = Linear(tanh [h ; c]),  (h, c) = LSTM(tanh(Embedding(words))), the state after all word slots
     audio      s_t = Linear(ReLU(Linear(audio_t)))
@@ -8,7 +8,7 @@
     answer     logits = Linear(tanh(f * q)),  f = Linear(tanh [z_a + mean_t s_t ; z_v + mean_t G_t])
 
 F_t = Linear(patch tokens of segment t). Only q, z and the answer depend on the question: :meth:`StAvqa.encode` computes
-all the rest once per clip, :meth:`StAvqa.answer` what a question adds.
+the rest once per clip, :meth:`StAvqa.answer` the parts of a question.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lavish.errors import LavishError
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network finds in a batch's clips before it reads a question; d is the network's width."""
+    """The parts of a batch's clips that do not depend on a question; d is the width of the network."""
 
     audio: Tensor | None
     """s (clips, segments, d); None without an audio branch."""
@@ -36,25 +36,25 @@ class Evidence:
 
 
 class StAvqa(nn.Module):
-    """The network for two streams, or with the branch of one of them left out.
+    """The network for two streams, or for one of them.
 
-    Without the audio branch nothing can be grounded: G_t = Linear(tanh(mean F_t)). In either case the fusion f reads
-    the remaining branch alone, and there is no match.
+    Without the audio branch there is no grounding: G_t = Linear(tanh(mean F_t)). With a single branch the fusion f
+    reads only that branch, and there is no match.
 
     Args:
-        audio_width: of the features of a segment's sound; 0 leaves the audio branch out.
-        token_width: of a frame's patch tokens; 0 leaves the visual branch out.
-        vocabulary: words, not counting index 0, which fills empty slots and has a trained embedding of its own.
+        audio_width: width of a segment's audio features; 0: no audio branch.
+        token_width: width of a frame's patch tokens; 0: no visual branch.
+        vocabulary: number of words without index 0, which fills empty slots and has its own trained embedding.
         answers: number of answers.
         width: d. The hidden layers of the match have d, d/2 and d/4 units.
-        heads: of the temporal attention.
-        dropout: in the temporal attention and its feed-forward network.
-        standardise: bring the features to mean 0 and deviation 1 over a batch (batch norm without scale and shift),
-            which the published network does not. Features of a small backbone hardly vary about their mean, and the
-            answers then depend on the question alone for a long time.
+        heads: heads of the temporal attention.
+        dropout: probability in the temporal attention and its feed-forward network.
+        standardise: normalise the features to mean 0 and standard deviation 1 over a batch (batch norm without scale
+            and shift), which the published network does not. Features of a small backbone vary little around their
+            mean, and for a long time the answers would then depend only on the question.
 
     Raises:
-        LavishError: when the heads cannot share the width.
+        LavishError: if the width is not a multiple of the heads.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StAvqa(nn.Module):
         super().__init__()
         if width < 4 or heads < 1 or width % heads:
             raise LavishError(
-                f"task.options.width: {heads} heads cannot share a width of {width}: choose a multiple of "
+                f"task.options.width: a width of {width} does not suit {heads} heads: choose a multiple of "
                 "task.options.heads, 4 at least"
             )
         branches = (audio_width > 0) + (token_width > 0)
@@ -102,17 +102,18 @@ class StAvqa(nn.Module):
         self.answers = nn.Linear(width, answers)
 
     def encode(self, audio: Tensor | None, patches: Tensor | None, negatives: Tensor | None) -> Evidence:
-        """Compute what is the same for all questions about a clip.
+        """Compute the parts that are the same for all questions about a clip.
 
         Args:
             audio: (clips, segments, audio_width); None without an audio branch.
             patches: (clips, segments, N, token_width); None without a visual branch.
-            negatives: as `patches`, of frames of other clips; None where no match is wanted. Read with both branches.
+            negatives: as `patches`, of frames of other clips; None: no match. Only used with both branches.
         """
         heard = seen = matches = None
         if self.training and self.audio_norm is not None and audio is not None and audio.shape[:2].numel() < 2:
             raise LavishError(
-                "task.options.standardise: one segment of one clip has no deviation: raise training.batch_size, data.segments"
+                "task.options.standardise: one segment has no standard deviation: raise training.batch_size or "
+                "data.segments"
             )
         if self.audio_norm is not None and audio is not None:
             audio = self.audio_norm(audio.flatten(0, -2)).view_as(audio)
@@ -136,7 +137,7 @@ class StAvqa(nn.Module):
         Args:
             evidence: of the batch's clips.
             questions: (units, slots) indices of words, 0 in empty slots.
-            rows: (units,) the clip each question is about; None: one question a clip, in their order.
+            rows: (units,) the clip each question is about; None: one question per clip, in the same order.
         """
         question = self.question(questions)
         parts = []
@@ -148,7 +149,7 @@ class StAvqa(nn.Module):
         return self.answers(torch.tanh(fused * question))
 
     def _grounded(self, maps: Tensor, heard: Tensor | None) -> Tensor:
-        """Return G (clips, segments, d) of `maps` (clips, segments, N, d): where the sound comes from, and the mean."""
+        """Return G (clips, segments, d) of `maps` (clips, segments, N, d), from mean and audio-weighted mean."""
         summary = maps.mean(dim=-2)
         if heard is not None:
             directions = functional.normalize(maps, dim=-1)
@@ -159,7 +160,7 @@ class StAvqa(nn.Module):
 
 
 class QuestionEncoder(nn.Module):
-    """Words to one vector, by an LSTM that also reads the empty slots at the end."""
+    """Maps words to one vector with an LSTM that also reads the empty slots at the end."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -174,9 +175,9 @@ class QuestionEncoder(nn.Module):
 
 
 class QuestionGuidedAttention(nn.Module):
-    """Which segments a question is about: multi-head attention and a feed-forward network, without a residual of q.
+    """Attention of a question to segments: multi-head attention and a feed-forward network, without a residual of q.
 
-    The mean over segments is added to what was attended to. Keys and values are projected once per clip.
+    The mean over segments is added to the result. Keys and values are projected once per clip.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 class AudioVisualInteraction(nn.Module):
-    """Every position of every frame of a clip reads the clip's frames, weighted by their sound.
+    """Every position of every frame of a clip attends to the clip's frames, weighted by their audio.
 
     V: (clips, C, T, H, W) visual maps, a: (clips, T, C/2) audio, d = C/2:
 
         a' = Linear_{d->C} a,   theta = conv1_{C->d} V,   phi = conv1_{C->d} a',   g = conv1_{C->d} V
         Y_i = 1/(T H W) * sum over all positions j of the clip of (theta_i . phi_j) g_j          (no softmax)
-        Z = LN_C( V + BN( conv1_{d->C} Y ) ),   BN's scale and shift start at 0
+        Z = LN_C( V + BN( conv1_{d->C} Y ) ),   BN's scale and shift are initialised with 0
 
-    The literal form multiplies a matrix of (T H W)^2 entries. But phi is the same at all positions of a frame, and g is
-    affine, so Y_i = 1/T * sum_t (theta_i . phi_t) g(mean of V over frame t): what is computed here, at a cost linear in
+    The literal form has a matrix of (T H W)^2 entries. Because phi is the same at all positions of a frame and g is
+    affine, Y_i = 1/T * sum_t (theta_i . phi_t) g(mean of V over frame t), which is computed here at a cost linear in
     the number of positions.
     """
 
@@ -35,7 +35,7 @@ class AudioVisualInteraction(nn.Module):
         self.layer_norm = nn.LayerNorm(channels)
 
     def forward(self, maps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Return maps that have heard the sound, and the aligned audio.
+        """Return the updated maps and the aligned audio.
 
         Args:
             maps: V, (clips * T, C, H, W), the frames of a clip one after another.

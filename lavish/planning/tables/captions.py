@@ -1,4 +1,4 @@
-"""What a table says of the runs behind it: their settings, and the data and backbones in its caption."""
+"""Descriptions of a table's runs: their settings, and data and backbones for the caption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAR = 0.25
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """What a table is told of a run."""
+    """Return the description of a run for a table."""
     return {
         "folder": run.folder,
         "select_on": run.config.select_on,
@@ -27,7 +27,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
-    """What a table's caption says of the data and the backbones of its runs, the baseline's first."""
+    """Return the caption's facts about the data and backbones of its runs, the baseline's first."""
     facts: dict[str, str] = {}
     if material:
         facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
@@ -45,7 +45,7 @@ def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequenc
 
 @dataclass(frozen=True)
 class Matched:
-    """A row on one task, whose size was chosen for the number of parameters that another variant trains."""
+    """A row on one task whose size was matched to the trainable parameters of another variant."""
 
     label: str
     target: str
@@ -54,7 +54,7 @@ class Matched:
 
 
 def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
-    """Say how near the rows come to what they were matched to; those that stay far from it one by one."""
+    """State how close the rows are to their targets; rows far from it are named individually."""
     texts = []
     for target in dict.fromkeys(row.target for row in rows):
         mine = [row for row in rows if row.target == target]
@@ -76,7 +76,7 @@ def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
 
 
 def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
-    """What a table can print of a run's configuration; None for what does not apply to it."""
+    """Return the values of a run's configuration that tables print; None if one does not apply."""
     method = config.adapter.method
     adapted = method != "none"
     placed = adapted and has_places(method)

@@ -21,9 +21,9 @@ _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {
 
 
 def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
-    """Draw the figure `name` of a table (see :class:`lavish.reporting.comparison.TableSpec`) into `out`, an .svg or .png.
+    """Draw the figure `name` of a table (:class:`lavish.reporting.comparison.TableSpec`) to `out`, .svg or .png.
 
-    Raises LavishError for an unknown figure, section or file type, and when no row has a result.
+    Raises LavishError for an unknown figure, section or file type, and if no row has a result.
     """
     table = parse_spec(spec)
     if name not in table.figures:
@@ -38,7 +38,7 @@ def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
     if out.suffix not in _METADATA:
         raise LavishError(f"{out}: figures are written as {' or '.join(_METADATA)}, not '{out.suffix}'")
     task = options.task or table.task
-    # Only the sections and the task that are drawn are read.
+    # Only the results of the drawn sections and task are read.
     sections = []
     for section in (table.sections[titles.index(title)] for title in drawn_sections(options)):
         rows = [row.model_copy(update={"runs": {task: row.runs[task]}}) for row in section.rows if task in row.runs]

@@ -1,4 +1,4 @@
-"""Several measures of a section's rows side by side, such as accuracies by type of question: points with intervals."""
+"""Several measures of a section's rows, such as accuracies by type of question, as points with intervals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lavish.reporting.comparison import Comparison, Estimate, Missing, Reads, Ta
 from lavish.reporting.figures.style import COLOURS, NoResult, notes
 
 _MARKERS = "os^Dv*PX"
-# Share of the room of a measure that its points take; the rest parts it from the next.
+# Fraction of a measure's width that its points take; the rest is the gap to the next measure.
 _GROUP = 0.7
 
 
 def draw(table: TableSpec, task: str, options: BreakdownFigure) -> FigureCanvasAgg:
-    """Draw all rows of `table`; raises :class:`NoResult` when none has a result."""
+    """Draw all rows of `table`; raises :class:`NoResult` if none has a result."""
     measures = [None if name == "metric" else name for name in options.measures]
     comparison = compare(table, {task: Reads(measures=frozenset(measures))})
     drawn, excluded = [], []
@@ -51,10 +51,10 @@ def draw(table: TableSpec, task: str, options: BreakdownFigure) -> FigureCanvasA
 
 
 def _draw_row(axes: Axes, label: str, estimates: list[Estimate | Missing], offset: float, number: int) -> None:
-    """Draw the measures of one row; one that nothing counts for has no point."""
+    """Draw the measures of one row; a measure without counted units has no point."""
     known = [(place, found) for place, found in enumerate(estimates) if isinstance(found, Estimate)]
     means = [100 * found.mean for _, found in known]
-    # A number of the whole split has no interval: a bare point.
+    # A number of the whole split is a point without an interval.
     lows = [100 * (found.interval.low if found.interval else found.mean) for _, found in known]
     highs = [100 * (found.interval.high if found.interval else found.mean) for _, found in known]
     axes.errorbar(
@@ -74,7 +74,7 @@ def _draw_row(axes: Axes, label: str, estimates: list[Estimate | Missing], offse
 
 
 def _headings(comparison: Comparison, measures: list[str | None]) -> list[str]:
-    """Names of the measures below each other's words; what all further ones begin with is said once, by the metric."""
+    """Return axis labels for the measures, one word per line; a prefix that all share with the metric is omitted."""
     metric = comparison.metric()
     names = [measure_words(measure or metric) for measure in measures]
     if len(names) < 2:

@@ -1,7 +1,7 @@
-"""The metric of a section's rows against what they cost: each row is a point with its interval.
+"""The metric of a section's rows against their cost: each row is a point with its interval.
 
-A row without cost is a horizontal line, several of them stand left of the axis of costs, above "0". Rows of several
-sections have a colour a section; rows without a result are listed below.
+A row without cost is a horizontal line; several of them are points above "0", left of the logarithmic axis. Each
+section has its colour; rows without a result are listed below.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lavish.reporting.comparison import Comparison, Missing, Reads, TableSpec, c
 from lavish.reporting.figures.style import COLOURS, NoResult, notes
 from lavish.reporting.records import Cost
 
-# What each `cost` of a figure plots: the key in cost.json, its unit and the axis title.
+# For each `cost` of a figure: the key in cost.json, its unit and the axis title.
 _COSTS = {
     "adapter_gmacs": ("adapter_macs", 1e9, "Adapter cost (GMACs per clip, log scale)"),
     "total_gmacs": ("total_macs", 1e9, "Total cost (GMACs per clip, log scale)"),
@@ -35,7 +35,7 @@ FRONT = "Pareto front: no other row has at least this mean at no more cost; with
 _HEIGHTS = tuple(range(-130, 131, 5))
 _Side = Literal["left", "right", "center"]
 _SIDES: tuple[tuple[int, _Side], ...] = ((1, "left"), (-1, "right"))
-# More points than this make a crowded figure: larger, with smaller labels, and intervals that labels may cover.
+# With more points the figure is larger, labels are smaller, and may cover intervals.
 _CROWDED = 12
 # Points whose costs are closer than this (pixels) are drawn side by side, so that their intervals stay apart.
 _SIDE_BY_SIDE, _SIDE_BY_SIDE_CROWDED = 12.0, 4.0
@@ -58,7 +58,7 @@ class _Point:
 
 
 def draw(table: TableSpec, task: str, options: MetricAgainstCostFigure) -> FigureCanvasAgg:
-    """Draw all rows of `table`; raises :class:`NoResult` when none has a result."""
+    """Draw all rows of `table`; raises :class:`NoResult` if none has a result."""
     comparison = compare(table, {task: Reads(measures=frozenset({None}), cost=True)})
     points, excluded = _points(comparison, task, options.cost)
     if not points:
@@ -79,7 +79,7 @@ def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point],
             found = row.results[task]
             assert found.spec is not None
             if several and found.spec.folder in seen:
-                continue  # a row that a later section repeats
+                continue  # a row that is repeated in a later section
             seen.add(found.spec.folder)
             reasons = [result.reason for result in (found.run, found.cost) if isinstance(result, Missing)]
             if found.interval is None or not isinstance(found.cost, Cost):
@@ -103,7 +103,7 @@ def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point],
 
 
 def _mark_front(points: list[_Point]) -> None:
-    """Mark the points that no other one dominates: at no more cost at least as good, and better in one of the two."""
+    """Mark the Pareto front: points that no other point beats in cost or metric without losing in the other."""
     for point in points:
         point.on_front = not any(
             other.cost <= point.cost
@@ -131,7 +131,7 @@ def _draw(
     front = [FRONT] if options.front else []
     figure.supxlabel(notes(comparison, excluded, front, 170 if crowded else 110), fontsize=9, x=0.01, ha="left")
     _legend(figure, points, front=options.front)
-    # The layout is settled once, so that distances in pixels stay what they were when labels were placed.
+    # The layout is computed once, so that distances in pixels stay valid after labels are placed.
     canvas.draw()
     figure.set_layout_engine("none")
     taken: list[Bbox] = []
@@ -150,7 +150,7 @@ def _draw(
         taken += _draw_front(axes, best)
     for point, place in zip(paid, places, strict=True):
         taken += _draw_point(axes, point, place, hollow=options.front and not point.on_front, light=crowded)
-    # Points that matter get the places nearest to them.
+    # Labels of the front are placed first, closest to their points.
     order = sorted(zip(paid, places, strict=True), key=lambda item: not item[0].on_front)
     for point, place in order:
         taken.append(_draw_label(axes, canvas, point, place, taken, 8 if crowded else 10))
@@ -158,7 +158,7 @@ def _draw(
 
 
 def _draw_front(axes: Axes, corners: list[tuple[float, float]]) -> list[Bbox]:
-    """Draw the line through the points of the front; return what labels must not cover."""
+    """Draw the line through the points of the front; return the areas that labels must not cover."""
     axes.step(*zip(*corners, strict=True), where="post", color="#5a5a5a", linewidth=1.2, zorder=1.5)
     boxes = []
     for (x, y), (end, top) in itertools.pairwise(axes.transData.transform(corners)):
@@ -167,7 +167,7 @@ def _draw_front(axes: Axes, corners: list[tuple[float, float]]) -> list[Bbox]:
 
 
 def _legend(figure: Figure, points: list[_Point], *, front: bool) -> None:
-    """Say which colour a section has, and what the line is."""
+    """Add a legend of the sections' colours and the line."""
     groups = {point.group: point.colour for point in points}
     marks = [
         Line2D([], [], marker="o", linestyle="", color=colour, label=group)
@@ -194,14 +194,14 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def _cost_axis(axes: Axes, label: str, costs: list[float], with_zero: bool) -> float | None:
-    """Make the logarithmic axis of costs; return where on it those stand that cost nothing, if they are to."""
+    """Make the logarithmic axis of costs; return the position of rows without cost, if they are points."""
     if not costs:
         axes.set_xticks([])
         axes.set_xlabel("no row has a cost of this kind")
         return 1.0 if with_zero else None
     axes.set_xscale("log")
     axes.set_xlabel(label)
-    # A factor of margin on both sides, and at least a factor of two in all, so that equal costs have an axis too.
+    # A margin on both sides, and at least a factor of two in total, so that equal costs have an axis too.
     margin = max(max(costs) / min(costs), 2.0) ** 0.15
     zero = min(costs) / margin if with_zero else None
     axes.set_xlim((zero or min(costs)) / margin, max(costs) * margin)
@@ -226,7 +226,7 @@ def _cost_axis(axes: Axes, label: str, costs: list[float], with_zero: bool) -> f
 
 
 def _draw_line(axes: Axes, point: _Point) -> list[Bbox]:
-    """Draw a row without cost as a horizontal line with its interval as a band; return what labels must not cover."""
+    """Draw a row without cost as a line with its interval as a band; return the areas that labels must not cover."""
     axes.axhspan(point.low, point.high, color=point.colour, alpha=0.10, linewidth=0)
     axes.axhline(point.mean, color=point.colour, linestyle="--", linewidth=1.2)
     text = axes.annotate(
@@ -245,7 +245,7 @@ def _draw_line(axes: Axes, point: _Point) -> list[Bbox]:
 
 
 def _side_by_side(pixels: list[float], apart: float) -> list[float]:
-    """Move positions (ascending) apart that are nearer than `apart`, each group around its own middle."""
+    """Move positions (ascending) apart that are closer than `apart`, each group around its centre."""
     moved: list[float] = []
     start = 0
     for index in range(1, len(pixels) + 1):
@@ -258,7 +258,7 @@ def _side_by_side(pixels: list[float], apart: float) -> list[float]:
 
 
 def _draw_point(axes: Axes, point: _Point, place: float, *, hollow: bool, light: bool) -> list[Bbox]:
-    """Draw a row as a marker with its interval, thin if `light`; return what labels must not cover."""
+    """Draw a row as a marker with its interval, thin if `light`; return the areas that labels must not cover."""
     _, _, bars = axes.errorbar(
         place,
         point.mean,
@@ -279,7 +279,7 @@ def _draw_point(axes: Axes, point: _Point, place: float, *, hollow: bool, light:
 
 
 def _draw_label(axes: Axes, canvas: FigureCanvasAgg, point: _Point, place: float, taken: list[Bbox], size: int) -> Bbox:
-    """Write a point's label where it covers least of what is `taken`, near before far; return where it lies."""
+    """Write a point's label where it overlaps least with the areas `taken`, close positions first; return its area."""
     text = axes.annotate(
         point.label, (place, point.mean), xytext=(0, 0), textcoords="offset points", fontsize=size, color=point.colour
     )
@@ -300,7 +300,7 @@ def _draw_label(axes: Axes, canvas: FigureCanvasAgg, point: _Point, place: float
     best = min([*beside, *above], key=badness)
     box = put(*best)
     if max(abs(best[0]) - 12, abs(best[1]) - 9) > 0:
-        # Away from its point: a thin line from the label's nearest edge says which one it belongs to.
+        # Away from its point: a thin line connects the label's closest edge with the point.
         x, y = axes.transData.transform((place, point.mean))
         end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
         ends = axes.transData.inverted().transform([(x, y), end])

@@ -1,4 +1,4 @@
-"""Predicted masks: a line for each of some test clips, with its frame, its true mask and those of a section's rows."""
+"""Predicted masks: one line per test clip with its frame, its true mask and the masks of a section's rows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lavish.reporting.overlays import overlay
 from lavish.reporting.records import seed_directory
 
 _SIDE = 1.25
-"""Width and height of a picture, inches."""
+"""Width and height of an image, inches."""
 _ARRAYS = {"clips": 1, "frames": 5, "truth": 4, "predicted": 4}
 
 
 @dataclass(frozen=True)
 class _Predictions:
-    """What one training predicts for some clips: see :class:`lavish.training.examples.Examples`."""
+    """The predictions of one training for some clips, as :class:`lavish.training.examples.ExamplePredictions`."""
 
     clips: tuple[str, ...]
     frames: NDArray[np.uint8]
@@ -36,12 +36,12 @@ class _Predictions:
 
 
 def examples_file(run: Path, seed: int) -> Path:
-    """Return where the examples of a training on the test split are."""
+    """Return the file with the example predictions of a training on the test split."""
     return seed_directory(run, seed) / "test" / "examples.npz"
 
 
 def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCanvasAgg:
-    """Draw all rows of `table`, each by its first seed; raises :class:`NoResult` when none has examples."""
+    """Draw all rows of `table`, each by its first seed; raises :class:`NoResult` if none has examples."""
     seed = table.seeds[0]
     found: dict[str, _Predictions] = {}
     excluded = []
@@ -63,7 +63,8 @@ def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCa
     segment = options.segment
     if segment >= first.frames.shape[1]:
         raise LavishError(
-            f"table '{table.name}': a figure asks for segment {segment}, but clips have {first.frames.shape[1]} segments"
+            f"table '{table.name}': a figure asks for segment {segment}, but clips have "
+            f"{first.frames.shape[1]} segments"
         )
     lines = min(options.clips, len(first.clips))
     headings = ["Frame", "Truth", *found]
@@ -74,9 +75,9 @@ def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCa
     for line in range(lines):
         frame, truth = first.frames[line, segment], first.truth[line, segment]
         masks = [examples.predicted[line, segment] / 255 for examples in found.values()]
-        pictures = [frame, overlay(frame, truth == 1), *(overlay(frame, mask) for mask in masks)]
-        for axes, picture in zip(grid[line], pictures, strict=True):
-            axes.imshow(picture, interpolation="nearest")
+        images = [frame, overlay(frame, truth == 1), *(overlay(frame, mask) for mask in masks)]
+        for axes, image in zip(grid[line], images, strict=True):
+            axes.imshow(image, interpolation="nearest")
             axes.set_axis_off()
         if (truth == NOT_ANNOTATED).all():
             grid[line][1].text(0.5, 0.5, "not\nannotated", transform=grid[line][1].transAxes, ha="center", va="center")

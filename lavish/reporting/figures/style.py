@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, and what is said below them."""
+"""Fonts, colours and notes of all figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    # A dollar sign in a label is a dollar sign.
+    # Dollar signs in labels do not start formulas.
     "text.parse_math": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "lavish",
 }
-# Dark colours that stay apart for colour-blind readers (after Okabe & Ito), so that a label finds its point.
+# Dark colours that colour-blind readers can distinguish (after Okabe & Ito).
 COLOURS = ("#0072b2", "#b34700", "#00735c", "#8c3b76", "#5a5a5a", "#7a6a00", "#1b4f9c", "#a3273a")
 
 
@@ -30,7 +30,7 @@ class NoResult(Exception):
 
 
 def notes(comparison: Comparison, excluded: list[str], more: Sequence[str] = (), width: int = 110) -> str:
-    """Say what the intervals mean, what `more` says, which rows are marked, and which are not drawn.
+    """Write the notes below a figure: the intervals, `more`, marked rows and rows that are not drawn.
 
     Lines have at most `width` characters.
     """

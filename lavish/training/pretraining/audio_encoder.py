@@ -1,7 +1,7 @@
-"""Pretraining of the small audio transformer: name the sounds in short procedural mixtures.
+"""Pretraining of the small audio transformer: classify the sounds in short procedural mixtures.
 
-The sounds belong to other families than the task's (:mod:`lavish.data.synthetic.procedural_sounds`): an encoder that had heard
-the task's own classes would leave the learners under test nothing to learn.
+The sounds belong to other families than the task's (:mod:`lavish.data.synthetic.procedural_sounds`): an encoder trained
+on the task's own classes would leave nothing to learn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lavish.models.audio_encoders.build import build
 from lavish.models.audio_encoders.transformer import AudioTransformer
 from lavish.models.weights import write_weights
 
-# How often a mixture holds no, one or two sounds: the encoder must also have heard silence and hiss.
+# Probabilities of no, one and two sounds in a mixture: the encoder must also be trained on silence and noise.
 _SOURCES = (0.1, 0.45, 0.45)
 _LEVELS_DB = (-14.0, 0.0)
 _NOISE_DB = (-70.0, -40.0)
@@ -31,7 +31,7 @@ _WEIGHT_DECAY = 0.05
 
 
 class SoundLibrary(Protocol):
-    """What the pretraining needs of a source of sounds."""
+    """A source of sounds."""
 
     classes: list[str]
 
@@ -52,7 +52,7 @@ def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
     Args:
         spec: Keyword arguments of :class:`lavish.models.audio_encoders.transformer.AudioTransformer`.
         recipe: How many instances and mixtures, and the optimisation.
-        out: The safetensors file; written whole or not at all.
+        out: The safetensors file; written atomically.
     """
     held_out = max(1, recipe.instances // 4)
     counts = SplitCounts(train=recipe.instances, val=held_out, test=1)
@@ -64,10 +64,10 @@ def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
 def train_encoder(
     spec: dict[str, Any], recipe: PretrainConfig, library: SoundLibrary, *, progress: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train an audio transformer to name the sounds of a mixture (multi-label, binary cross-entropy on mean features).
+    """Train an audio transformer to classify the sounds of a mixture, by binary cross-entropy on mean features.
 
     Training mixes instances 0 to `recipe.instances` - 1 of the split train; a quarter as many of the split val are
-    held out to measure what was learnt. On a CPU, equal arguments and threads give equal weights.
+    held out for measurement. On a CPU, equal arguments and threads give equal weights.
 
     Returns:
         The encoder's state dict, normalisation statistics included, and metadata: spec, recipe, classes, measurements.
@@ -125,7 +125,7 @@ def draw_mixtures(
 
 @torch.inference_mode()
 def measure(encoder: AudioTransformer, head: nn.Linear, mixtures: Mixtures) -> dict[str, float]:
-    """Return shares of right answers: per label, per whole mixture, and the loudest answer where one sound plays."""
+    """Return accuracies: per label, per mixture, and of the strongest label for mixtures of one sound."""
     logits = torch.cat([head(encoder(part)) for part in mixtures.log_mels.split(256)])
     right = (logits > 0) == (mixtures.labels > 0)
     single = mixtures.labels.sum(dim=1) == 1

@@ -1,8 +1,8 @@
-"""Pretraining of the small frozen backbone: name, token by token, the object that covers it.
+"""Pretraining of the small frozen backbone: classify the object that covers each token.
 
-Images alone, as the paper's premise wants it, and objects of other classes than the task's: a backbone that had seen
-the task's own classes would leave the adapters nothing to learn. Labels per token teach a small transformer in a minute
-what labels per image do not (Jiang et al., "All Tokens Matter: Token Labeling", NeurIPS 2021).
+Only images, as in the paper, and objects of other classes than the task's: a backbone trained on the task's own classes
+would leave nothing for the adapters to learn. Labels per token train a small transformer in a minute, labels per image
+do not (Jiang et al., "All Tokens Matter: Token Labeling", NeurIPS 2021).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
 from lavish.training.device import choose, seed_everything
 
-_OBJECTS = (1, 4)  # fewest and most objects of a scene
-_HELD_OUT = 8  # one scene in so many is held out, with instances of its own
+_OBJECTS = (1, 4)  # minimum and maximum number of objects of a scene
+_HELD_OUT = 8  # one in this many scenes is held out, with other instances
 _WEIGHT_DECAY = 0.05
 _WARMUP = 0.1
 
 
 def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
-    """Train an explicit small 'vit' or 'swinv2' from scratch and write its weights and what was measured to `out`.
+    """Train an explicit small 'vit' or 'swinv2' from scratch and write its weights and the measured accuracy to `out`.
 
     Deterministic on a CPU: one thread, one seed.
     """
@@ -70,7 +70,7 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
 def _scenes(
     backbone: Backbone, recipe: PretrainConfig, split: str, count: int, size: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Draw scenes; return images (count, 3, size, size), the class of each token (count, N), and how many classes."""
+    """Render scenes; return images (count, 3, size, size), token classes (count, N), number of classes."""
     counts = SplitCounts(train=recipe.instances, val=max(1, recipe.instances // 4), test=1)
     library = open_library(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
     background = len(library.classes)
@@ -119,7 +119,7 @@ def _fit(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, re
 
 @torch.inference_mode()
 def _accuracy(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, background: int) -> float:
-    """Return the share of held-out object tokens (background left out) that are named rightly."""
+    """Return the accuracy on object tokens of held-out scenes, without background."""
     right = total = 0
     for start in range(0, len(images), 256):
         truth = labels[start : start + 256]

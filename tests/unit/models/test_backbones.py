@@ -59,9 +59,9 @@ def test_swin_residual_branches_are_normed_last():
         torch.testing.assert_close(apart + backbone.ffn(1, apart), expected)
 
 
-def test_swin_refuses_another_picture_size():
+def test_swin_refuses_another_image_size():
     backbone = build_backbone("swinv2", SMALL_SWIN, 32)
-    with pytest.raises(LavishError, match=r"reads both streams at that size, not 32 x 48"):
+    with pytest.raises(LavishError, match=r"needs both streams at that size, not 32 x 48"):
         backbone.grid_sizes((32, 48))
 
 

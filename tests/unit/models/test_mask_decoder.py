@@ -107,7 +107,7 @@ def test_the_necks_start_small() -> None:
         (50, 16, 2, r"multiple of 8 pixels, but data\.frame_size is 50: set data\.frame_size"),
         (64, 16, 5, r"task\.options\.levels: 5, .* 1 to 4 levels"),
         (64, 16, 0, r"task\.options\.levels: 0"),
-        (64, 12, 4, r"task\.options\.channels: 12 is no multiple of 8"),
+        (64, 12, 4, r"task\.options\.channels: 12 is not a multiple of 8"),
     ],
 )
 def test_what_does_not_fit_is_named(frame_size: int, channels: int, levels: int, message: str) -> None:

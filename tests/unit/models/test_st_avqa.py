@@ -176,7 +176,7 @@ def test_attention_begins_as_torchs_own() -> None:
 
 @pytest.mark.parametrize(("width", "heads"), [(10, 4), (2, 2), (8, 0)])
 def test_heads_that_cannot_share_the_width_are_refused(width: int, heads: int) -> None:
-    with pytest.raises(LavishError, match=rf"task\.options\.width: {heads} heads cannot share a width of {width}"):
+    with pytest.raises(LavishError, match=rf"task\.options\.width: a width of {width} does not suit {heads} heads"):
         network(width=width, heads=heads)
 
 

@@ -56,7 +56,7 @@ def test_a_pickle_is_refused_without_loading_it(tmp_path):
             torch.save({"weight": torch.ones(1)}, path)
         else:
             path.write_bytes(payload)
-        with pytest.raises(LavishError, match=r"no safetensors file but a pickle"):
+        with pytest.raises(LavishError, match=r"not a safetensors file but a pickle"):
             read_weights(path)
     assert not (tmp_path / "exploded").exists()
 
@@ -64,7 +64,7 @@ def test_a_pickle_is_refused_without_loading_it(tmp_path):
 def test_damaged_and_missing_files_are_errors(tmp_path):
     path = small_file(tmp_path / "w.safetensors")
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(LavishError, match=r"w\.safetensors is no safetensors file but damaged"):
+    with pytest.raises(LavishError, match=r"w\.safetensors is not a safetensors file but damaged"):
         read_weights(path)
     with pytest.raises(LavishError, match=r"no weights at .*absent"):
         read_weights(tmp_path / "absent.safetensors")
@@ -217,11 +217,11 @@ def test_check_and_fetch_refuse_a_pickle_without_loading_it(capsys, tmp_path):
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.ones(1)}, path)
     assert main(["weights", "check", str(path)]) == 1
-    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    assert "is not a safetensors file but a pickle" in capsys.readouterr().err
     out = tmp_path / "out.safetensors"
     config = {"model": "vit", "weights": {"source": "file", "path": str(path)}}
     assert main(["weights", "fetch", "--config", json.dumps(config), "--out", str(out)]) == 1
-    assert "is no safetensors file but a pickle" in capsys.readouterr().err
+    assert "is not a safetensors file but a pickle" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["w.pth"]
 
 

@@ -189,7 +189,7 @@ def test_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
 def test_other_models_weights_are_refused(tmp_path: Path) -> None:
     save_file({"blocks.0.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(LavishError, match="not weights of a Whisper encoder"):
+    with pytest.raises(LavishError, match="not a file of a Whisper encoder"):
         build("whisper", SMALL, tmp_path / "w.safetensors")
 
 
