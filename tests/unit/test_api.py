@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -137,6 +138,23 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     loaded = lavish.build_encoder("vit", spec=VIT, weights=tmp_path / "weights.safetensors")
     for name, tensor in loaded.encoder.backbone.model.state_dict().items():
         assert torch.equal(tensor, frozen.state_dict()[name])
+
+
+def test_pretrained_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def download(repository: str, filename: str, revision: str) -> str:
+        asked.append((repository, filename, revision))
+        return str(tmp_path / "weights.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    pretrained = timm.create_model(name, pretrained=False)
+    save_file(pretrained.state_dict(), tmp_path / "weights.safetensors")
+    built = lavish.build_encoder(name, weights={"source": "hub", "revision": "v1"})
+    assert asked == [(f"timm/{name}", "model.safetensors", "v1")]
+    assert built.sizes == {"visual": (224, 224), "audio": (224, 224)}
+    assert torch.equal(built.encoder.backbone.model.blocks[3].attn.qkv.weight, pretrained.blocks[3].attn.qkv.weight)
 
 
 def test_a_method_from_a_file(tmp_path: Path) -> None:
