@@ -1,4 +1,4 @@
-"""The one exception that reaches a user as a message instead of a traceback."""
+"""The exception that is printed as a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LavishError(Exception):
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest candidate, or the list of all when none is close."""
+    """Return `` (did you mean 'x'?)`` for the closest candidate, or the list of all if none is close."""
     names = sorted(candidates)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:

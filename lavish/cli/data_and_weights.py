@@ -1,4 +1,4 @@
-"""`lavish data` and `lavish weights`: what a person does before a workflow can start on real material."""
+"""`lavish data` and `lavish weights`: checking data sets, unpacking archives, fetching weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _add_data(actions: Subparsers) -> None:
         actions,
         "check",
         _check_data,
-        "say what of a data set is there, what is missing and where it comes from; status 1 when anything is wrong",
+        "report what a data set contains, what is missing and where to get it; status 1 for any problem",
     )
     check.add_argument("--task", "--format", dest="format", choices=tuple(OFFICIAL), required=True, help="the data set")
     check.add_argument("--root", type=Path, required=True, help="its folder, in the official layout")
@@ -40,12 +40,10 @@ def _add_data(actions: Subparsers) -> None:
     check.add_argument("--segment-seconds", type=float, help="length of a segment (default: the official one)")
     check.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all processors)")
 
-    unpack = add_command(actions, "unpack", _unpack, "unpack a zip or tar archive, safely and whole or not at all")
+    unpack = add_command(actions, "unpack", _unpack, "unpack a zip or tar archive safely, completely or not at all")
     unpack.add_argument("archive", type=Path, metavar="ARCHIVE")
     unpack.add_argument("--out", type=Path, required=True, help="folder to write")
-    unpack.add_argument(
-        "--max-gigabytes", type=float, default=500.0, help="refuse what unpacks to more than this (default: 500)"
-    )
+    unpack.add_argument("--max-gigabytes", type=float, default=500.0, help="maximum unpacked size (default: 500)")
 
 
 def _add_weights(actions: Subparsers) -> None:
@@ -53,7 +51,7 @@ def _add_weights(actions: Subparsers) -> None:
         actions,
         "fetch",
         _fetch_weights,
-        "fetch weights from the model hub, or take them as a configuration says, and check their sha256",
+        "fetch weights from the model hub, or as a configuration says, and check their sha256",
     )
     what = fetch.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="timm name of a backbone with its weights tag, to be fetched from the hub")
@@ -66,7 +64,7 @@ def _add_weights(actions: Subparsers) -> None:
     fetch.add_argument("--out", type=Path, required=True, help="safetensors file to write")
 
     check = add_command(
-        actions, "check", _check_weights, "say what a file of weights holds, and whether it is the expected one"
+        actions, "check", _check_weights, "describe a weights file, and check whether it is the expected one"
     )
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--sha256", help="checksum that it must have")

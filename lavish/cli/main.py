@@ -1,4 +1,4 @@
-"""The `lavish` command: jobs of the workflow, and what people run by hand."""
+"""The `lavish` command: jobs of the workflow, and commands for users."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lavish.cli.arguments import Subparsers, add_command, use_sources
 from lavish.errors import LavishError
 from lavish.runtime.fast_start import without_compiler
 
-# Each adds its commands to the parser.
+# Each module adds its commands to the parser.
 COMMANDS = (jobs, data_and_weights, inspection)
 
 

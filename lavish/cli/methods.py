@@ -1,4 +1,4 @@
-"""What every method costs on one backbone, for a person to read: `lavish methods`."""
+"""`lavish methods`: trainable parameters and cost of every method on one backbone."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
     """Return a table of methods at their defaults, counted without data or weights.
 
     Args:
-        start: the run whose backbone, data and task they are counted on; its own method, places and layers are not.
-        names: the methods; all where none is named.
-        backbone: a timm name, in place of the run's backbone, with the pictures it was made for.
+        start: the run with the backbone, data and task to count on; its own method and fusion settings are ignored.
+        names: the methods; empty: all.
+        backbone: a timm name, instead of the run's backbone, with its pretraining image size.
 
     Raises:
-        LavishError: for a method or a backbone that there is not. A method that the backbone does not suit has a line
-            that says so.
+        LavishError: for an unknown method or backbone. A method that does not fit the backbone has a line that says so.
     """
     known = methods()
     for name in names:
         if name not in known:
             raise LavishError(f"unknown method '{name}'{did_you_mean(name, known)}")
-    # Single choices of the method that the configuration starts from are none of the others' business.
+    # Settings of the configuration's own method do not apply to the others.
     bare = start.model_copy(update={"adapter": AdapterConfig(method="none"), "fusion": FusionConfig()})
     bare = bare.model_copy(update={"audio_encoder": None})
     if backbone is not None:
@@ -72,7 +71,7 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
 
 
 def _on(config: RunConfig, backbone: str) -> RunConfig:
-    """Return a run on a named backbone, both of its streams with pictures of the size that it was made for."""
+    """Return the run on a named backbone with its pretraining image size for both streams."""
     import timm
 
     try:
@@ -102,6 +101,7 @@ def _conditions(config: RunConfig) -> str:
     data, sound = config.data, config.data.spectrogram
     return (
         f"Counted for {config.task.name} on {config.backbone.model}: trainable parameters (the head's are those of "
-        f"'none'), and multiply-adds of one clip of {data.segments} {'segment' if data.segments == 1 else 'segments'}, frames "
+        f"'none'), and multiply-adds of one clip of {data.segments} "
+        f"{'segment' if data.segments == 1 else 'segments'}, frames "
         f"{data.frame_size} x {data.frame_size}, spectrograms {sound.mel_bins} x {sound.frames}."
     )

@@ -1,4 +1,4 @@
-"""What a run was made from and what came out, for a person to read: `lavish show`."""
+"""`lavish show`: the inputs and the results of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lavish.errors import LavishError
 from lavish.reporting.records import MissingResult, TrainingRecord, read_cost, read_evaluation, read_record, read_run
 
 _CONFIG = Path("config/config.yaml")
-# What the workflow measures and fills in, and where things lie: no choice of whoever wrote the configuration.
+# Filled in by the workflow, or paths: not choices of the configuration.
 _NO_CHOICE = {"sha256", "root", "path"}
 _ABSENT = "-"
 
@@ -22,11 +22,11 @@ def show(run: Path, configfiles: Sequence[Path], *, full: bool) -> str:
 
     Args:
         run: ``results/runs/<run>`` or ``results/runs/<run>/seed<k>``.
-        configfiles: files laid over ``config/config.yaml`` to find out what differs from the defaults.
-        full: print the whole resolved configuration, not only what differs.
+        configfiles: files merged into ``config/config.yaml`` for the comparison with the defaults.
+        full: print the whole resolved configuration, not only the differences.
 
     Raises:
-        LavishError: the folder is neither of the two, or a record in it cannot be right.
+        LavishError: the folder is neither of the two, or a record is invalid.
     """
     if not run.is_dir():
         raise LavishError(f"there is no folder {run}: give results/runs/<run> or one of its seed<k>")
@@ -37,7 +37,7 @@ def show(run: Path, configfiles: Sequence[Path], *, full: bool) -> str:
         key=lambda folder: int(folder.name.removeprefix("seed")),
     )
     if not seeds and not (run / "cost.json").is_file():
-        raise LavishError(f"{run} is no run: it has neither record.json nor seed<k>/ nor cost.json")
+        raise LavishError(f"{run} is not a run: it has neither record.json nor seed<k>/ nor cost.json")
     return _run(run, seeds, configfiles, full=full)
 
 
@@ -94,7 +94,7 @@ def _identity(run: Path, record: TrainingRecord | None) -> Iterator[tuple[str, s
 
 
 def _parts(run: Path) -> list[str]:
-    """<task>-<variant>-<hash>: neither of the first two holds a dash."""
+    """<task>-<variant>-<hash>: neither of the first two contains a dash."""
     return run.absolute().name.split("-")
 
 
@@ -226,7 +226,7 @@ def _made_with(record: TrainingRecord) -> Iterator[tuple[str, str]]:
 
 
 def _differing(records: Sequence[TrainingRecord]) -> list[tuple[str, str]]:
-    """What all trainings were made with, and where they differ each one's; commands name the seed and are left out."""
+    """Return the environment of all trainings, per seed where they differ; commands differ by seed and are omitted."""
     lines: dict[str, dict[str, list[int]]] = {}
     for record in records:
         for key, value in _made_with(record):

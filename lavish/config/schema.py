@@ -1,7 +1,7 @@
-"""The typed configuration: what a run, a data set and a table may say, and nothing else.
+"""The typed configuration of runs, data sets and weights.
 
-Everything here is plain data and imports neither torch nor Snakemake, so the workflow can validate every row of every
-table while it is being parsed. Modules of the library receive the values they need, never these objects.
+Plain data that imports neither torch nor Snakemake, so that the workflow can validate every row of every table while it
+is being parsed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Config(BaseModel):
 
 
 class SplitCounts(Config):
-    """How many of something each split gets."""
+    """A number for each split."""
 
     train: int = Field(gt=0)
     val: int = Field(gt=0)
@@ -34,15 +34,15 @@ class SplitCounts(Config):
 
 
 class ProceduralAssetsConfig(Config):
-    """Pictures and sounds drawn and synthesised from a seed."""
+    """Procedural images and sounds from a seed."""
 
     kind: Literal["procedural"] = "procedural"
-    instances: SplitCounts = Field(description="Different pictures and different sounds of each class, per split.")
+    instances: SplitCounts = Field(description="Number of different images and sounds of each class, per split.")
     seed: int = 0
 
 
 class FolderAssetsConfig(Config):
-    """Real pictures and sounds: ``root/<class>/images/*.png`` (with alpha) and ``root/<class>/sounds/*``."""
+    """Real images and sounds: ``root/<class>/images/*.png`` (with alpha) and ``root/<class>/sounds/*``."""
 
     kind: Literal["folder"] = "folder"
     root: Path
@@ -52,17 +52,21 @@ class FolderAssetsConfig(Config):
 class ComposeConfig(Config):
     """How clips are composed from assets (the scene model is documented in docs/task_cards/).
 
-    Each layout reads what it has a use for; another value than the default of a key that it does not read is an error.
+    Each layout reads only some keys; changing a key that the layout does not read is an error.
     """
 
     assets: Annotated[ProceduralAssetsConfig | FolderAssetsConfig, Field(discriminator="kind")]
     clips: SplitCounts
     picture_size: int = Field(default=48, ge=16, description="Height and width of the composed video, pixels.")
     frame_rate: int = Field(default=4, ge=1, description="Frames per second of the composed video.")
-    sample_rate: int = Field(default=16000, ge=8000, description="Samples per second of the composed sound.")
-    silent_object: float = Field(default=0.8, ge=0, le=1, description="Chance of an object that is seen but silent.")
-    unseen_sound: float = Field(default=0.7, ge=0, le=1, description="Chance of a sound whose object is not seen.")
-    objects: int = Field(default=3, ge=1, description="Objects seen in a clip (AVSBench).")
+    sample_rate: int = Field(default=16000, ge=8000, description="Samples per second of the composed audio.")
+    silent_object: float = Field(
+        default=0.8, ge=0, le=1, description="Probability of an object that is visible but silent."
+    )
+    unseen_sound: float = Field(
+        default=0.7, ge=0, le=1, description="Probability of a sound whose object is not visible."
+    )
+    objects: int = Field(default=3, ge=1, description="Visible objects in a clip (AVSBench).")
     seed: int = 0
 
 
@@ -74,16 +78,16 @@ class SpectrogramConfig(Config):
     shift_ms: float = Field(default=20.0, gt=0, description="Hop between analysis frames, milliseconds.")
     length_ms: float = Field(default=25.0, gt=0, description="Length of an analysis frame, milliseconds.")
     frames: int = Field(default=48, ge=8, description="Analysis frames kept per window; shorter ones are zero-padded.")
-    window_seconds: float = Field(default=1.0, gt=0, description="Sound read for one segment.")
+    window_seconds: float = Field(default=1.0, gt=0, description="Audio of one segment's window, seconds.")
     window_margin: float = Field(
         default=0.1,
-        description="Windows start at linspace(0, duration - window - margin, segments), seconds; below zero, the last "
-        "one reaches past the end, into silence.",
+        description="Windows start at linspace(0, duration - window - margin, segments), seconds; if negative, the "
+        "last one extends past the end and is zero-padded.",
     )
 
 
 class CompositionConfig(Config):
-    """Everything the composer reads, and so everything the identity of composed data depends on."""
+    """Everything that the composer reads, and that the identity of composed data depends on."""
 
     format: str
     segments: int
@@ -100,16 +104,17 @@ class DataConfig(Config):
     sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
     compose: ComposeConfig | None = None
     num_classes: int = Field(
-        ge=1, description="Classes of events (background not counted), actions or answers; preparation checks it."
+        ge=1,
+        description="Number of classes of events (without background), actions or answers; checked by preparation.",
     )
     vocabulary: int = Field(
-        default=0, ge=0, description="Words that questions are made of, padding not counted; preparation checks it."
+        default=0, ge=0, description="Number of words in the questions, without padding; checked by preparation."
     )
     segments: int = Field(default=10, ge=1, description="Segments per clip.")
     segment_seconds: float = Field(default=1.0, gt=0)
     frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")
     spectrogram: SpectrogramConfig = SpectrogramConfig()
-    max_lost: float = Field(default=0.02, ge=0, le=1, description="Share of clips that may be left out before failing.")
+    max_lost: float = Field(default=0.02, ge=0, le=1, description="Maximum fraction of excluded clips.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -118,16 +123,16 @@ class DataConfig(Config):
         return self
 
     def composition(self) -> CompositionConfig:
-        """Return what the composer reads; an error for a data set on disk."""
+        """Return the composer's configuration; raise an error for a data set on disk."""
         if self.compose is None:
-            raise LavishError(f"data set '{self.name}' lies at {self.root} and is not composed")
+            raise LavishError(f"data set '{self.name}' is on disk at {self.root} and is not composed")
         return CompositionConfig(
             format=self.format, segments=self.segments, segment_seconds=self.segment_seconds, compose=self.compose
         )
 
 
 class NormalisationConfig(Config):
-    """Statistics that frames and log-mels are normalised with when they are read."""
+    """Statistics that normalise frames and log-mels."""
 
     frames: Literal["imagenet", "train"] = "imagenet"
     audio: Literal["train"] | tuple[float, float] = Field(
@@ -138,8 +143,8 @@ class NormalisationConfig(Config):
 class PretrainConfig(Config):
     """How the small frozen backbones of the embedded default are trained, on other classes than the task's."""
 
-    instances: int = Field(default=200, gt=0, description="Different pictures or sounds of each class.")
-    samples: int = Field(gt=0, description="Training scenes drawn.")
+    instances: int = Field(default=200, gt=0, description="Number of different images or sounds of each class.")
+    samples: int = Field(gt=0, description="Number of training scenes.")
     batch_size: int = Field(default=64, gt=0)
     epochs: int = Field(gt=0)
     lr: float = Field(default=2e-3, gt=0)
@@ -172,7 +177,7 @@ class PretrainedWeights(Config):
 
 
 class RandomWeights(Config):
-    """Untrained weights from a seed: to check that a configuration runs, never to report."""
+    """Random weights from a seed: to check that a configuration runs, not for results."""
 
     source: Literal["random"] = "random"
     seed: int = 0
@@ -189,19 +194,19 @@ class BackboneConfig(Config):
         default_factory=dict, description="Constructor arguments of an explicit small 'vit' or 'swinv2'."
     )
     weights: WeightsConfig
-    stochastic_depth: bool = Field(default=False, description="Leave the backbone's own stochastic depth on.")
+    stochastic_depth: bool = Field(default=False, description="Keep the backbone's own stochastic depth in training.")
     tune_norms: bool = Field(default=False, description="Train the backbone's normalisation layers.")
     positions: Literal["bicubic", "linear"] = Field(
         default="bicubic",
-        description="How a ViT's position embedding meets other picture sizes: resampled as a grid, or (published "
-        "code) stretched as a sequence, class token included.",
+        description="Resizing of a ViT's position embedding for other image sizes: as a grid, or (published code) as "
+        "a sequence including the class token.",
     )
-    # Left out of identities while it is at its default, because it changes no number that is trained or evaluated.
+    # Excluded from identities at its default, because it changes no trained or evaluated number.
     classifier: Literal["dropped", "counted"] = Field(
         default="dropped",
         exclude_if=lambda value: value == "dropped",
-        description="Count the pretraining classifier, which nothing runs, among the total parameters, as the paper "
-        "does; it is never built for training.",
+        description="Count the unused classifier of the pretraining among the total parameters, as the paper does; "
+        "it is never built for training.",
     )
 
     @field_validator("model")
@@ -216,7 +221,7 @@ class BackboneConfig(Config):
         if self.spec and self.model not in ("vit", "swinv2"):
             raise ValueError(f"`spec` only describes an explicit 'vit' or 'swinv2', not the timm model '{self.model}'")
         if self.classifier == "counted" and self.model in ("vit", "swinv2"):
-            raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: leave `classifier` out")
+            raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
         return self
 
 
@@ -228,8 +233,8 @@ class AudioEncoderConfig(Config):
     spec: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of the encoder: its sizes.")
     use: Literal["none", "join", "replace"] = Field(
         default="join",
-        description="Join both streams' features, or replace the audio stream's at the head; 'none' leaves it out, so "
-        "that the defaults can describe an encoder which only some rows use.",
+        description="Concatenate its features with both streams', or replace the audio stream's at the head; with "
+        "'none' the encoder is not used, so that the defaults can describe it and single rows enable it.",
     )
 
     @model_validator(mode="after")
@@ -283,11 +288,11 @@ class AdapterConfig(Config):
 
 
 class FusionConfig(Config):
-    """Where adapters sit and what crosses between the streams."""
+    """Direction of cross-modal fusion, and the positions of adapters."""
 
     direction: Literal["both", "a2v", "v2a", "none"] = "both"
     position: Literal["default", "both", "attention", "ffn"] = Field(
-        default="default", description="Sublayers that adapters sit at; by default the method's own."
+        default="default", description="Sublayers with adapters; by default the method's own."
     )
     arrangement: Literal["default", "parallel", "sequential"] = Field(
         default="default", description="Adapters read a sublayer's input, or its output; by default the method's own."
@@ -334,7 +339,7 @@ class ScheduleConfig(Config):
     """Learning-rate schedule."""
 
     kind: Literal["constant", "cosine", "step"] = "constant"
-    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of all steps with a linear warm-up.")
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="Fraction of all steps with a linear warm-up.")
     factor: float = Field(default=0.35, gt=0, description="Multiplier of `step`.")
     every: int = Field(default=3, ge=1, description="Epochs between two multiplications of `step`.")
 
@@ -346,7 +351,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(default=2, ge=1, description="Units (clips or questions) per batch, or clips.")
     batch_of: Literal["units", "clips"] = Field(
         default="units",
-        description="Units drawn at random or, cheaper where many questions share a clip, clips with all of theirs.",
+        description="Random units or, cheaper if many questions share a clip, random clips with all their units.",
     )
     accumulate: int = Field(default=1, ge=1, description="Batches per optimizer step.")
     lr_adapter: float = Field(default=5e-5, gt=0)
@@ -357,7 +362,9 @@ class TrainingConfig(Config):
     patience: int = Field(default=5, ge=1, description="Epochs without improvement before stopping.")
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     deterministic: bool = True
-    cpu_threads: int = Field(default=1, ge=1, description="Threads on a CPU; part of the run, sums depend on them.")
+    cpu_threads: int = Field(
+        default=1, ge=1, description="Threads on a CPU; part of the run, because results depend on it."
+    )
 
 
 class RunConfig(Config):
@@ -396,18 +403,18 @@ class RunConfig(Config):
 
 
 class BackboneChoice(Config):
-    """A backbone that rows which say `each_backbone` are repeated on."""
+    """A backbone for rows with `each_backbone`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
     label: str = Field(description="Added to the label of the row.")
-    set: dict[str, Any] = Field(description="What differs from the row; usually `backbone`, and sizes of `data`.")
+    set: dict[str, Any] = Field(description="Changes to the row; usually `backbone`, and sizes in `data`.")
     set_by_task: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+        default_factory=dict, description="Further changes for single tasks; merged into `set`."
     )
 
 
 class TaskDefaults(BaseModel):
-    """What a task changes in the defaults (any key of a run), and what tables call it."""
+    """A task's changes to the defaults (any key of a run), and its name in tables."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -415,7 +422,7 @@ class TaskDefaults(BaseModel):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is laid over the defaults."""
+        """The changes to the defaults."""
         return dict(self.model_extra or {})
 
 
@@ -424,28 +431,27 @@ class WorkflowConfig(Config):
 
     seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
     defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
-    tasks: dict[str, TaskDefaults] = Field(description="What each task changes in the defaults.")
+    tasks: dict[str, TaskDefaults] = Field(description="Changes of each task to the defaults.")
     backbones: list[BackboneChoice] = Field(
-        default_factory=list, description="What rows of tables that say `each_backbone` are repeated on."
+        default_factory=list, description="Backbones for rows with `each_backbone`."
     )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
     method_paths: list[Path] = Field(
         default_factory=list,
-        description="Files with a method from outside the package each; the file's name is the method's.",
+        description="Python files with one method each; the name of the file is the name of the method.",
     )
     task_paths: list[Path] = Field(
         default_factory=list,
-        description="Files with a task from outside the package each; the file's name is the task's.",
+        description="Python files with one task each; the name of the file is the name of the task.",
     )
     fork_server: bool = Field(
         default=True,
-        description="Fork jobs on this machine from one process that has imported all libraries (Linux, CPU). Without it "
-        "every job starts an interpreter of its own: the results are the same, and each job takes two seconds longer.",
+        description="Fork jobs on this machine from one process that has imported all libraries (Linux, CPU). Without "
+        "it every job starts its own interpreter: equal results, two seconds more per job.",
     )
     all_tasks: bool = Field(
         default=False,
-        description="Run the rows of tables on all tasks that the columns name, those that rows leave out with `tasks` "
-        "included.",
+        description="Run all rows on all tasks of the columns, ignoring the rows' `tasks`.",
     )
 
     @field_validator("method_paths", "task_paths")

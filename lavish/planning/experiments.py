@@ -1,7 +1,7 @@
-"""From configuration files to what the workflow makes: tables, and the runs, data sets and weights they need.
+"""Resolves configuration files to tables, and to the runs, data sets and weights that they need.
 
-Nothing here imports torch or Snakemake: every row of every table is resolved and validated each time the workflow is
-parsed.
+Imports neither torch nor Snakemake, because every row of every table is resolved and validated each time the workflow
+is parsed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PUBLISHED = Path("config/published.csv")
 
 @dataclass(frozen=True)
 class Table:
-    """A table or one of its figures: the runs it shows, and what the command that writes it is told."""
+    """A table or one of its figures: its runs, and the specification for the command that writes it."""
 
     name: str
     runs: tuple[Run, ...]
@@ -41,52 +41,52 @@ class Table:
 
     @property
     def needs_results(self) -> bool:
-        """Whether its runs have to be trained; a table of costs only counts them."""
+        """Whether its runs must be trained; a table of costs only counts them."""
         return needs_results(self.spec["columns"])
 
     @property
     def draws_predictions(self) -> bool:
-        """Whether this is a figure of what its runs predict, and of no numbers."""
+        """Whether this is a figure of predictions instead of numbers."""
         return [figure["kind"] for figure in self.spec["figures"].values()] == ["predicted_masks"]
 
 
 @dataclass
 class Experiments:
-    """Everything that a configuration asks for, by name."""
+    """Everything that a configuration defines, by name."""
 
     seeds: list[int]
     fork_server: bool
     """Whether the workflow starts a fork server for its jobs."""
     tables: dict[str, Table] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
-    """Name of a figure -> name of the table whose runs it shows."""
+    """The table of each figure, by names."""
     runs: dict[str, Run] = field(default_factory=dict)
     data: dict[str, DataSet] = field(default_factory=dict)
     composed: dict[str, DataSet] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
     missing: dict[str, MissingInput] = field(default_factory=dict)
-    """Name of a table -> why it cannot be made on this machine; other tables can."""
+    """The tables that cannot be made on this machine, with the reason."""
     missing_figures: dict[str, MissingInput] = field(default_factory=dict)
-    """Name of a figure -> why it cannot be made although its table can, without the task that the figure shows."""
+    """The figures that cannot be made although their table can, with the reason."""
 
     @property
     def table_names(self) -> list[str]:
-        """All tables that the configuration asks for, those that cannot be made here included."""
+        """All tables of the configuration, including those that cannot be made on this machine."""
         return sorted([*self.tables, *self.missing])
 
     @property
     def figure_names(self) -> list[str]:
-        """All figures that the configuration asks for, those of tables that cannot be made here included."""
+        """All figures of the configuration, including those of tables that cannot be made on this machine."""
         return [name for name in self.figures if name not in self.missing_figures]
 
     def table(self, name: str) -> Table:
-        """Return a table; an error when the configuration has none of that name or its material is missing."""
+        """Return a table; raise an error if the configuration has no such table or its inputs are missing."""
         if name in self.missing:
             raise self.missing[name]
         return _lookup(self.tables, name, "table")
 
     def figure(self, name: str) -> Table:
-        """Return a figure: the one section of its table that it draws, so that other rows are none of its concern."""
+        """Return a figure with the sections of its table that it draws, so that it does not depend on other rows."""
         table = self.table(_lookup(self.figures, name, "figure"))
         if name in self.missing_figures:
             raise self.missing_figures[name]
@@ -101,7 +101,7 @@ class Experiments:
             for section in table.spec["sections"]
             if section["title"] in titles
         ]
-        # A table must hold its baseline, in a section that is not drawn if need be.
+        # A table must contain its baseline, if necessary in a section that is not drawn.
         baseline = next(
             row
             for section in table.spec["sections"]
@@ -138,15 +138,15 @@ class Experiments:
 
 
 def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Experiments:
-    """Read configuration files, each laid over the ones before it, and resolve every table they name.
+    """Read configuration files, merge each into the previous ones, and resolve every table.
 
     Args:
-        files: YAML files; `lavish.config.schema.merge` says how one is laid over another.
-        overrides: values from the command line, laid over all files.
+        files: YAML files, merged by :func:`lavish.config.merging.merge`.
+        overrides: values from the command line, merged last.
 
     Raises:
-        LavishError: naming file, row and key of the first thing that is wrong. Missing material is no error here:
-            it is raised when a table that needs it is asked for.
+        LavishError: naming file, row and key of the first mistake. Missing inputs are only an error when a table that
+            needs them is requested.
     """
     base = _read_yaml(files[0])
     values = base
@@ -161,7 +161,7 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
 
 
 def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
-    """Return the run that the rows of a task's tables start from, the options left at their defaults included.
+    """Return the default run of a task, including the options at their defaults.
 
     Raises:
         LavishError: a file is wrong or has no task of this name.
@@ -193,7 +193,7 @@ class _Resolver:
             if not file.is_file():
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
-        # In sorted order, so that which name a run shared by two tables gets does not depend on what is asked for.
+        # Sorted, so that the name of a run shared by two tables does not depend on the requested tables.
         drafts = [self._draft(name, file) for name, file in sorted(files.items())]
         matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
         for draft in drafts:
@@ -244,7 +244,7 @@ class _Resolver:
                         self.experiments.missing[name] = error
                         return
                     missing[variant][task] = error
-        self._leave_out_figures(table, missing)
+        self._exclude_figures(table, missing)
         unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
         sections = [
             {
@@ -284,7 +284,7 @@ class _Resolver:
             "name": name,
             **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
             "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
-            # What no training depends on is not to change when seeds do.
+            # A table of costs must not change with the seeds.
             "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
             "sections": sections,
             "facts": describe_runs(
@@ -303,8 +303,8 @@ class _Resolver:
                 raise LavishError(f"{file}: figure '{figure}' is also one of table '{other}': rename one of them")
             self.experiments.figures[figure] = name
 
-    def _leave_out_figures(self, table: TableConfig, missing: Mapping[str, Mapping[str, MissingInput]]) -> None:
-        """Note the figures that show, or compare with, a run whose material is not here."""
+    def _exclude_figures(self, table: TableConfig, missing: Mapping[str, Mapping[str, MissingInput]]) -> None:
+        """Record the figures that need a run whose inputs are missing."""
         sections = {section.title: section for section in table.sections}
         for figure, options in table.figures.items():
             task = options.task or table.task
@@ -316,7 +316,7 @@ class _Resolver:
                     self.experiments.missing_figures[figure] = error
 
     def _configuration(self, table: TableConfig, file: Path) -> tuple[WorkflowConfig, str]:
-        """Return the configuration a table starts from, and how to name it in messages."""
+        """Return the configuration of a table, and its name for messages."""
         if table.configuration is None:
             return self.config, self.where
         own = TABLES.parent / f"{table.configuration}.yaml"
@@ -328,7 +328,7 @@ class _Resolver:
     @functools.cached_property
     def published(self) -> dict[str, dict[str, str]]:
         if not PUBLISHED.is_file():
-            raise LavishError(f"there is no {PUBLISHED}: it holds the published numbers that rows of tables name")
+            raise LavishError(f"there is no {PUBLISHED}: it contains the published numbers that tables refer to")
         with PUBLISHED.open(newline="", encoding="utf-8") as lines:
             try:
                 return {row["id"]: row for row in csv.DictReader(lines)}
@@ -342,7 +342,7 @@ class _Resolver:
 
 
 def _of_task(row: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return a row of a table with its run on one task alone."""
+    """Return a row of a table with its run on one task only."""
     return {**row, "task": task, "runs": {task: row["runs"][task]}}
 
 
@@ -354,7 +354,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LavishError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise LavishError(f"{file} holds no keys: expected `key: value` lines")
+        raise LavishError(f"{file} has no keys: expected `key: value` lines")
     return values
 
 

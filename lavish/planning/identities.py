@@ -1,7 +1,7 @@
-"""Runs, data sets and weights, each with the identity that its folder or file carries.
+"""Runs, data sets and weights with their identities, which are part of the names of folders and files.
 
-A name ends in a hash over everything its content depends on, so a result can never be mistaken for that of another
-configuration, and two tables that ask for the same thing share it. No torch here.
+A name ends in a hash of everything that its content depends on, so a result cannot be mistaken for that of another
+configuration, and tables share equal runs. Does not import torch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MissingInput(LavishError):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in its official layout and, by the same name, its prepared store."""
+    """A data set in its official layout, and its prepared store of the same name."""
 
     name: str
     config: DataConfig
@@ -52,7 +52,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Weights:
-    """Frozen weights of a backbone or an audio encoder; `config` says only what they depend on."""
+    """Frozen weights of a backbone or an audio encoder; `config` has only the keys that they depend on."""
 
     name: str
     kind: Literal["backbone", "audio_encoder"]
@@ -60,13 +60,13 @@ class Weights:
 
     @property
     def pretrained(self) -> bool:
-        """Whether a job of the workflow trains them; all others are fetched, copied or drawn."""
+        """Whether a job of the workflow trains them; others are fetched, copied or initialised randomly."""
         return self.config.weights.source == "pretrain"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One resolved configuration and the things it reads."""
+    """A resolved configuration and its inputs."""
 
     name: str
     config: RunConfig
@@ -76,21 +76,21 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Where its results go."""
+        """Folder of its results."""
         return f"results/runs/{self.name}"
 
     @property
     def training_splits(self) -> tuple[Split, Split]:
-        """The only splits a training may read: the one it learns from and the one its epoch is selected on."""
+        """The splits that a training may read: the training split and the selection split."""
         return ("train", self.config.select_on)
 
 
 class Identities:
-    """Names things and remembers them by name: the same configuration always gives the same thing.
+    """Names runs, data sets and weights; equal configurations give the same object.
 
     Attributes:
-        material: whether data and weights have to be there and are part of identities; not for what is only counted.
-        runs, data, composed, weights: all that have been named.
+        needs_inputs: whether data and weights must exist and are part of identities; false for tables of costs.
+        runs, data, composed, weights: everything named so far.
     """
 
     def __init__(self) -> None:
@@ -103,13 +103,13 @@ class Identities:
         self._checksums = Checksums(CHECKSUMS)
 
     def run(self, task: str, variant: str, config: RunConfig) -> Run:
-        """Return the run of a resolved configuration; the first task and variant that ask for it name its folder."""
+        """Return the run of a resolved configuration, named by the first task and variant that have it."""
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
         data = self._data(config.data)
         backbone = self._weights(config.backbone)
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
-        # What was measured of the material is part of the record of a run, and so are options left at their defaults.
+        # Measured checksums and options at their defaults are part of the record of a run.
         resolved = with_options(config).model_copy(
             update={
                 "data": data.config,
@@ -119,7 +119,7 @@ class Identities:
             }
         )
         key = digest(
-            # Data, weights and sources are named by their content: the same ones in another place make the same run.
+            # Data, weights and sources are identified by their content, not by their paths.
             resolved.model_dump(
                 mode="json",
                 exclude={
@@ -156,8 +156,8 @@ class Identities:
             assets = config.compose.assets
             if isinstance(assets, FolderAssetsConfig):
                 remedy = (
-                    "it holds one folder a class with images/*.png (cut-outs with an alpha channel) and sounds/*; "
-                    "set data.compose.assets.root to where it lies"
+                    "it must contain one folder per class with images/*.png (cut-outs with alpha) and sounds/*; "
+                    "set data.compose.assets.root to its location"
                 )
                 key = "data.compose.assets.sha256"
                 checksum = self._fingerprint(assets.root, assets.sha256, "folder of assets", key, remedy)
@@ -177,17 +177,17 @@ class Identities:
         if isinstance(source, FileWeights):
             if self.needs_inputs and not source.path.is_file():
                 raise MissingInput(
-                    f"there is no file of weights {source.path}; set weights.path to where it lies",
-                    f"weights not here: {source.path}",
+                    f"there is no weights file {source.path}; set weights.path to its location",
+                    f"weights missing: {source.path}",
                 )
             if self.needs_inputs:
                 measured = self._checksums.of_file(source.path)
                 try:
                     check_sha256(source.path, source.sha256, "weights.sha256", measured)
                 except LavishError as error:
-                    raise MissingInput(str(error), f"other weights than the pinned ones: {source.path}") from None
+                    raise MissingInput(str(error), f"weights differ from the pinned ones: {source.path}") from None
                 source = source.model_copy(update={"sha256": measured})
-        # How the weights are used does not change them: rows that differ in it share one file.
+        # Settings of how weights are used are removed, so that rows which differ in them share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
             kind, model = "backbone", config.model
@@ -203,7 +203,7 @@ class Identities:
         if not self.needs_inputs:
             return expected
         if not root.is_dir():
-            raise MissingInput(f"{what}: there is no folder {root}; {remedy}", f"data not here: {root}")
+            raise MissingInput(f"{what}: there is no folder {root}; {remedy}", f"data missing: {root}")
         measured = self._checksums.of_folder(root)
         if expected is not None and expected != measured:
             raise LavishError(
@@ -214,7 +214,7 @@ class Identities:
 
 
 def with_options(config: RunConfig) -> RunConfig:
-    """Return a run that names what was left at the defaults of its task and its adapter: options and places."""
+    """Return a run with the defaults of its task's and method's options, positions and arrangement filled in."""
     task, adapter, fusion = config.task, config.adapter, config.fusion
     own = {"position": "both", "arrangement": "parallel"}
     if adapter.method != "none":
@@ -232,14 +232,14 @@ def with_options(config: RunConfig) -> RunConfig:
 
 
 def _complete(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a method, those left at their default included: saying a default changes nothing."""
+    """Return all options of a method, including those at their defaults."""
     return {} if method == "none" else option_model(kind, method).model_validate(options).model_dump(mode="json")
 
 
 def _remedy(config: DataConfig) -> str:
-    """Say how to come by a data set that is not there."""
-    remedy = "put it there, or set data.root to where it lies"
-    if config.format not in OFFICIAL:  # a layout of one's own videos
+    """Return the remedy for a missing data set."""
+    remedy = "put it there, or set data.root to its location"
+    if config.format not in OFFICIAL:  # a layout for the user's own videos
         return remedy
     return (
         f"{OFFICIAL[config.format].obtained}; {remedy}, and see what is missing with: lavish data check --task "

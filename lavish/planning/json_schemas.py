@@ -1,6 +1,6 @@
 """JSON schemas of the configuration files, generated from :mod:`lavish.config.schema` for editors and readers.
 
-``python -m lavish.planning.json_schemas`` writes them to workflow/schemas/; a test fails while they differ from the classes. The
+``python -m lavish.planning.json_schemas`` writes them to workflow/schemas/; a test compares them with the classes. The
 workflow itself validates with the classes.
 """
 
@@ -23,23 +23,23 @@ _DEFINITIONS = "#/$defs/{model}"
 def generate() -> dict[str, str]:
     """Return the text of each schema by its file name."""
     config = _schema(WorkflowConfig)
-    del config["required"]  # a file that is laid over another one says only what differs
+    del config["required"]  # a file that is merged into another one has only the differing keys
     config["properties"]["defaults"] = _partial_run("The run configuration that rows start from.")
     backbone = config["$defs"]["BackboneChoice"]["properties"]
-    backbone["set"] = _partial_run("What differs from the row; usually `backbone`, and sizes of `data`.")
-    backbone["set_by_task"]["additionalProperties"] = _partial_run("What differs on this task.")
+    backbone["set"] = _partial_run("Changes to the row; usually `backbone`, and sizes in `data`.")
+    backbone["set_by_task"]["additionalProperties"] = _partial_run("Changes for this task.")
     title = config["$defs"]["TaskDefaults"]["properties"]["title"]
     table = _schema(TableConfig)
     row = table["$defs"]["RowConfig"]["properties"]
-    row["set"] = _partial_run("What differs from the task's defaults; without it the row repeats a variant from above.")
-    row["set_by_task"]["additionalProperties"] = _partial_run("What differs on this task.")
+    row["set"] = _partial_run("Changes to the task's defaults; without it the row repeats a variant from above.")
+    row["set_by_task"]["additionalProperties"] = _partial_run("Changes for this task.")
     for schema in (config, table):
         schema["$defs"] = {**schema.get("$defs", {}), **_partial_definitions()}
     run = config["$defs"]["RunConfig"]
     config["$defs"]["TaskDefaults"] = {
         **run,
         "title": "TaskDefaults",
-        "description": "What a task changes in the defaults, and what tables call it.",
+        "description": "A task's changes to the defaults, and its name in tables.",
         "properties": {"title": title, **run["properties"]},
     }
     return {
@@ -58,7 +58,7 @@ def _partial_run(description: str) -> dict[str, Any]:
 
 
 def _partial_definitions() -> dict[str, Any]:
-    """The run configuration and its parts with no key required: files and rows say only what differs."""
+    """Return the run configuration and its parts without required keys: files and rows have only the differing keys."""
     _, schema = models_json_schema([(RunConfig, "validation")], ref_template=_DEFINITIONS)
     return {name: _without_required(definition) for name, definition in schema["$defs"].items()}
 
@@ -68,7 +68,7 @@ def _without_required(node: Any) -> Any:
         return [_without_required(item) for item in node]
     if not isinstance(node, dict):
         return node
-    # Without its tag a mapping may fit several alternatives, and which one is meant depends on the layer below.
+    # Without its tag a mapping may match several alternatives; the file below it decides.
     renamed = {"anyOf" if key == "oneOf" else key: value for key, value in node.items()}
     return {key: _without_required(value) for key, value in renamed.items() if key not in ("required", "discriminator")}
 
@@ -78,7 +78,7 @@ def _text(schema: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the schemas into the repository that is the working directory."""
+    """Write the schemas below the working directory."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in generate().items():
         (FOLDER / name).write_text(text, encoding="utf-8")

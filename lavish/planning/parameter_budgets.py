@@ -1,8 +1,8 @@
-"""Sizes of methods (a rank, a reduction) that are chosen so that a run trains as many parameters as another one does.
+"""Matching the size of a method (a rank, a reduction) to the number of trainable parameters of another run.
 
-The size found is part of a run's configuration, and so of its name: it has to be known when the workflow is parsed.
-Counting needs models and with them torch, which takes longer than everything else a dry run does. So one process
-counts for all rows at once, and what it found is kept in a file that may be deleted at any time.
+The size is part of a run's configuration and therefore of its name, so it must be known when the workflow is parsed.
+Counting needs models and torch, which takes longer than the rest of a dry run. One process therefore counts for all
+rows, and the results are cached in a file that may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from lavish.provenance import RECIPE_VERSION
 FOUND = Path("results/matched_sizes.json")
 
 _PACKAGE = Path(__file__).parents[1]
-# What decides how many parameters a method trains, and how its size is searched for.
+# The code that the number of trainable parameters and the search depend on.
 _CODE = (
     "cost/size_search.py", "learner/*.py", "methods/**/*.py", "models/**/*.py", "tasks/*.py",
 )  # fmt: skip
-# What decides nothing of it.
+# Keys of a run that they do not depend on.
 _IRRELEVANT: dict[str, Any] = {
     "training": True,
     "normalisation": True,
@@ -49,31 +49,31 @@ _IRRELEVANT: dict[str, Any] = {
 
 
 class Request(Config):
-    """A run whose size is to be chosen for the number of parameters that another one trains."""
+    """A run whose size is to be matched to the trainable parameters of another run."""
 
     config: RunConfig
-    """Its size is left at the method's default."""
+    """The run, with the method's default size."""
     target: RunConfig
 
 
 @dataclass(frozen=True)
 class Match:
-    """The size that was found, and the trainable parameters that it comes to."""
+    """The size that was found, and its trainable parameters."""
 
     size: int
     trainable: int
     target: int
     budget: int
-    """Those of the target's that are below its head."""
+    """The target's trainable parameters below its head."""
 
     @property
     def off(self) -> float:
-        """By how much the run misses the target, as a share of the target's parameters below the head."""
+        """The difference to the target, as a fraction of the target's parameters below the head."""
         return (self.trainable - self.target) / self.budget
 
 
 def request(config: RunConfig, target: RunConfig) -> Request:
-    """Return the request for a size of `config`, whatever size it says itself."""
+    """Return the request for a size of `config`; its own size is ignored."""
     option = budget_option(config.adapter.method)
     options = {key: value for key, value in config.adapter.options.items() if key != option}
     adapter = config.adapter.model_copy(update={"options": options})
@@ -81,17 +81,17 @@ def request(config: RunConfig, target: RunConfig) -> Request:
 
 
 def with_size(config: RunConfig, size: int) -> RunConfig:
-    """Return a run whose method has a size."""
+    """Return the run with a size."""
     option = budget_option(config.adapter.method)
     adapter = config.adapter.model_copy(update={"options": {**config.adapter.options, option: size}})
     return config.model_copy(update={"adapter": adapter})
 
 
 def sizes(requests: Mapping[str, Request]) -> dict[str, Match]:
-    """Return the size of each request by its name in messages; one process searches for all that are not known yet.
+    """Return the size of each request by its name in messages; one process searches for all that are not cached.
 
     Raises:
-        LavishError: a method takes no size at all, or the search failed.
+        LavishError: a method accepts no size, or the search failed.
     """
     if not requests:
         return {}
@@ -114,7 +114,7 @@ def _key(one: Request) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Return a checksum over the code that decides: an edited method is counted anew."""
+    """Return a checksum of the code, so that an edited method is counted again."""
     whole = hashlib.sha256()
     for path in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
         whole.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
@@ -133,14 +133,14 @@ def _known() -> dict[str, Any]:
 
 
 def _search(requests: Mapping[str, Request]) -> dict[str, Any]:
-    """Search in a process of its own, which may import torch."""
+    """Search in a separate process, which may import torch."""
     names = ", ".join(sorted({one.config.adapter.method for one in requests.values()}))
-    print(f"Searching for the sizes of {names} that train as many parameters as another method", file=sys.stderr)
+    print(f"Searching for the sizes of {names} that match the trainable parameters of another method", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         asked, found = Path(folder, "requests.json"), Path(folder, "sizes.json")
         asked.write_text(json.dumps({name: one.model_dump(mode="json") for name, one in requests.items()}))
         command = [sys.executable, "-m", "lavish", "match", "--requests", str(asked), "--out", str(found)]
-        # Beside the working directory of the workflow, the process must find this package and no other.
+        # The process must import this package, not one in the working directory of the workflow.
         path = os.pathsep.join(filter(None, [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
         ended = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

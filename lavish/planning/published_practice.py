@@ -1,7 +1,7 @@
-"""What the published code of LAVISH does otherwise than one would expect, as far as options reproduce it.
+"""Deviations of the published code of LAVISH that options reproduce.
 
-A row of a table whose run has one of these is marked, because its number is not comparable with a row that has not.
-Selection on the test split is marked on its own; docs/reproduction_notes.md tells the whole story. No torch here.
+A row of a table with one of them is marked, because its number is not comparable with other rows. Selection on the test
+split has its own mark. See docs/reproduction_notes.md. Does not import torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from lavish.config.schema import RunConfig
 
 
 def deviations(config: RunConfig) -> list[str]:
-    """Say, one phrase each, what of a resolved run replicates published practice that changes numbers."""
+    """Return one phrase for each published practice that a run replicates and that changes numbers."""
     options = config.adapter.options if config.adapter.method == "lavish" else {}
     one_way = config.modalities != "audio_visual" or config.fusion.direction != "both"
     gated_before_norm = options.get("gate_order") == "gate_first" and options.get("norm_after")

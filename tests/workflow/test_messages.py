@@ -52,7 +52,7 @@ def test_a_missing_folder_stops_only_tables_that_need_it(tmp_path: Path) -> None
     assert said.startswith(
         "table 'real' cannot be made: data set 'official' (ave): there is no folder data/AVE; the AVE data set is"
     )
-    assert "set data.root to where it lies" in said
+    assert "set data.root to its location" in said
     assert "\n" not in said
 
 

@@ -100,10 +100,10 @@ def _describe_data(data: DataConfig) -> str:
     if data.compose is None:
         return f"{data.name} (official {layout} layout, {data.segments} segments a clip)"
     clips = data.compose.clips
-    assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of pictures and sounds"
+    assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of images and recordings"
     return (
-        f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of {data.segments} "
-        f"{'segment' if data.segments == 1 else 'segments'}, made of {assets}"
+        f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of "
+        f"{data.segments} {'segment' if data.segments == 1 else 'segments'}, made of {assets}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A table read and checked, before the runs of its rows are named."""
+"""A validated table before its runs are named."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from lavish.planning.tables.schema import TableConfig
 
 @dataclass(frozen=True)
 class Draft:
-    """A table's file with its rows resolved; rows that are matched to others get their sizes last."""
+    """A table with its rows resolved, except for the sizes of matched rows."""
 
     name: str
     file: Path
     table: TableConfig
     config: WorkflowConfig
     where: str
-    """How messages name the configuration that the table starts from."""
+    """Name of the table's configuration for messages."""
     variants: dict[str, Variant]
     matched: tuple[Matched, ...] = ()
-    """What was found for the rows that are matched to others."""
+    """The results for matched rows."""
 
     def requests(self) -> dict[str, Request]:
-        """Return the sizes that have to be found, by what messages call the runs."""
+        """Return the requested sizes, by the names of their runs in messages."""
         return {where: request(config, target) for where, _, _, config, target in self._matches()}
 
     def with_sizes(self, found: Mapping[str, Match]) -> Draft:
-        """Return the draft with the sizes that were found."""
+        """Return the draft with the sizes filled in."""
         variants, matched = dict(self.variants), []
         for where, variant, task, config, _ in self._matches():
             resolved, match = variants[variant], found[where]
@@ -45,7 +45,7 @@ class Draft:
         return replace(self, variants=variants, matched=tuple(matched))
 
     def _matches(self) -> Iterator[tuple[str, str, str, RunConfig, RunConfig]]:
-        """Yield what messages call a run that is matched, its variant and task, its configuration and its target's."""
+        """Yield the name in messages, variant, task, configuration and target configuration of each matched run."""
         for variant, resolved in self.variants.items():
             if resolved.matches is not None:
                 for task, config in resolved.configs.items():

@@ -1,4 +1,4 @@
-"""The rows of a table resolved and checked, so that nothing is found wrong after the trainings."""
+"""Resolves and validates the rows of a table, so that no mistake is found only after the trainings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, PredictedM
 
 @dataclass(frozen=True)
 class Variant:
-    """A row that defines a variant, resolved: its configuration on each of its tasks."""
+    """A resolved row that defines a variant: its configuration for each of its tasks."""
 
     label: str
     task: str
-    """The task of columns that name none."""
+    """The task of columns without a task."""
     configs: dict[str, RunConfig]
     matches: str | None = None
-    """The variant whose number of trainable parameters its size is chosen for; it is not in `configs` yet."""
+    """The variant whose trainable parameters its size is matched to; the size is not in `configs` yet."""
 
 
 def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict[str, Variant]:
@@ -78,7 +78,7 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
 
 
 def _check_matches(table: TableConfig, variants: Mapping[str, Variant], file: Path) -> None:
-    """Stop at a row whose size cannot be chosen for another's number of trainable parameters."""
+    """Raise an error for a row whose size cannot be matched to another's trainable parameters."""
     for row in table.rows:
         if row.set is None or row.match_parameters_of is None:
             continue
@@ -97,16 +97,16 @@ def _check_matches(table: TableConfig, variants: Mapping[str, Variant], file: Pa
             option = budget_option(config.adapter.method)
             if option is None:
                 raise LavishError(
-                    f"{where}: method '{config.adapter.method}' has no size to choose: leave the key out, or choose a "
-                    "method whose class names the option that is its `size` (see `lavish methods`)"
+                    f"{where}: method '{config.adapter.method}' has no size: remove the key, or choose a "
+                    "method whose class has a `budget_option` (see `lavish methods`)"
                 )
             for said in (row.set, row.set_by_task.get(task, {})):
                 if option in said.get("adapter", {}).get("options", {}):
-                    raise LavishError(f"{where}: option '{option}' is what is searched for: leave it out of the row")
+                    raise LavishError(f"{where}: option '{option}' is searched for: remove it from the row")
 
 
 def check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], file: Path) -> None:
-    """Stop at a measure that a task does not have: nobody wants to learn that after the trainings."""
+    """Raise an error for a measure that a task does not have."""
     asked = [(f"column '{column}'", key.task, key.measure) for column in table.columns if (key := ColumnKey.of(column))]
     asked += [
         (f"figure '{name}'", figure.task, measure)
@@ -124,7 +124,7 @@ def check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], 
 
 
 def check_figures(table: TableConfig, variants: Mapping[str, Variant], file: Path) -> None:
-    """Stop at a figure that could not be drawn."""
+    """Raise an error for a figure that cannot be drawn."""
     sections = {section.title: section for section in table.sections}
     for figure, options in table.figures.items():
         for title in drawn_sections(options):
@@ -159,6 +159,6 @@ def _check_predicted_masks(options: PredictedMasksFigure, drawn: Mapping[str, Ru
             )
         if options.segment >= config.data.segments:
             raise LavishError(
-                f"{where}: segment {options.segment} is counted from 0, but clips of row '{variant}' have data.segments: "
-                f"{config.data.segments}"
+                f"{where}: segment {options.segment} is counted from 0, but clips of row '{variant}' have "
+                f"data.segments: {config.data.segments}"
             )

@@ -1,4 +1,4 @@
-"""What a file of config/tables/ may say: the rows, columns and figures of a table.
+"""The schema of config/tables/: rows, columns and figures of a table.
 
 Plain data like :mod:`lavish.config.schema`, validated while the workflow is being parsed.
 """
@@ -16,7 +16,7 @@ from lavish.config.merging import merge
 from lavish.config.schema import BackboneChoice, Config
 from lavish.errors import did_you_mean
 
-# What is trained and evaluated is needed by these columns alone; all others are counted or known beforehand.
+# Only these columns need trainings; all others are counted or known beforehand.
 MEASURED_COLUMNS = ("metric", "mean", "difference")
 TIMED_COLUMNS = ("step_time", "peak_memory")
 OTHER_COLUMNS = (
@@ -29,7 +29,7 @@ COLUMN_NAMES = (*MEASURED_COLUMNS, *TIMED_COLUMNS, *OTHER_COLUMNS)
 _COLUMN = re.compile(r"(?P<name>\w+)(:(?P<measure>\w+))?(@(?P<task>\w+))?")
 _COLUMN_SCHEMA = {
     "type": "string",
-    # Editors offer the plain names; a measure or a task after them is free text to them.
+    # Editors suggest the plain names; a measure or a task after them is free text.
     "anyOf": [
         {"enum": list(COLUMN_NAMES)},
         {"pattern": rf"^({'|'.join(MEASURED_COLUMNS)})(:\w+)?(@\w+)?$"},
@@ -41,7 +41,7 @@ _COLUMN_SCHEMA = {
 
 @dataclass(frozen=True)
 class ColumnKey:
-    """One entry of `columns`, taken apart: ``name[:measure][@task]``.
+    """A parsed entry of `columns`: ``name[:measure][@task]``.
 
     `measure` is None for the task's own metric, and `task` for the main task of the table.
     """
@@ -52,23 +52,23 @@ class ColumnKey:
 
     @classmethod
     def of(cls, text: str) -> ColumnKey:
-        """Read an entry; ValueError, with the nearest valid name, for one that is none."""
+        """Parse an entry; raise ValueError with the nearest valid name for an invalid one."""
         found = _COLUMN.fullmatch(text)
         if found is None:
-            raise ValueError(f"'{text}' is no column: write name, name:measure, name@task or name:measure@task")
+            raise ValueError(f"'{text}' is not a column: write name, name:measure, name@task or name:measure@task")
         key = cls(found["name"], found["measure"], found["task"])
         if key.name not in COLUMN_NAMES:
             raise ValueError(f"unknown column '{key.name}'{did_you_mean(key.name, COLUMN_NAMES)}")
         if key.measure is not None and key.name not in MEASURED_COLUMNS:
             names = ", ".join(f"'{name}'" for name in MEASURED_COLUMNS)
-            raise ValueError(f"column '{text}': only {names} are of a measure")
+            raise ValueError(f"column '{text}': only {names} have a measure")
         if key.name == "published" and key.task is not None:
-            raise ValueError(f"column '{text}': published numbers are printed as rows name them, whatever the task")
+            raise ValueError(f"column '{text}': published numbers do not depend on the task")
         return key
 
 
 EXAMPLE_CLIPS = 8
-"""Clips of a split of which the workflow keeps a run's predictions, to be drawn."""
+"""Number of clips whose predictions the workflow stores for figures."""
 
 
 def _check_column(text: str) -> str:
@@ -84,30 +84,30 @@ class RowConfig(Config):
 
     variant: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     label: str | None = Field(default=None, description="Printed name; by default that of the defining row.")
-    set: dict[str, Any] | None = Field(default=None, description="What differs from the task's defaults.")
+    set: dict[str, Any] | None = Field(default=None, description="Changes to the task's defaults.")
     set_by_task: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="What differs further on single tasks; laid over `set`."
+        default_factory=dict, description="Further changes for single tasks; merged into `set`."
     )
     published: list[str] = Field(default_factory=list, description="Ids of lines of config/published.csv.")
     tasks: list[str] | None = Field(
         default=None,
         min_length=1,
         description="The tasks of the table's columns that the variant is run on; by default all of them. Cells of "
-        "the others say that they do not apply.",
+        "the others are empty.",
     )
     task: str | None = Field(
         default=None,
-        description="The task of this row instead of the table's, in a table that counts and trains nothing.",
+        description="The task of this row instead of the table's, in a table of costs.",
     )
     match_parameters_of: str | None = Field(
         default=None,
-        description="A variant of this table: the row's method gets the size (its class names the option: a rank, a "
-        "reduction) at which the trainable parameters come nearest to that variant's.",
+        description="A variant of this table: the row's method gets the size (its `budget_option`, such as a rank) "
+        "at which its trainable parameters are closest to that variant's.",
     )
     each_backbone: bool = Field(
         default=False,
-        description="One row for each of the configuration's `backbones`: variant and label get the backbone's added, "
-        "and its `set` is laid over the row's.",
+        description="One row for each of the configuration's `backbones`: the backbone's name and label are "
+        "appended, and its `set` is merged into the row's.",
     )
 
     @model_validator(mode="after")
@@ -132,25 +132,23 @@ class SectionConfig(Config):
 
 
 class PublishedMethod(Config):
-    """A method of which a table prints nothing but what its authors published."""
+    """A method with published numbers only."""
 
     label: str
     published: list[str] = Field(min_length=1, description="Ids of lines of config/published.csv.")
 
 
 class MetricAgainstCostFigure(Config):
-    """Each row is a point: what it reaches against what it costs."""
+    """Each row is a point: its metric against its cost."""
 
     kind: Literal["metric_against_cost"]
     title: str
     section: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="Title of the section whose rows are drawn; of several, each gets a colour of its own."
+        description="Title of the section whose rows are drawn; several sections have different colours."
     )
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
     cost: Literal["adapter_gmacs", "total_gmacs", "trainable_params"] = "adapter_gmacs"
-    front: bool = Field(
-        default=False, description="Mark the Pareto front: rows that no other one reaches or passes at no more cost."
-    )
+    front: bool = Field(default=False, description="Mark the Pareto front.")
 
 
 class BreakdownFigure(Config):
@@ -166,20 +164,24 @@ class BreakdownFigure(Config):
 
 
 class PredictedMasksFigure(Config):
-    """Predicted masks: a line for each test clip, with its frame, its true mask and that of each row."""
+    """Predicted masks: one line per test clip with its frame, its true mask and the mask of each row."""
 
     kind: Literal["predicted_masks"]
     title: str
     section: str = Field(description="Title of the section whose rows are drawn.")
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
-    clips: int = Field(default=4, ge=1, description="Test clips drawn, the first of the 8 that are kept of each run.")
-    segment: int = Field(default=0, ge=0, description="The segment of each clip that is drawn, counted from 0.")
+    clips: int = Field(
+        default=4, ge=1, description="Number of test clips, the first of the 8 that are stored for each run."
+    )
+    segment: int = Field(default=0, ge=0, description="The segment of each clip, counted from 0.")
 
     @field_validator("clips")
     @classmethod
     def _clips_are_kept(cls, clips: int) -> int:
         if clips > EXAMPLE_CLIPS:
-            raise ValueError(f"{clips} clips, but of each run examples of {EXAMPLE_CLIPS} are kept: draw no more")
+            raise ValueError(
+                f"{clips} clips, but predictions of {EXAMPLE_CLIPS} clips are stored: give at most {EXAMPLE_CLIPS}"
+            )
         return clips
 
 
@@ -196,37 +198,37 @@ class TableConfig(Config):
 
     title: str
     description: str = ""
-    task: str = Field(description="The main task: that of columns which name none.")
+    task: str = Field(description="The main task, of columns without a task.")
     baseline: str = Field(description="The variant that every other row is compared with.")
     columns: list[ColumnName] = Field(
         min_length=1,
-        description="`name[:measure][@task]`: 'metric' (with interval), 'mean' (without) and 'difference' are of the "
-        "task's own metric or of a further measure.",
+        description="`name[:measure][@task]`: 'metric' (with interval), 'mean' (without) and 'difference' are for the "
+        "task's own metric or a further measure.",
     )
     configuration: str | None = Field(
         default=None,
         pattern=r"^\w+$",
-        description="File of config/ that is laid over config.yaml for this table, whatever else a call lays over it.",
+        description="File of config/ that is merged into config.yaml for this table, instead of `--configfile`.",
     )
     sections: list[SectionConfig] = Field(min_length=1)
     published_only: list[PublishedMethod] = Field(
-        default_factory=list, description="Other methods, with published numbers alone, in a section of their own."
+        default_factory=list, description="Other methods with published numbers only, in a separate section."
     )
     figures: dict[str, FigureConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _figures_draw_results(self) -> TableConfig:
         if self.figures and not needs_results(self.columns):
-            raise ValueError("`figures` draw results, but no column asks for any: add 'metric' or leave them out")
+            raise ValueError("`figures` need results, but no column has any: add 'metric' or remove the figures")
         return self
 
     @model_validator(mode="after")
     def _rows_of_other_tasks_are_only_counted(self) -> TableConfig:
         of_its_own = [row.variant for row in self.rows if row.task is not None]
         if of_its_own and needs_results(self.columns):
-            raise ValueError(f"row '{of_its_own[0]}' is of another task: results of two tasks are no one column's")
+            raise ValueError(f"row '{of_its_own[0]}' has another task: a column cannot mix the results of two tasks")
         if of_its_own and len(self.tasks) > 1:
-            raise ValueError(f"row '{of_its_own[0]}' has a task of its own: then no column may name one")
+            raise ValueError(f"row '{of_its_own[0]}' has its own task, so columns must not name a task")
         return self
 
     @model_validator(mode="after")
@@ -253,15 +255,15 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
 
 
 def needs_results(columns: Iterable[str]) -> bool:
-    """Tell whether a table of these columns needs trained runs, and not only their configurations and costs."""
+    """Tell whether a table of these columns needs trained runs."""
     return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *TIMED_COLUMNS) for column in columns)
 
 
 def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:
     """Return the table with each row `each_backbone` replaced by one row per backbone.
 
-    A row without `set` puts the variant it refers to on each backbone. Raises ValueError naming the row where there
-    are no backbones or the row refers to nothing above.
+    A row without `set` repeats the variant it refers to on each backbone. Raises ValueError naming the row if there are
+    no backbones or no row above defines the variant.
     """
     defined: dict[str, RowConfig] = {}
     sections = []
@@ -278,7 +280,7 @@ def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> T
             if row.set is None and row.variant not in defined:
                 raise ValueError(
                     f"row '{row.variant}': refers to a variant that no row above defines"
-                    f"{did_you_mean(row.variant, defined)}; define it with `set` (`set: {{}}` for the defaults themselves)"
+                    f"{did_you_mean(row.variant, defined)}; define it with `set` (`set: {{}}` for the defaults)"
                 )
             source = row if row.set is not None else defined[row.variant]
             label = row.label or source.label or row.variant

@@ -148,7 +148,7 @@ def test_an_unfinished_training_is_said_to_be_unfinished(run, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"), [("absent", "there is no folder absent"), ("config", "config is no run: it has neither")]
+    ("folder", "message"), [("absent", "there is no folder absent"), ("config", "config is not a run: it has neither")]
 )
 def test_what_is_no_run_is_said_to_be_none(run, folder, message, capsys):
     assert main(["show", folder]) == 1

@@ -349,7 +349,7 @@ def test_identity_of_a_weights_file_depends_on_content_not_path(tmp_path: Path) 
             lambda t: t["sections"][0]["rows"][1].update(tasks=["segmentation_s4"]),
             "row 'avish': no column is of task 'segmentation_s4'",
         ),
-        (lambda t: t["sections"][0]["rows"][1].update(task="segmentation_s4"), "row 'avish' is of another task"),
+        (lambda t: t["sections"][0]["rows"][1].update(task="segmentation_s4"), "row 'avish' has another task"),
         (
             lambda t: (
                 t.update(columns=["metric", "metric@segmentation_s4"]),
@@ -384,7 +384,7 @@ def test_identity_of_a_weights_file_depends_on_content_not_path(tmp_path: Path) 
                 columns=["metric", "metric@segmentation_s4"],
                 figures={"f": {**FIGURE, "kind": "predicted_masks", "task": "segmentation_s4", "clips": 9}},
             ),
-            "key 'figures.f.predicted_masks.clips': 9 clips, but of each run examples of 8 are kept",
+            "key 'figures.f.predicted_masks.clips': 9 clips, but predictions of 8 clips are stored",
         ),
         (
             lambda t: (
@@ -493,7 +493,7 @@ def test_a_table_excludes_the_runs_of_a_second_task_without_data(tmp_path: Path)
     assert {run.name.split("-")[0] for run in table.runs} == {TASK}
     for row in table.spec["sections"][0]["rows"]:
         assert set(row["runs"]) == {TASK}
-        assert row["missing"] == {S4: f"data not here: {tmp_path}/AVSBench"}
+        assert row["missing"] == {S4: f"data missing: {tmp_path}/AVSBench"}
     assert "there is no folder" in table.spec["facts"]["not here"]
     assert loaded.figure_names == ["cost"]
     assert loaded.figure("cost").runs == table.runs
@@ -505,7 +505,7 @@ def test_cells_give_the_reason_of_a_missing_result(tmp_path: Path) -> None:
     change(TABLE, lambda values: values["sections"][0]["rows"][0].pop("published"))
     write_table(without_s4(tmp_path / "AVSBench").table("small").spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
-    reason = f"data not here: {tmp_path}/AVSBench"
+    reason = f"data missing: {tmp_path}/AVSBench"
     assert all(line.count(reason) == 2 for line in text.splitlines() if line.startswith(("| LAVISH", "| avish")))
     assert text.count(reason) == 4
     assert "- Not here: data set 'composed' (avsbench_s4): there is no folder" in text
@@ -516,10 +516,10 @@ def test_cells_give_the_reason_of_a_missing_result(tmp_path: Path) -> None:
 
 def test_missing_assets_and_weights(tmp_path: Path) -> None:
     assets = {"kind": "folder", "root": str(tmp_path / "pairs")}
-    with pytest.raises(MissingInput, match=r"no folder .*pairs; it holds one folder a class"):
+    with pytest.raises(MissingInput, match=r"no folder .*pairs; it must contain one folder per class"):
         load([CONFIG], {"defaults": {"data": {"compose": {"assets": assets}}}}).table("small")
     weights = {"source": "file", "path": str(tmp_path / "vit.safetensors")}
-    with pytest.raises(MissingInput, match=r"no file of weights .*vit\.safetensors; set weights\.path"):
+    with pytest.raises(MissingInput, match=r"no weights file .*vit\.safetensors; set weights\.path"):
         load([CONFIG], {"defaults": {"backbone": {"weights": weights}}}).table("small")
 
 

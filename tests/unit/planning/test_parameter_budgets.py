@@ -216,10 +216,10 @@ def test_a_failed_search_gives_the_reason(capfd: pytest.CaptureFixture[str]) -> 
     [
         ({"match_parameters_of": "lavsh"}, r"no row defines the variant 'lavsh' \(did you mean 'lavish'"),
         ({"match_parameters_of": "avish"}, "'avish' is matched itself"),
-        ({"set": {"adapter": {"method": "none"}}}, "method 'none' has no size to choose"),
-        ({"set": {"adapter": {"options": {"reduction": 4}}}}, "option 'reduction' is what is searched for"),
+        ({"set": {"adapter": {"method": "none"}}}, "method 'none' has no size"),
+        ({"set": {"adapter": {"options": {"reduction": 4}}}}, "option 'reduction' is searched for"),
         ({"set": None}, "belong to the row that defines the variant"),
-        ({"match_parameters_of": "frozen"}, "nothing below the head is trained in what it is to match"),
+        ({"match_parameters_of": "frozen"}, "the variant to match has no trainable parameters below the head"),
         ({"match_parameters_of": "elsewhere"}, "'elsewhere' is not run on task 'segmentation_s4'"),
     ],
 )

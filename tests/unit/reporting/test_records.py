@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(run: Path, name: str) -> None:
 def test_a_broken_json_file_is_named(run: Path, text: str) -> None:
     path = run / "cost.json"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(LavishError, match=r"cost.json: .*run its step again"):
+    with pytest.raises(LavishError, match=r"cost.json: .*run its job again"):
         read_cost(run)
 
 
