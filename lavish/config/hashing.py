@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 def canonical_json(values: Any) -> str:
-    """Return the one JSON text of `values`: sorted keys, no spaces."""
+    """Return `values` as JSON with sorted keys and without spaces."""
     if isinstance(values, BaseModel):
         values = values.model_dump(mode="json")
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

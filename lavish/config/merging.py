@@ -1,12 +1,12 @@
-"""How one configuration file is laid over another."""
+"""Merging of configuration files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# A mapping below one of these keys is one of several alternatives, and the tag says which. When an override names
-# another alternative, the mapping is replaced instead of merged: the options of one adapter mean nothing to the next.
+# A mapping below one of these keys describes one of several alternatives, selected by its tag. If an override selects
+# another alternative, it replaces the mapping, because the options of one method do not apply to another.
 _TAGS = {
     "adapter": "method",
     "assets": "kind",
@@ -19,10 +19,10 @@ _TAGS = {
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `override` laid over it, mapping by mapping.
+    """Return `base` merged with `override`, mapping by mapping; values of `override` take precedence.
 
-    A mapping that describes one of several alternatives (an adapter, weights) is replaced, not merged, where the
-    override names another alternative.
+    A mapping that describes one of several alternatives (a method, weights) is replaced instead of merged if the
+    override selects another alternative.
     """
     merged = dict(base)
     for key, value in override.items():

@@ -11,7 +11,7 @@ from lavish.errors import LavishError, did_you_mean
 
 T = TypeVar("T", bound="Config")
 
-# Former names of keys, and of values of a key that selects an alternative.
+# Former names of keys, and of the values that select an alternative.
 _RENAMED_KEYS = {"steps": "segments", "step_seconds": "segment_seconds", "step": "segment"}
 _RENAMED_TAGS = {"examples": "predicted_masks"}
 
@@ -44,7 +44,7 @@ def _explain(model: type[Config], error: Any) -> str:
 
 
 def _fields_at(model: Any, location: tuple[Any, ...]) -> set[str]:
-    """Names of the fields of the model at `location`; alternatives of a union all count."""
+    """Return the names of the fields of the model at `location`; of a union, those of all alternatives."""
     found = {model} if isinstance(model, type) and issubclass(model, Config) else set()
     for part in location:
         step: set[type[Config]] = set()
@@ -52,7 +52,7 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> set[str]:
             field = candidate.model_fields.get(str(part))
             if field is not None:
                 step |= set(_models_in(field.annotation))
-        # Pydantic inserts the chosen alternative's tag or name into the path: it names no field, so stay.
+        # Pydantic adds the tag of the selected alternative to the path. It is not a field: skip it.
         found = step or found
     return {name for candidate in found for name in candidate.model_fields}
 

@@ -1,4 +1,4 @@
-"""A small workflow whose jobs a stub does, so that tests see what Snakemake would run and why."""
+"""A small workflow whose jobs are run by a stub, to test which jobs Snakemake runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def start_snakemake(*arguments: str, **environment: str) -> subprocess.Popen[str
 
 
 class Workflow:
-    """A working directory with a configuration of its own, and the ways the tests call Snakemake in it."""
+    """A working directory with its own configuration, and calls of Snakemake in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -136,7 +136,7 @@ class Workflow:
         return f"{stub.parent}{os.pathsep}{os.environ['PATH']}"
 
     def planned(self, *arguments: str) -> Counter[str]:
-        """Count the jobs of each rule that a call would run, `all` left out."""
+        """Count the jobs of each rule that a call would run, except for `all`."""
         result = self.call(*arguments, "--dry-run", "--quiet", "rules", "reason", "host")
         assert result.returncode == 0, result.stdout
         lines = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What the graph of jobs may and may not contain."""
+"""The graph of jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness import Workflow, snakemake
 
 
 class Graph:
-    """The jobs that a call would run, each with what it waits for."""
+    """The jobs that a call would run, and their dependencies."""
 
     def __init__(self, workflow: Workflow, *arguments: str) -> None:
         result = workflow.call(*arguments, "--dag", "dot", "--forceall")
         assert result.returncode == 0, result.stdout
-        # A job is labelled with its rule and those of its wildcards that none of the jobs it waits for has.
+        # A job is labelled with its rule and the wildcards that its dependencies do not have.
         self.label = dict(re.findall(r'(\d+)\[label = "([^"]*)"', result.stdout))
         self.needs: dict[str, set[str]] = {job: set() for job in self.label}
         for needed, job in re.findall(r"(\d+) -> (\d+)", result.stdout):
@@ -63,7 +63,7 @@ def test_every_evaluation_of_the_default_reads_the_test_split(default: Graph) ->
     assert all(default.needs_split(job, "test") for job in evaluations)
 
 
-def test_select_on_test_alone_lets_a_training_read_the_test_split(small: Graph) -> None:
+def test_only_select_on_test_lets_a_training_read_the_test_split(small: Graph) -> None:
     reading = [job for job in small.jobs("train") if small.needs_split(job, "test")]
     assert small.variants(reading) == {"published"}
     assert not any(small.needs_split(job, "val") for job in reading)
@@ -75,7 +75,7 @@ def test_only_rows_with_an_extra_audio_encoder_wait_for_its_features(small: Grap
     assert small.variants([job for job in small.jobs("train") if small.ancestors(job) & features]) == {"encoder"}
 
 
-def test_a_table_of_two_tasks_trains_a_row_on_each_of_its_own(tmp_path: Path) -> None:
+def test_a_table_of_two_tasks_trains_each_row_on_its_tasks(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     two_tasks(workflow)
     graph = Graph(workflow, "results/table_small.md")
@@ -111,13 +111,13 @@ def test_a_row_on_each_backbone_waits_for_the_weights_of_each(tmp_path: Path) ->
     backbones = len(workflow.read("config/config.yaml")["backbones"])
     assert backbones > 1
     jobs = workflow.planned("results/table_small.md")
-    # The first backbone is the default's, so its row is trained already; the audio encoder is pretrained as well.
+    # The first backbone is the default, so its row is trained already; the audio encoder is pretrained as well.
     assert jobs["train"] == 2 * (4 + backbones - 1)
     assert jobs["pretrain"] == backbones + 1
 
 
 def two_tasks(workflow: Workflow) -> None:
-    """Give the small table a column of segmentation, which one of its rows is not of, and a figure of masks."""
+    """Add a column of segmentation, which does not apply to one row, and a figure of masks to the small table."""
     table = workflow.read("config/tables/small.yaml")
     table["columns"] += ["metric@segmentation_s4", "difference@segmentation_s4"]
     masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": "segmentation_s4"}
@@ -126,12 +126,12 @@ def two_tasks(workflow: Workflow) -> None:
     workflow.write("config/tables/small.yaml", table)
 
 
-def test_cost_waits_for_nothing(default: Graph) -> None:
+def test_cost_has_no_dependencies(default: Graph) -> None:
     assert default.jobs("cost")
     assert not any(default.needs[job] for job in default.jobs("cost"))
 
 
-def test_no_training_is_told_of_the_test_split(finished: Workflow) -> None:
+def test_no_training_reads_a_file_of_the_test_split(finished: Workflow) -> None:
     """The same on files: none of those that Snakemake recorded as read by a training belongs to the test split."""
     result = finished.call("--detailed-summary")
     lines = result.stdout.splitlines()
@@ -167,7 +167,7 @@ def test_every_job_leaves_a_log_that_begins_with_its_command(finished: Workflow)
     ],
     ids=["default profile", "command line", "slurm profile"],
 )
-def test_gpus_of_the_profile_or_command_line_decide_the_device(
+def test_gpus_of_the_profile_or_command_line_select_the_device(
     finished: Workflow, options: list[str], device: str
 ) -> None:
     result = finished.call("results/table_small.md", "--dry-run", "--printshellcmds", "--forceall", *options)
@@ -176,7 +176,7 @@ def test_gpus_of_the_profile_or_command_line_decide_the_device(
     assert set(devices) == {("train", device), ("evaluate", device)}
 
 
-def test_a_gpu_alone_makes_nothing_run_again(finished: Workflow) -> None:
+def test_a_gpu_repeats_no_job(finished: Workflow) -> None:
     assert not finished.planned("--resources", "gpu=1")
 
 
@@ -206,7 +206,7 @@ def test_a_table_of_costs_needs_no_data_and_no_training(tmp_path: Path) -> None:
     assert workflow.planned("results/table_cost.md", "--configfile", paper) == jobs
 
 
-def test_the_papers_configuration_lists_its_jobs_where_the_data_are(tmp_path: Path) -> None:
+def test_jobs_of_the_papers_configuration(tmp_path: Path) -> None:
     workflow = Workflow.with_default_configuration(tmp_path)
     (tmp_path / "data/AVE/AVE").mkdir(parents=True)
     (tmp_path / "data/AVE/AVE/clip.mp4").write_bytes(b"video")
@@ -218,7 +218,7 @@ def test_the_papers_configuration_lists_its_jobs_where_the_data_are(tmp_path: Pa
         assert jobs["table"] == 1
 
 
-def test_a_matched_row_is_planned_with_the_size_that_was_found(tmp_path: Path) -> None:
+def test_a_matched_row_is_planned_with_the_size_found(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     workflow.set_row("avish", match_parameters_of="lavish")
     outputs = [workflow.call("results/table_small.md", "--dry-run", "--printshellcmds") for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The schemas that editors read agree with the classes that the workflow validates with."""
+"""The JSON schemas for editors agree with the classes that validate configurations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_configuration_files_fit_their_schema(file) -> None:
     assert [error.message for error in validator.iter_errors(yaml.safe_load(file.read_text()))] == []
 
 
-def test_schema_refuses_what_the_classes_refuse() -> None:
+def test_schema_rejects_invalid_configurations() -> None:
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     values["defaults"]["fusion"]["directon"] = "both"
     validator = jsonschema.Draft202012Validator(json.loads(schemas.generate()["config.schema.json"]))

@@ -1,4 +1,4 @@
-"""A mistake in the configuration ends in one message, without the places of the workflow it came through."""
+"""An error in the configuration ends in one message, without locations in the workflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness import Workflow
 
 
 def message(workflow: Workflow, *arguments: str) -> str:
-    """Return what a failing call says, without what Snakemake prints of itself before."""
+    """Return the message of a failing call, without the lines that Snakemake prints before it."""
     result = workflow.call(*arguments, "--dry-run", "--quiet", "host")
     assert result.returncode == 1, result.stdout
     own = (
@@ -31,7 +31,15 @@ def test_misspelt_option_of_an_adapter(tmp_path: Path) -> None:
     )
 
 
-def test_missing_folder_stops_only_what_needs_it(tmp_path: Path) -> None:
+def test_former_key(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("avish", set={"data": {"steps": 3}})
+    assert message(workflow) == (
+        "config/tables/small.yaml: row 'avish':\n  key 'data.steps' is now called 'segments': rename it"
+    )
+
+
+def test_a_missing_folder_stops_only_tables_that_need_it(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     table = workflow.read("config/tables/small.yaml")
     data = {"name": "official", "root": "data/AVE", "compose": None, "num_classes": 28}

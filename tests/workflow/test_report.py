@@ -1,4 +1,4 @@
-"""The report: tables and figures, and the records of the trainings behind them."""
+"""The report: tables, figures and the records of their trainings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 from harness import Workflow
 
 
-def test_the_report_leads_from_a_table_to_the_records_of_its_trainings(edited: Workflow) -> None:
+def test_the_report_contains_tables_and_the_records_of_their_trainings(edited: Workflow) -> None:
     result = edited.call("--report", "report.zip")
     assert result.returncode == 0, result.stdout
     with zipfile.ZipFile(edited.folder / "report.zip") as report:

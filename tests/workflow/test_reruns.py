@@ -1,4 +1,4 @@
-"""What a change of the configuration makes run again, and what it does not."""
+"""The jobs that a change of the configuration repeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filelock import FileLock
 from harness import Workflow
 
 
-def test_a_second_call_finds_nothing_to_be_done(finished: Workflow) -> None:
+def test_a_second_call_runs_no_job(finished: Workflow) -> None:
     assert not finished.planned()
 
 
@@ -19,7 +19,7 @@ def test_editing_one_variant_reruns_its_jobs_and_the_table(edited: Workflow) -> 
     assert edited.planned("results/table_small.md") == {"train": 2, "evaluate": 2, "cost": 1, "table": 1}
 
 
-def test_taking_the_edit_back_reruns_the_table_alone(edited: Workflow) -> None:
+def test_undoing_the_edit_reruns_only_the_table(edited: Workflow) -> None:
     table = edited.read("config/tables/small.yaml")
     edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
     assert edited.call("results/table_small.md").returncode == 0
@@ -33,12 +33,12 @@ def test_a_deleted_cost_is_counted_again(edited: Workflow) -> None:
     assert edited.planned("results/table_small.md") == {"cost": 1, "table": 1}
 
 
-def test_adding_a_seed_trains_that_seed_alone(edited: Workflow) -> None:
+def test_adding_a_seed_trains_only_that_seed(edited: Workflow) -> None:
     edited.change("config/config.yaml", seeds=[0, 1, 2])
     assert edited.planned() == {"train": 4, "evaluate": 4, "table": 1, "figure": 1}
 
 
-def test_a_label_changes_the_table_and_the_figure_alone(edited: Workflow) -> None:
+def test_a_label_changes_only_the_table_and_the_figure(edited: Workflow) -> None:
     edited.set_row("avish", label="Direct attention")
     assert edited.planned() == {"table": 1, "figure": 1}
 
@@ -60,7 +60,7 @@ def test_a_default_that_all_rows_share_reruns_all_trainings_but_no_data(edited: 
     assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 4, "table": 1, "figure": 1}
 
 
-def test_other_frame_size_prepares_again_but_composes_nothing(edited: Workflow) -> None:
+def test_another_frame_size_repeats_preparation_but_not_composition(edited: Workflow) -> None:
     config = edited.read("config/config.yaml")
     config["defaults"]["data"]["frame_size"] = 64
     edited.write("config/config.yaml", config)
@@ -81,7 +81,7 @@ def test_a_second_call_in_the_same_folder_is_refused(edited: Workflow) -> None:
     assert "Another Snakemake is running in this folder" in refused.stdout
 
 
-def test_a_killed_call_goes_on_when_called_again(edited: Workflow) -> None:
+def test_a_killed_call_is_resumed_by_the_next_one(edited: Workflow) -> None:
     edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
     call = edited.start("results/table_small.md", HANG="yes")
     states = []
@@ -94,6 +94,6 @@ def test_a_killed_call_goes_on_when_called_again(edited: Workflow) -> None:
     result = edited.call("results/table_small.md")
     assert result.returncode == 0, result.stdout
     assert not edited.planned("results/table_small.md")
-    # Not a declared output, so still there for the training to resume from.
+    # Not a declared output, so Snakemake has not deleted it.
     assert states[0].exists()
     assert (states[0].parent / "best.safetensors").exists()

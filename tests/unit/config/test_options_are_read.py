@@ -1,4 +1,4 @@
-"""No option that nothing reads: every key of the configuration and every argument of a method is used somewhere."""
+"""Every key of the configuration and every argument of a method is used somewhere."""
 
 from __future__ import annotations
 

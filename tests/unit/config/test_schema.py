@@ -69,7 +69,7 @@ def test_data_has_one_source(both):
     assert "exactly one of `root`" in error_of(data=data)
 
 
-def test_an_audio_encoder_reads_the_log_mels_that_are_prepared():
+def test_audio_encoder_and_data_need_the_same_spectrograms():
     weights = {"source": "random"}
     message = error_of(
         audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 24, "frames": 16}}
@@ -83,18 +83,18 @@ COMPOSE = {
 }
 
 
-def test_merge_lays_mappings_over_each_other():
+def test_merge_combines_mappings():
     assert merge({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
 
 
-def test_merge_replaces_another_alternative():
+def test_merge_replaces_the_mapping_of_another_alternative():
     base = {"adapter": {"method": "lavish", "options": {"latents": 2}}}
     assert merge(base, {"adapter": {"method": "none"}}) == {"adapter": {"method": "none"}}
     kept = merge(base, {"adapter": {"options": {"groups": 4}}})
     assert kept["adapter"]["options"] == {"latents": 2, "groups": 4}
 
 
-def test_merge_keeps_what_has_no_alternatives():
+def test_merge_combines_mappings_without_alternatives():
     base = {"data": {"name": "composed", "format": "ave", "segments": 3}, "schedule": {"kind": "cosine", "warmup": 0.3}}
     merged = merge(base, {"data": {"name": "av_pairs"}, "schedule": {"kind": "constant"}})
     assert merged["data"] == {"name": "av_pairs", "format": "ave", "segments": 3}
@@ -102,7 +102,7 @@ def test_merge_keeps_what_has_no_alternatives():
     assert merge({"task": {"name": "a", "options": {"x": 1}}}, {"task": {"name": "b"}}) == {"task": {"name": "b"}}
 
 
-def test_digest_depends_on_every_value_and_on_no_order():
+def test_digest_depends_on_values_not_on_their_order():
     first = parse(RunConfig, run_values(), "")
     assert digest(first) == digest(parse(RunConfig, dict(reversed(run_values().items())), ""))
     assert digest(first) != digest(first, 1)
@@ -125,7 +125,7 @@ def test_measures_of_every_task_are_read_from_its_source():
 
 
 @pytest.mark.parametrize("name", available("tasks"))
-def test_what_tasks_override_is_read_from_their_source(name):
+def test_overridden_functions_of_tasks_are_read_from_their_source(name):
     from lavish.tasks.base import Task
     from lavish.tasks.registry import task_class
 
@@ -140,12 +140,12 @@ def test_options_are_read_without_importing_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_nearest():
+def test_did_you_mean():
     assert did_you_mean("valu", ["value", "other"]) == " (did you mean 'value'?)"
     assert did_you_mean("xyz", ["b", "a"]) == " (one of: a, b)"
 
 
-def test_another_model_drops_what_described_the_former():
+def test_another_model_drops_the_keys_of_the_former_one():
     old = {"model": "vit", "spec": {"depth": 2}, "weights": {"source": "random"}}
     assert merge({"backbone": old}, {"backbone": {"model": "swinv2_x"}}) == {"backbone": {"model": "swinv2_x"}}
     assert merge(old, {"model": "vit", "positions": "linear"}) == {**old, "positions": "linear"}
@@ -156,6 +156,6 @@ def test_an_explicit_model_has_no_pretraining_classifier():
     assert "an explicit 'vit' has no pretraining classifier" in error_of(backbone=backbone)
 
 
-def test_counting_the_classifier_is_no_part_of_other_identities():
+def test_a_counted_classifier_affects_no_other_identity():
     values = parse(RunConfig, run_values(), "test").model_dump(mode="json")
     assert "classifier" not in values["backbone"]

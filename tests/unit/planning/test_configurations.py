@@ -1,4 +1,4 @@
-"""The configuration files of the repository, resolved: what each of them says of each task."""
+"""The configuration files of the repository, resolved for each task."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_smoke_is_small_for_every_task(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_av_pairs_changes_the_assets_and_numbers_alone(task: str) -> None:
+def test_av_pairs_changes_only_assets_and_numbers(task: str) -> None:
     pairs, default = of(task, "av_pairs"), of(task)
     assert pairs.data.compose is not None
     assert default.data.compose is not None
@@ -56,7 +56,7 @@ def test_av_pairs_changes_the_assets_and_numbers_alone(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_papers_sets_lie_on_disk(task: str) -> None:
+def test_the_data_sets_of_the_paper_are_on_disk(task: str) -> None:
     data = of(task, "paper").data
     assert data.compose is None
     assert str(data.root).startswith("data/")
@@ -146,7 +146,7 @@ def test_published_settings_on_each_backbone(
     spectrogram = config.data.spectrogram
     assert (config.data.frame_size, spectrogram.mel_bins) == sizes
     assert (spectrogram.frames, spectrogram.shift_ms, spectrogram.window_seconds) == (frames, shift, window)
-    # Published settings of 1.95 s cut one analysis frame off, and no more of a window is lost.
+    # The published settings of 1.95 s drop one analysis frame of a window.
     assert 1000 * window - spectrogram.length_ms < (frames + 1) * shift
     assert config.normalisation.audio == audio
 
@@ -164,7 +164,7 @@ def test_every_method_has_a_row_in_the_comparison() -> None:
     assert compared == {"none", *available("methods")}
 
 
-def test_rows_at_the_budget_are_near_it_or_named() -> None:
+def test_rows_at_the_budget_are_close_to_it_or_named() -> None:
     table = load([CONFIG]).table("peft")
     said = table.spec["facts"]["matched_sizes"]
     found = {match["target"]: match for match in json.loads(Path("results/matched_sizes.json").read_text()).values()}

@@ -1,4 +1,4 @@
-"""Resolving configuration files into runs, data, weights and tables, and the identities of all of these."""
+"""Resolution of configuration files into runs, data, weights and tables, and their identities."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def refused(*files: Path, overrides: dict[str, Any] | None = None) -> str:
 # --- resolving ---
 
 
-def test_rows_say_only_what_differs() -> None:
+def test_rows_contain_only_changes() -> None:
     lavish, avish = run("lavish").config, run("avish").config
     assert avish.adapter.options == {**lavish.adapter.options, "latents": 0}
     assert avish.model_copy(update={"adapter": lavish.adapter}) == lavish
@@ -94,7 +94,7 @@ def test_a_row_may_repeat_a_variant_under_another_label() -> None:
     assert len(loaded.table("small").runs) == 2
 
 
-def test_tables_share_runs_that_are_the_same_whatever_their_names() -> None:
+def test_tables_share_equal_runs_with_different_names() -> None:
     change(CONFIG, lambda values: values.update(tables=["small", "another"]))
     shutil.copy(TABLE, "config/tables/another.yaml")
     change(
@@ -106,23 +106,23 @@ def test_tables_share_runs_that_are_the_same_whatever_their_names() -> None:
     assert loaded.table("small").runs == loaded.table("another").runs
 
 
-def test_options_left_at_their_default_are_part_of_the_configuration() -> None:
-    with_rows(*ROWS, {"variant": "spelt", "set": {"adapter": {"options": {"latent_init": "uniform"}}}})
-    assert run("spelt") is not run("avish")
-    assert run("spelt").name == run("lavish").name
+def test_options_at_their_defaults_are_part_of_the_configuration() -> None:
+    with_rows(*ROWS, {"variant": "explicit", "set": {"adapter": {"options": {"latent_init": "uniform"}}}})
+    assert run("explicit") is not run("avish")
+    assert run("explicit").name == run("lavish").name
     assert "norm_before" in run("lavish").config.adapter.options
 
 
-def test_another_kind_replaces_what_described_the_former(tmp_path: Path) -> None:
+def test_another_kind_of_assets_replaces_their_configuration(tmp_path: Path) -> None:
     (tmp_path / "assets/cat").mkdir(parents=True)
-    (tmp_path / "assets/cat/picture.png").write_bytes(b"picture")
+    (tmp_path / "assets/cat/image.png").write_bytes(b"image")
     Path("more.yaml").write_text("defaults: {data: {compose: {assets: {kind: folder, root: assets}}}}")
     folder_assets = run("lavish", load([CONFIG, Path("more.yaml")])).config.data.compose.assets
     assert folder_assets.kind == "folder"
     assert len(folder_assets.sha256) == 64
 
 
-def test_a_described_audio_encoder_is_left_out_until_a_row_uses_it() -> None:
+def test_only_rows_that_use_the_audio_encoder_have_one() -> None:
     with_rows(*ROWS, {"variant": "joined", "set": {"audio_encoder": {"use": "join"}}})
     assert run("lavish").config.audio_encoder is None
     assert run("lavish").audio_encoder is None
@@ -153,7 +153,7 @@ def test_resolved_configuration_passes_through_the_command_line_unchanged() -> N
     assert parse(RunConfig, json.loads(canonical_json(config)), "--config") == config
 
 
-def test_figure_is_told_of_its_section_alone() -> None:
+def test_a_figure_has_only_its_section() -> None:
     other = {"title": "Other", "rows": [{"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}]}
     figure = {"kind": "metric_against_cost", "title": "Figure", "section": "Other"}
     change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
@@ -198,7 +198,7 @@ def test_a_row_of_a_table_of_costs_may_have_a_task_of_its_own() -> None:
     assert [(row["task"], list(row["runs"])) for row in rows] == [(TASK, [TASK]), (TASK, [TASK]), (S4, [S4])]
 
 
-def test_a_figure_is_told_of_its_task_alone() -> None:
+def test_a_figure_has_only_its_task() -> None:
     masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": S4}
     of_both_tasks(*ROWS, {"variant": "audio", "set": {"modalities": "audio"}, "tasks": [TASK]})
     change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
@@ -238,7 +238,7 @@ def test_a_row_is_repeated_on_each_backbone() -> None:
     assert deep.adapter.options["latents"] == 0
 
 
-def test_a_variant_from_above_is_put_on_each_backbone_and_shares_runs() -> None:
+def test_a_repeated_variant_on_each_backbone_shares_runs() -> None:
     with_backbones(*ROWS, {"variant": "lavish", "each_backbone": True})
     rows = load([CONFIG]).table("small").spec["sections"][0]["rows"]
     assert [row["label"] for row in rows] == ["LAVISH", "avish", "LAVISH, ViT", "LAVISH, deeper"]
@@ -275,14 +275,14 @@ def changed(overrides: dict[str, Any]) -> list[bool]:
         ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
         ({"data": {"frame_size": 64}}, [False, True, False, True]),
         ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
-        ({"training": {"epochs": 3}}, [False, False, False, False]),  # as it was
+        ({"training": {"epochs": 3}}, [False, False, False, False]),  # the default
     ],
 )
-def test_a_change_reaches_what_depends_on_it_and_nothing_else(defaults: dict[str, Any], expected: list[bool]) -> None:
+def test_a_change_affects_only_dependent_identities(defaults: dict[str, Any], expected: list[bool]) -> None:
     assert changed({"defaults": defaults}) == expected
 
 
-def test_seeds_labels_and_tables_change_no_identity() -> None:
+def test_seeds_labels_and_columns_do_not_affect_identities() -> None:
     before = names()
     change(TABLE, lambda values: values.update(title="Another", columns=["metric", "difference"]))
     change(TABLE, lambda values: values["sections"][0]["rows"][0].update(label="Another"))
@@ -302,7 +302,7 @@ def official(root: Path, annotation: str = "text") -> dict[str, Any]:
     return {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}}
 
 
-def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: Path) -> None:
+def test_identity_of_a_data_set_on_disk_depends_on_content_not_path(tmp_path: Path) -> None:
     here, there = names(official(tmp_path / "here")), names(official(tmp_path / "there"))
     other = names(official(tmp_path / "other", "another text"))
     assert here == there
@@ -311,7 +311,7 @@ def test_identity_of_a_data_set_on_disk_is_its_content_not_its_place(tmp_path: P
     assert not here[0]  # nothing to compose
 
 
-def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Path) -> None:
+def test_identity_of_a_weights_file_depends_on_content_not_path(tmp_path: Path) -> None:
     def weights(name: str, content: bytes) -> dict[str, Any]:
         file = tmp_path / name
         file.write_bytes(content)
@@ -323,7 +323,7 @@ def test_identity_of_a_file_of_weights_is_its_content_not_its_place(tmp_path: Pa
     assert run("lavish", load([CONFIG], one)).config.backbone.weights.sha256 is not None
 
 
-# --- what is wrong ---
+# --- errors ---
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_messages_name_table_row_and_the_nearest_valid_name(edit: Change, expect
     assert expected in message
 
 
-def test_mistakes_in_the_defaults_are_not_blamed_on_a_row() -> None:
+def test_errors_in_the_defaults_do_not_name_a_row() -> None:
     message = refused(overrides={"defaults": {"data": {"frame_sze": 64}}})
     assert message.splitlines() == [
         "config/config.yaml: defaults with tasks.event_localization:",
@@ -430,7 +430,7 @@ def test_mistakes_in_the_defaults_are_not_blamed_on_a_row() -> None:
     ]
 
 
-def test_messages_name_all_files_that_were_laid_over_each_other() -> None:
+def test_messages_name_all_merged_files() -> None:
     Path("more.yaml").write_text("sedes: [1]")
     assert (
         refused(Path("more.yaml")) == "config/config.yaml + more.yaml:\n  unknown key 'sedes' (did you mean 'seeds'?)"
@@ -438,7 +438,7 @@ def test_messages_name_all_files_that_were_laid_over_each_other() -> None:
 
 
 @pytest.mark.parametrize("content", ["seeds: [0", "- a\n- b\n", ""])
-def test_files_that_hold_no_mapping(content: str) -> None:
+def test_files_without_a_mapping(content: str) -> None:
     Path("more.yaml").write_text(content)
     assert refused(Path("more.yaml")).startswith("more.yaml ")
 
@@ -464,13 +464,13 @@ def test_a_seed_listed_twice() -> None:
     assert refused(overrides={"seeds": [0, 1, 1]}) == "config/config.yaml: key 'seeds': 1 is listed more than once"
 
 
-def test_two_tables_with_figures_of_one_name() -> None:
+def test_two_tables_with_figures_of_the_same_name() -> None:
     change(TABLE, lambda values: values.update(figures={"cost": FIGURE}))
     shutil.copy(TABLE, "config/tables/another.yaml")
     assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
 
 
-def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -> None:
+def test_missing_data_is_an_error_only_when_the_table_is_requested(tmp_path: Path) -> None:
     root = tmp_path / "AVE"
     loaded = load([CONFIG], {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}})
     assert loaded.table_names == ["small"]
@@ -479,12 +479,12 @@ def test_missing_material_is_named_when_the_table_is_asked_for(tmp_path: Path) -
 
 
 def without_s4(root: Path) -> Experiments:
-    """Load the small table over two tasks, one of which has no data here."""
+    """Load the small table on two tasks, one of which has no data on this machine."""
     change(TABLE, lambda t: t.update(columns=["metric", f"metric@{S4}", f"difference@{S4}"]))
     return load([CONFIG], {"tasks": {S4: {"data": {"root": str(root), "compose": None, "num_classes": 1}}}})
 
 
-def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missing(tmp_path: Path) -> None:
+def test_a_table_excludes_the_runs_of_a_second_task_without_data(tmp_path: Path) -> None:
     masks = {"kind": "predicted_masks", "title": "Masks", "section": "All", "task": S4}
     change(TABLE, lambda values: values.update(figures={"masks": masks, "cost": FIGURE}))
     loaded = without_s4(tmp_path / "AVSBench")
@@ -501,7 +501,7 @@ def test_a_table_is_made_without_the_runs_of_a_further_task_whose_data_are_missi
         loaded.figure("masks")
 
 
-def test_its_cells_say_why(tmp_path: Path) -> None:
+def test_cells_give_the_reason_of_a_missing_result(tmp_path: Path) -> None:
     change(TABLE, lambda values: values["sections"][0]["rows"][0].pop("published"))
     write_table(without_s4(tmp_path / "AVSBench").table("small").spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
@@ -523,7 +523,7 @@ def test_missing_assets_and_weights(tmp_path: Path) -> None:
         load([CONFIG], {"defaults": {"backbone": {"weights": weights}}}).table("small")
 
 
-def test_a_data_set_that_is_not_the_pinned_one(tmp_path: Path) -> None:
+def test_a_data_set_with_another_checksum(tmp_path: Path) -> None:
     overrides = official(tmp_path / "ave")
     overrides["tasks"][TASK]["data"]["sha256"] = "0" * 64
     message = refused(overrides=overrides)
@@ -538,11 +538,11 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
             look_up("nonsense")
 
 
-def test_neither_torch_nor_snakemake_is_needed() -> None:
+def test_planning_imports_neither_torch_nor_snakemake() -> None:
     import subprocess
 
-    code = "import sys, lavish.planning.experiments; print([m for m in ('torch', 'snakemake', 'pandas') if m in sys.modules])"
+    code = "import sys, lavish.planning.experiments; print({'torch', 'snakemake', 'pandas'} & set(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""Sizes that are searched for, so that a row trains as many parameters as another one does."""
+"""Matching of method sizes to the number of trainable parameters of another row."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ AVISH: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("target", "size"), [(1, 1), (70, 7), (74, 7), (76, 8), (75, 7), (1000, 100), (6399, 640)])
-def test_the_nearest_size_of_a_growing_count(target: int, size: int) -> None:
+def test_the_closest_size_of_an_increasing_count(target: int, size: int) -> None:
     assert nearest_size(lambda size: 10 * size, target) == (size, 10 * size)
 
 
 @pytest.mark.parametrize(("target", "size"), [(5000, 1), (64, 1), (32, 2), (21, 3), (10, 6), (1, 33), (0, 65)])
-def test_the_nearest_size_of_a_falling_count_with_steps(target: int, size: int) -> None:
+def test_the_closest_size_of_a_decreasing_count(target: int, size: int) -> None:
     found = nearest_size(lambda size: 64 // size, target)
     assert found is not None
     assert found[1] == 64 // size
 
 
-def test_sizes_that_a_method_refuses_are_skipped() -> None:
+def test_invalid_sizes_are_skipped() -> None:
     asked = []
 
     def count(size: int) -> int | None:
@@ -60,7 +60,7 @@ def test_sizes_that_a_method_refuses_are_skipped() -> None:
     assert nearest_size(count, 1) == (96, 10), "larger than any power of two that is accepted"
 
 
-def test_there_may_be_no_size_at_all() -> None:
+def test_no_valid_size() -> None:
     assert nearest_size(lambda _: None, 10) is None
 
 
@@ -108,7 +108,7 @@ def run_of(loaded: Experiments, variant: str, task: str = TASK) -> RunConfig:
 
 @pytest.fixture
 def no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search without starting a process, and count how often that is done."""
+    """Search in this process, and record the searches."""
 
     def in_this_process(requests: Any) -> Any:
         log.append(sorted(requests))
@@ -137,7 +137,7 @@ def test_the_size_found_is_part_of_the_run() -> None:
         assert run_of(loaded, "lavish", task).adapter.options["reduction"] == 8
         assert run_of(loaded, "avish", task).adapter.options["reduction"] == 6
     target = trained_below_the_head(2, 64, 2, 8)
-    # 7 does not give a width that two groups divide.
+    # With 7 the width is not divisible by two groups.
     misses = {r: abs(trained_below_the_head(0, 64, 2, r) - target) for r in (5, 6, 8, 9) if 64 // r % 2 == 0}
     assert min(misses, key=lambda r: misses[r]) == 6
     [match] = [match for key, match in json.loads(FOUND.read_text()).items() if match["target"] < 100_000]
@@ -148,7 +148,7 @@ def test_the_size_found_is_part_of_the_run() -> None:
 
 
 @pytest.mark.usefixtures("no_process")
-def test_what_was_found_is_kept() -> None:
+def test_sizes_are_cached() -> None:
     first = load([CONFIG])
     change(seeds=[7])
     assert load([CONFIG]).runs.keys() == first.runs.keys()
@@ -161,7 +161,7 @@ def test_what_was_found_is_kept() -> None:
 
 @pytest.mark.usefixtures("no_process")
 @pytest.mark.parametrize("what", ["code", "options", "recipe", "file"])
-def test_what_decides_a_size_makes_it_searched_for_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_affects_the_size_repeats_the_search(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load([CONFIG])
     if what == "code":
         monkeypatch.setattr(matching, "_code", lambda: "edited")
@@ -175,7 +175,7 @@ def test_what_decides_a_size_makes_it_searched_for_again(what: str, monkeypatch:
     assert len(searches()) == 2
 
 
-def test_an_edited_method_changes_the_checksum_over_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_method_changes_the_checksum_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(matching._PACKAGE, tmp_path / "lavish")
     monkeypatch.setattr(matching, "_PACKAGE", tmp_path / "lavish")
     before = matching._code.__wrapped__()
@@ -187,7 +187,7 @@ def test_an_edited_method_changes_the_checksum_over_the_code(tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("folder")
-def test_nothing_here_imports_torch_and_the_search_runs_in_its_own_process() -> None:
+def test_the_search_runs_in_its_own_process_and_only_it_imports_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from lavish.planning.experiments import load; "
         f"print(len(load([Path('{CONFIG}')]).runs), 'torch' in sys.modules)"
@@ -199,7 +199,7 @@ def test_nothing_here_imports_torch_and_the_search_runs_in_its_own_process() -> 
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_search_that_fails_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_search_gives_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
     with_rows(LAVISH, {**AVISH, "set": {"adapter": {"options": {"groups": 7}}}}, columns=("metric",))
     with pytest.raises(
         LavishError, match=r"row 'avish', task 'event_localization': no 'reduction' of method 'lavish'"
@@ -232,7 +232,7 @@ def test_rows_that_cannot_be_matched(row: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.usefixtures("no_process")
-def test_on_each_backbone_a_row_is_matched_to_that_backbones() -> None:
+def test_a_row_is_matched_on_each_backbone() -> None:
     with_rows(LAVISH, {**LAVISH, "each_backbone": True}, {**AVISH, "each_backbone": True}, columns=("metric",))
     loaded = load([CONFIG])
     matches = {match["budget"]: match for match in json.loads(FOUND.read_text()).values()}
@@ -249,10 +249,10 @@ def test_rows_on_all_tasks_on_request() -> None:
     assert len(load([CONFIG], {"all_tasks": True}).runs) == 4
 
 
-# --- what tables say of it ---
+# --- captions ---
 
 
-def test_the_caption_says_how_near_and_names_what_stays_far() -> None:
+def test_the_caption_states_the_difference_and_names_rows_far_off() -> None:
     rows = [
         Matched("A", "LAVISH", "rank 8", Match(8, 1010, 1000, 500)),
         Matched("B", "LAVISH", "rank 1", Match(1, 1200, 1000, 500)),
@@ -264,7 +264,7 @@ def test_the_caption_says_how_near_and_names_what_stays_far() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
+def test_the_command_writes_the_sizes(tmp_path: Path) -> None:
     start = task_defaults([CONFIG], TASK)
     asked = {"a": request(start, start).model_dump(mode="json")}
     assert "reduction" not in asked["a"]["config"]["adapter"]["options"] or asked["a"]["config"]["adapter"]["options"]
@@ -274,6 +274,6 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert found["a"]["trainable"] == found["a"]["target"]
 
 
-def test_nothing_is_searched_for_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_search_without_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "_search", None)
     assert sizes({}) == {}

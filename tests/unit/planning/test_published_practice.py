@@ -1,4 +1,4 @@
-"""Which runs are marked as replicating published practice."""
+"""Deviations of runs that replicate published practice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def adapter(**options: object) -> dict[str, object]:
         ({"adapter": adapter(unimodal_activation=False), "fusion": {"direction": "a2v"}}, "no activation"),
     ],
 )
-def test_each_option_is_told_alone(changes: dict[str, object], phrase: str) -> None:
+def test_each_option_is_one_deviation(changes: dict[str, object], phrase: str) -> None:
     [found] = of(**changes)
     assert phrase in found
 
@@ -51,7 +51,7 @@ def test_each_option_is_told_alone(changes: dict[str, object], phrase: str) -> N
         {"adapter": adapter(unimodal_activation=False)},
     ],
 )
-def test_what_changes_no_number_is_not_marked(changes: dict[str, object]) -> None:
+def test_options_that_change_no_number_are_no_deviation(changes: dict[str, object]) -> None:
     assert not of(**changes)
 
 

@@ -118,7 +118,7 @@ def masks(tmp_path: Path) -> dict[str, Any]:
     return table(figure, row("a", MASKS, runs[0]), row("b", MASKS, runs[1]), row("c", TASK, runs[0]))
 
 
-def test_a_line_holds_frame_truth_and_each_rows_mask(
+def test_a_row_of_the_grid_has_frame_truth_and_predicted_masks(
     masks: dict[str, Any], tmp_path: Path, drawn: list[Figure]
 ) -> None:
     write_figure(masks, "figure", tmp_path / "a.svg")
@@ -132,7 +132,7 @@ def test_a_line_holds_frame_truth_and_each_rows_mask(
     assert (a != b).all(axis=-1).all()
 
 
-def test_examples_that_are_missing_are_said_to_be(masks: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
+def test_missing_examples_are_listed(masks: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
     (tmp_path / "b/seed0/test/examples.npz").unlink()
     write_figure(masks, "figure", tmp_path / "a.svg")
     assert "Not drawn: Row b" in " ".join(drawn[0].get_supxlabel().split())
@@ -141,13 +141,13 @@ def test_examples_that_are_missing_are_said_to_be(masks: dict[str, Any], tmp_pat
         write_figure(masks, "figure", tmp_path / "a.svg")
 
 
-def test_a_segment_nobody_annotated_says_so(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_segment_without_annotation(tmp_path: Path, drawn: list[Figure]) -> None:
     run = write_examples(tmp_path / "a", ["x"], truth=np.full((1, 2, 4, 6), 255, np.uint8))
     write_figure(table({"kind": "predicted_masks", "task": MASKS}, row("a", MASKS, run)), "figure", tmp_path / "a.svg")
     assert [text.get_text() for text in drawn[0].axes[1].texts] == ["not\nannotated"]
 
 
-def test_examples_of_other_clips_are_refused(masks: dict[str, Any], tmp_path: Path) -> None:
+def test_examples_of_other_clips_are_an_error(masks: dict[str, Any], tmp_path: Path) -> None:
     write_examples(tmp_path / "b", ["x", "y", "other"])
     with pytest.raises(LavishError, match="the examples of 'Row b' are of other clips"):
         write_figure(masks, "figure", tmp_path / "a.svg")

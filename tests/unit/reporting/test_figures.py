@@ -1,4 +1,4 @@
-"""Figures: deterministic files, what is drawn, and labels that do not cover each other."""
+"""Figures: deterministic files, their content, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_rows_are_labelled_and_the_baseline_is_marked(
     assert axes.get_ylabel() == "Test accuracy (%)"
     diamonds = [line for line in axes.lines if line.get_marker() == "D"]
     assert len(diamonds) == 1
-    # The run without adapters has no place on a log scale: it is the dashed line.
+    # The run without adapters has no cost, which a log scale cannot show: it is the dashed line.
     assert [line.get_linestyle() for line in axes.lines if line.get_xdata()[0] == 0] == ["--"]  # type: ignore[index]
 
 
@@ -80,7 +80,7 @@ def test_trainable_parameters_as_cost(table_spec: dict[str, Any], tmp_path: Path
     assert np.exp(np.mean(np.log(markers))) == pytest.approx(0.17)
 
 
-def test_labels_do_not_cover_each_other(table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
+def test_labels_do_not_overlap(table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
     section = table_spec["sections"][0]
     for number in range(3):
         row = copy.deepcopy(section["rows"][1])
@@ -104,7 +104,7 @@ def test_rows_without_a_result_are_listed(table_spec: dict[str, Any], tmp_path: 
     assert "LAVISH, 50% | test †" in labels(drawn[0])
 
 
-def test_style_is_not_left_behind(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_the_style_is_restored(table_spec: dict[str, Any], tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     write_figure(table_spec, "cost", tmp_path / "a.svg")
     assert dict(matplotlib.rcParams) == before
@@ -119,7 +119,7 @@ def test_style_is_not_left_behind(table_spec: dict[str, Any], tmp_path: Path) ->
         ({}, "cost", "jpg", "written as .svg or .png, not '.jpg'"),
     ],
 )
-def test_wrong_requests_are_named(
+def test_invalid_requests_are_named(
     table_spec: dict[str, Any], tmp_path: Path, change: dict[str, str], name: str, suffix: str, message: str
 ) -> None:
     table_spec["figures"]["cost"] |= change
@@ -166,7 +166,7 @@ def test_the_pareto_front_is_marked(
     assert sorted(round(mean, 3) for mean in hollow) == [40.0, 70.0]
 
 
-def test_several_sections_have_a_colour_each_and_draw_a_repeated_row_once(
+def test_each_section_has_a_colour_and_repeated_rows_are_drawn_once(
     table_spec: dict[str, Any], tmp_path: Path, drawn: list[Figure]
 ) -> None:
     table_spec["figures"]["cost"]["section"] = ["Fusion", "Selection & more"]

@@ -1,4 +1,4 @@
-"""Reading results: what is read, and the one clear message for each way a file can be wrong."""
+"""Reading of results, and the message for each invalid file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_run_is_read_whole(run: Path) -> None:
+def test_all_seeds_of_a_run_are_read(run: Path) -> None:
     result = read_run(run, [0, 1, 2])
     np.testing.assert_array_equal(result.scores, SCORES)
     assert result.seeds == (0, 1, 2)
@@ -35,7 +35,7 @@ def test_a_run_is_read_whole(run: Path) -> None:
     assert [record.seed for record in result.records] == [0, 1, 2]
 
 
-def test_seeds_may_be_a_choice(run: Path) -> None:
+def test_some_seeds_of_a_run_are_read(run: Path) -> None:
     np.testing.assert_array_equal(read_run(run, [2, 0]).scores, SCORES[[2, 0]])
 
 
@@ -48,7 +48,7 @@ def test_unit_order() -> None:
     assert unit_order(["a", "b", "c"], ["c", "a", "b"]).tolist() == [1, 2, 0]  # type: ignore[union-attr]
     assert unit_order(["a", "b"], ["a", "c"]) is None
     assert unit_order(["a", "b"], ["a", "b", "c"]) is None
-    # Units that share a clip cannot be told apart once they are out of order.
+    # Units that share a clip are only identified by their order.
     assert unit_order(["a", "a", "b"], ["a", "a", "b"]).tolist() == [0, 1, 2]  # type: ignore[union-attr]
     assert unit_order(["a", "a", "b"], ["b", "a", "a"]) is None
 
@@ -119,7 +119,7 @@ def test_a_missing_key_is_named(run: Path) -> None:
         read_cost(run)
 
 
-def test_other_clips_in_one_seed_are_refused(run: Path, make_run: Any) -> None:
+def test_other_clips_in_one_seed_are_an_error(run: Path, make_run: Any) -> None:
     make_run.evaluation(run / "seed2", [0.0, 0.5, 1.0], ["-clip0", "-clip1", "other"])
     with pytest.raises(LavishError, match=r"seed2/test/predictions.parquet: other clips than in seed0"):
         read_run(run, [0, 1, 2])

@@ -42,21 +42,21 @@ def test_one_seed_is_the_paired_t_test(generator: np.random.Generator) -> None:
     assert not ours.random_seeds
 
 
-def test_seeds_that_agree_leave_the_t_test_over_units(generator: np.random.Generator) -> None:
+def test_without_seed_variance_it_is_the_t_test_over_units(generator: np.random.Generator) -> None:
     a, b = generator.random(40), generator.random(40)
     ours = paired_test(np.tile(a, (3, 1)), np.tile(b, (3, 1)))
     assert ours.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
     assert ours.random_seeds
 
 
-def test_units_that_agree_leave_the_t_test_over_seeds(generator: np.random.Generator) -> None:
+def test_without_unit_variance_it_is_the_t_test_over_seeds(generator: np.random.Generator) -> None:
     a, b = generator.random(4), generator.random(4)
     ours = paired_test(np.tile(a[:, None], 30), np.tile(b[:, None], 30))
     assert ours.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
     assert ours.degrees_of_freedom == pytest.approx(3)
 
 
-def test_variance_and_degrees_of_freedom_are_those_of_the_two_way_layout() -> None:
+def test_variance_and_degrees_of_freedom_of_the_two_way_layout() -> None:
     # By hand: mean 4; seed means 3, 5; unit means 2, 4, 6. MS_seed = 3 * 2 / 1 = 6, MS_unit = 2 * 8 / 2 = 8, and the
     # residuals (+-0.5 at the outer units) give MS_residual = 1 / 2 = 0.5.
     scores = np.array([[1.5, 3.0, 4.5], [2.5, 5.0, 7.5]])
@@ -85,7 +85,7 @@ def two_way_anova(scores: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def test_the_paired_test_is_that_of_the_mean_squares_of_an_independent_anova(generator: np.random.Generator) -> None:
+def test_the_paired_test_agrees_with_an_independent_anova(generator: np.random.Generator) -> None:
     seeds, units = 4, 12
     a = draw(generator, "both", seeds, units) + 0.2 * generator.standard_normal((seeds, 1))
     b = draw(generator, "both", seeds, units)
@@ -101,18 +101,18 @@ def test_the_paired_test_is_that_of_the_mean_squares_of_an_independent_anova(gen
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_the_bootstrap_interval_is_the_closed_form_where_scores_are_normal(
+def test_the_bootstrap_interval_agrees_with_the_closed_form_for_normal_scores(
     regime: str, generator: np.random.Generator
 ) -> None:
     # The paired test against zero holds the same variance and degrees of freedom in closed form.
     scores = draw(generator, regime, seeds=5)
     ours, closed = interval(scores, draws=20_000), paired_test(scores, np.zeros_like(scores))
     width = closed.high - closed.low
-    # Five seeds resampled are no normal distribution.
+    # The bootstrap distribution of five seeds is not normal.
     assert (ours.low, ours.high) == pytest.approx((closed.low, closed.high), abs=0.12 * width)
 
 
-def test_the_bootstrap_over_units_is_that_of_scipy(generator: np.random.Generator) -> None:
+def test_the_bootstrap_over_units_agrees_with_scipy(generator: np.random.Generator) -> None:
     scores = generator.exponential(size=400)
     theirs = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
     ours = interval(scores[None], draws=20_000)
@@ -132,14 +132,14 @@ def test_no_difference_gives_p_one() -> None:
     assert (test.difference, test.low, test.high, test.p) == (0, 0, 0, 1)
 
 
-def test_rounding_errors_are_no_difference() -> None:
+def test_rounding_errors_are_not_a_difference() -> None:
     scores = np.random.default_rng(0).random((3, 30))
     test = paired_test((scores + 0.1) - 0.1, scores)
     assert ((scores + 0.1) - 0.1 != scores).any()
     assert (test.difference, test.p) == (0, 1)
 
 
-def test_a_difference_that_never_varies_is_certain() -> None:
+def test_a_constant_difference_gives_p_zero() -> None:
     scores = np.zeros((3, 30))
     test = paired_test(scores + 0.5, scores)
     assert (test.difference, test.low, test.high, test.p) == (0.5, 0.5, 0.5, 0)
@@ -191,7 +191,7 @@ def test_interval_of_one_seed_covers_units_only(generator: np.random.Generator) 
     assert (result.low, result.high) == pytest.approx((low, high), abs=0.03 * (high - low))
 
 
-def test_interval_reports_mean_and_spread_over_seeds(generator: np.random.Generator) -> None:
+def test_interval_reports_mean_and_std_over_seeds(generator: np.random.Generator) -> None:
     scores = generator.random((3, 50))
     result = interval(scores)
     assert result.mean == pytest.approx(scores.mean())
@@ -224,15 +224,15 @@ def test_interval_of_equal_scores_has_no_width() -> None:
     assert (result.low, result.high) == pytest.approx((0.7, 0.7), abs=1e-12)
 
 
-def test_holm_is_that_of_its_definition(generator: np.random.Generator) -> None:
+def test_holm_agrees_with_its_definition(generator: np.random.Generator) -> None:
     p = generator.random(16) ** 3
     order = np.argsort(p)
     stepped = np.maximum.accumulate(np.minimum((16 - np.arange(16)) * p[order], 1))
     assert np.array(holm(p.tolist()))[order] == pytest.approx(stepped)
 
 
-def test_holm_keeps_the_chance_of_any_false_finding(generator: np.random.Generator) -> None:
-    """Sixteen rows that do not differ from a baseline which they share, as in a table."""
+def test_holm_controls_the_family_wise_error_rate(generator: np.random.Generator) -> None:
+    """Sixteen rows without a difference to their common baseline, as in a table."""
     found = 0
     for _ in range(400):
         baseline = draw(generator, "both", units=100)
@@ -249,12 +249,12 @@ def test_holm_by_hand() -> None:
 
 
 @pytest.mark.parametrize("scores", [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 5)), np.full((2, 5), np.nan)])
-def test_unusable_scores_are_refused(scores: np.ndarray) -> None:
+def test_invalid_scores_are_an_error(scores: np.ndarray) -> None:
     with pytest.raises(ValueError, match="scores must be"):
         interval(scores)
 
 
-def test_pairs_must_have_one_shape() -> None:
+def test_paired_scores_must_have_the_same_shape() -> None:
     with pytest.raises(ValueError, match=r"\(2, 5\) and \(2, 6\)"):
         paired_test(np.zeros((2, 5)), np.zeros((2, 6)))
 
@@ -280,7 +280,7 @@ def clustered(
     return scores, [f"clip{clip}" for clip in of_unit]
 
 
-def test_one_unit_a_clip_is_its_own_value(generator: np.random.Generator) -> None:
+def test_clip_values_of_clips_with_one_unit_are_the_scores(generator: np.random.Generator) -> None:
     scores = generator.random((3, 50))
     np.testing.assert_array_equal(clip_values(scores, [f"clip{unit}" for unit in range(50)]), scores)
 
@@ -291,7 +291,7 @@ def test_clip_values_by_hand() -> None:
     np.testing.assert_allclose(clip_values(scores, ["b", "b", "b", "a"]), [[0.75, 0.25]])
 
 
-def test_the_mean_over_clips_of_clip_values_is_that_over_units(generator: np.random.Generator) -> None:
+def test_clip_values_have_the_mean_over_units(generator: np.random.Generator) -> None:
     scores, clips = clustered(generator, 3, 40)
     values = clip_values(scores, clips)
     assert values.shape == (3, 40)
@@ -300,7 +300,7 @@ def test_the_mean_over_clips_of_clip_values_is_that_over_units(generator: np.ran
     assert abs(np.mean(by_clip) - scores.mean()) > 0.01
 
 
-def test_the_variance_is_that_of_the_linearised_ratio(generator: np.random.Generator) -> None:
+def test_clip_values_have_the_variance_of_the_linearised_ratio(generator: np.random.Generator) -> None:
     """Cochran 1977, (6.13), without the correction for a finite population: of totals over clips, by hand."""
     [scores], clips = clustered(generator, 1, 60)
     totals = np.array([scores[np.array(clips) == clip].sum() for clip in dict.fromkeys(clips)])
@@ -311,7 +311,7 @@ def test_the_variance_is_that_of_the_linearised_ratio(generator: np.random.Gener
     assert (test.high - test.low) / 2 == pytest.approx(stats.t.ppf(0.975, 59) * variance**0.5)
 
 
-def test_units_that_do_not_count_are_as_if_they_were_not_there(generator: np.random.Generator) -> None:
+def test_units_with_nan_are_ignored(generator: np.random.Generator) -> None:
     scores, clips = clustered(generator, 2, 30)
     counted = generator.random(len(clips)) < 0.4
     counted[np.array(clips) == "clip3"] = False
@@ -321,7 +321,7 @@ def test_units_that_do_not_count_are_as_if_they_were_not_there(generator: np.ran
     assert "clip3" not in kept
 
 
-def test_clip_values_refuse_what_has_no_mean() -> None:
+def test_clip_values_without_a_mean_are_an_error() -> None:
     with pytest.raises(ValueError, match="no unit counts"):
         clip_values([[1.0, 0.0], [np.nan, np.nan]], ["a", "b"])
     with pytest.raises(ValueError, match="of 3 units"):
@@ -329,12 +329,12 @@ def test_clip_values_refuse_what_has_no_mean() -> None:
 
 
 def test_coverage_and_size_with_units_that_share_clips(generator: np.random.Generator) -> None:
-    """Resampling units as if they were independent covers far too rarely; resampling clips does not."""
+    """Resampling units as if they were independent has too low a coverage; resampling clips does not."""
     by_clip = by_unit = rejected = 0
     runs = 300
     for _ in range(runs):
         scores, clips = clustered(generator, 3, 80)
-        # The clips of the world have the expected size 5, and a clip of k units the mean -0.1 (k - 5).
+        # In the population clips have the expected size 5, and a clip of k units the mean -0.1 (k - 5).
         truth = sum(-0.1 * (size - 5) * size for size in range(1, 10)) / 9 / 5
         found, naive = interval(clip_values(scores, clips), draws=500), interval(scores, draws=500)
         by_clip += found.low <= truth <= found.high

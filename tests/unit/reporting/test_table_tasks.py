@@ -1,4 +1,4 @@
-"""Tables over several tasks and measures: which number stands where, what it is compared over, and what notes say."""
+"""Tables with several tasks and measures: their cells, comparisons and notes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def written(spec: dict[str, Any], folder: Path) -> tuple[str, dict[str, list[str
     return text, rows, list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
 
 
-def test_each_column_is_of_its_task(spec: dict[str, Any], scores: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_each_column_has_the_results_of_its_task(
+    spec: dict[str, Any], scores: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     _, rows, _ = written(spec, tmp_path)
     assert rows["Variant"] == [
         "Accuracy (%), AVE", "95 % interval, AVE", "Difference (points), AVE", "p (Holm), AVE",
@@ -125,7 +127,7 @@ def test_holm_corrects_within_a_measure_of_a_task(
     assert "1 comparison of mIoU, S4" in text
 
 
-def test_variants_of_one_run_are_one_comparison(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_variants_with_the_same_run_are_one_comparison(spec: dict[str, Any], tmp_path: Path) -> None:
     rows = spec["sections"][0]["rows"]
     rows += [{**rows[0], "variant": "lavish_vit", "label": "On ViT"}, {**rows[1], "variant": "again", "label": "Again"}]
     text, cells, _ = written(spec, tmp_path)
@@ -157,7 +159,7 @@ def test_the_csv_has_the_costs_of_every_task(spec: dict[str, Any], tmp_path: Pat
         assert lines[2][f"{S4}_{field}"] == "", field
 
 
-def test_notes_say_what_each_task_is_tested_on(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_notes_give_the_number_of_units_of_each_task(spec: dict[str, Any], tmp_path: Path) -> None:
     text, _, _ = written(spec, tmp_path)
     assert (
         "selected on the validation split, by accuracy (AVE) and mIoU (S4); every number is on the test split" in text
@@ -211,13 +213,13 @@ def test_a_number_of_the_whole_split_cannot_be_tested(spec: dict[str, Any], tmp_
     assert lines[1]["status"] == "not tested: no mean of test units"
 
 
-def test_a_measure_that_nothing_counts_for_says_so(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_a_measure_without_units(spec: dict[str, Any], tmp_path: Path) -> None:
     spec["columns"] = [f"mean:accuracy_visual@{AVQA}"]
     _, rows, _ = written(spec, tmp_path)
     assert rows["LAVISH"] == ["no test unit counts"]
 
 
-def test_measures_and_predictions_of_different_evaluations_are_refused(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_measures_and_predictions_of_different_evaluations_are_an_error(spec: dict[str, Any], tmp_path: Path) -> None:
     path = Path(spec["sections"][0]["rows"][0]["runs"][S4]["folder"]) / "seed1/test/metrics.json"
     values = json.loads(path.read_text())
     values["measures"]["mIoU_validation_threshold"] += 0.1
@@ -236,7 +238,7 @@ def test_rows_of_a_cost_table_may_have_their_own_task(spec: dict[str, Any], tmp_
     assert lines[1]["cost"].endswith("/s4_frozen/cost.json")
 
 
-def test_methods_with_published_numbers_alone_have_a_section(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_methods_with_published_numbers_only_have_a_section(spec: dict[str, Any], tmp_path: Path) -> None:
     def number(id: str, table: str, metric: str, value: str) -> dict[str, str]:
         method = {"method": "TPAVI", "encoders": "PVT-v2", "selection": "", "source": "its paper"}
         return {"id": id, "table": table, "metric": metric, "value": value, **method}
@@ -266,7 +268,7 @@ def test_methods_with_published_numbers_alone_have_a_section(spec: dict[str, Any
         (f"metrc@{S4}", "unknown column 'metrc' (did you mean 'metric'?)"),
     ],
 )
-def test_wrong_columns_are_named(spec: dict[str, Any], column: str, message: str) -> None:
+def test_invalid_columns_are_named(spec: dict[str, Any], column: str, message: str) -> None:
     spec["columns"].append(column)
     with pytest.raises(LavishError) as caught:
         parse_spec(spec)

@@ -1,4 +1,4 @@
-"""Tables: what each format says, where it comes from, and that it is the same twice."""
+"""Tables: the content of each format, and deterministic files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_markdown_rows(table_spec: dict[str, Any], table_root: Path, written: Pa
     assert frozen[6] == "0"
 
 
-def test_a_row_without_result_says_why(written: Path) -> None:
+def test_a_row_without_result_gives_the_reason(written: Path) -> None:
     row = markdown_rows((written / "table_ablation.md").read_text())["audio → visual"]
     assert row[0] == row[2] == "not run: seed0/record.json is missing"
     assert row[4] == "not run: cost.json is missing"
@@ -100,7 +100,7 @@ def test_no_dagger_without_such_rows(table_spec: dict[str, Any], tmp_path: Path)
     assert "†" not in (tmp_path / "table.md").read_text()
 
 
-def test_caption_says_what_a_reader_must_know(written: Path) -> None:
+def test_notes_of_the_table(written: Path) -> None:
     notes = (written / "table_ablation.md").read_text().split("## Notes")[1]
     for part in (
         "- Data: composed clips of 8 classes",
@@ -117,7 +117,7 @@ def test_caption_says_what_a_reader_must_know(written: Path) -> None:
     assert notes.count("each multiply-add once") == 1
 
 
-def test_csv_holds_plain_numbers(table_root: Path, written: Path) -> None:
+def test_csv_has_plain_numbers(table_root: Path, written: Path) -> None:
     lines = csv_lines(written)
     assert list(lines[0]) == [
         "section", "variant", "label", "seeds", "metric", "mean", "std", "low", "high",
@@ -141,7 +141,7 @@ def test_csv_holds_plain_numbers(table_root: Path, written: Path) -> None:
     assert lines[4]["label"] == "LAVISH, 50% | test"
 
 
-def test_a_line_can_be_walked_back_to_its_runs(table_root: Path, written: Path) -> None:
+def test_a_csv_line_names_its_runs(table_root: Path, written: Path) -> None:
     for line in csv_lines(written)[:5]:
         runs = line["runs"].split(";")
         assert runs == [str(table_root / line["variant"] / f"seed{seed}") for seed in (0, 1, 2)]
@@ -175,7 +175,7 @@ def test_latex_is_one_escaped_tabular(written: Path) -> None:
     assert text.isascii()
 
 
-def test_columns_decide_what_is_printed_and_read(table_spec: dict[str, Any], table_root: Path, tmp_path: Path) -> None:
+def test_only_results_of_the_columns_are_read(table_spec: dict[str, Any], table_root: Path, tmp_path: Path) -> None:
     """A table of costs needs no trained run."""
     shutil.copytree(table_root, tmp_path / "runs", ignore=shutil.ignore_patterns("seed*"))
     for section in table_spec["sections"]:
@@ -218,7 +218,7 @@ def test_memory_that_was_not_measured(table_spec: dict[str, Any], make_run: Any,
     assert markdown_rows((tmp_path / "table.md").read_text())["LAVISH"] == ["not measured"]
 
 
-def test_one_seed_is_said_to_be_one_seed(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_notes_with_one_seed(table_spec: dict[str, Any], tmp_path: Path) -> None:
     table_spec["seeds"] = [1]
     write_table(table_spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
@@ -228,7 +228,7 @@ def test_one_seed_is_said_to_be_one_seed(table_spec: dict[str, Any], tmp_path: P
     assert csv_lines(tmp_path, "table")[0]["std"] == ""
 
 
-def test_a_baseline_without_result_leaves_metrics(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_metrics_are_printed_without_a_result_of_the_baseline(table_spec: dict[str, Any], tmp_path: Path) -> None:
     table_spec["sections"][0]["rows"][0]["runs"][TASK]["folder"] = str(tmp_path / "nowhere")
     write_table(table_spec, tmp_path / "table")
     rows = markdown_rows((tmp_path / "table.md").read_text())
@@ -254,7 +254,7 @@ def test_other_test_clips_are_not_compared(table_spec: dict[str, Any], make_run:
         ({"seeds": []}, "key 'seeds'"),
     ],
 )
-def test_wrong_tables_are_named(
+def test_invalid_tables_are_named(
     table_spec: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(LavishError, match=f"(?s)table 'ablation'.*{message}"):
@@ -262,13 +262,13 @@ def test_wrong_tables_are_named(
     assert not list(tmp_path.glob("table*"))
 
 
-def test_one_variant_cannot_have_two_runs(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_a_variant_with_two_runs_is_an_error(table_spec: dict[str, Any], tmp_path: Path) -> None:
     table_spec["sections"][1]["rows"][0]["runs"][TASK]["folder"] = str(tmp_path)
     with pytest.raises(LavishError, match="variant 'frozen' has two runs"):
         write_table(table_spec, tmp_path / "table")
 
 
-def test_a_run_selected_otherwise_than_its_row_says_is_refused(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_with_another_selection_than_its_row_is_an_error(table_spec: dict[str, Any], tmp_path: Path) -> None:
     table_spec["sections"][0]["rows"][1]["runs"][TASK]["select_on"] = "test"
     with pytest.raises(
         LavishError, match="no_fusion: the record's key 'selected_on' is 'val', but the table says 'test'"
@@ -297,7 +297,7 @@ def test_p_values(p: float, text: str) -> None:
     assert p_value(p) == text
 
 
-def test_published_numbers_can_be_referred_to() -> None:
+def test_ids_of_published_numbers_are_valid() -> None:
     lines = list(csv.DictReader(io.StringIO(PUBLISHED.read_text(encoding="utf-8"))))
     ids = [line["id"] for line in lines]
     assert len(set(ids)) == len(ids)
@@ -308,18 +308,18 @@ def test_published_numbers_can_be_referred_to() -> None:
         assert all(math.isfinite(float(part)) for part in line["value"].split("-"))
 
 
-def test_published_numbers_are_those_of_the_sources(shared: Path) -> None:
+def test_published_numbers_agree_with_the_sources(shared: Path) -> None:
     source = list(csv.DictReader((shared / "facts" / "published.csv").read_text(encoding="utf-8").splitlines()))
     ours = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
     assert len(ours) == len(source)
     for line, expected in zip(ours, source, strict=True):
-        # A reference into the collection itself is left out.
+        # References within the collection are excluded.
         expected["source"] = expected["source"].removesuffix(": see methods.md")
         del line["id"]
         assert line == expected
 
 
-def test_a_table_of_costs_has_its_columns_in_its_own_order(table_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_the_csv_of_a_table_of_costs_has_the_order_of_its_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     table_spec["columns"] = [
         "backbone", "latents", "direction", "position", "trainable_params", "total_params", "adapter_gmacs",
         "total_gmacs", "adapter_gmacs_without_norms",
@@ -352,7 +352,7 @@ def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str,
     assert [line["published_practice"] for line in lines].count("the gate is normalised away") == 1
 
 
-def test_sizes_and_learning_rates_are_printed_and_departures_are_named(
+def test_sizes_and_learning_rates_are_printed_and_deviations_are_named(
     table_spec: dict[str, Any], tmp_path: Path
 ) -> None:
     table_spec["columns"] = ["size", "learning_rate"]
