@@ -1,4 +1,4 @@
-"""Processor and wall seconds until a step could begin: with torch's compiler, without it, and forked from a standby.
+"""Processor and wall seconds until a job can begin: with torch's compiler, without it, and forked from the fork server.
 
 python benchmarks/startup.py    (docs/decisions/0003 and 0014; needs the command `lavish` on the path)
 """
@@ -12,16 +12,16 @@ import time
 from pathlib import Path
 from statistics import median
 
-from lavish.runtime import fork_client as standby
+from lavish.runtime import fork_client
 
-STEP = """
-import lavish.cli, torch
-from lavish.backbones.build import build_backbone
+JOB = """
+import lavish.cli.main, lavish.training.jobs, torch
+from lavish.models.backbones.build import build_backbone
 optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
 """
 WITHOUT = "from lavish.runtime.fast_start import without_compiler; without_compiler()\n"
 
-# Parsed by the process of the step, which then has everything that training imports.
+# Parsed by the process of the job, which then has everything that training imports.
 FORKED = (
     "import sys; from lavish.runtime.fork_client import hand_over; sys.exit(hand_over(['lavish', 'train', '--help']))"
 )
@@ -31,9 +31,9 @@ def seconds(code: str, parent: int | None = None, repeats: int = 5) -> str:
     """Return the median user plus system time and wall time over `repeats` processes that run `code`.
 
     Args:
-        code: of Python.
-        parent: a further process whose ended children are counted: a standby.
-        repeats: processes, one after another.
+        code: Python code.
+        parent: another process whose ended children are counted: the fork server.
+        repeats: number of processes, one after another.
     """
     used, took = [], []
     for _ in range(repeats):
@@ -53,13 +53,13 @@ def _children(pid: int | None) -> float:
 
 
 if __name__ == "__main__":
-    os.environ.update({f"{which}_THREADS": "1" for which in standby.THREADS})
-    print(f"with the compiler:      {seconds(STEP)}")
-    print(f"without the compiler:   {seconds(WITHOUT + STEP)}")
+    os.environ.update({f"{which}_THREADS": "1" for which in fork_client.THREADS})
+    print(f"with the compiler:      {seconds(JOB)}")
+    print(f"without the compiler:   {seconds(WITHOUT + JOB)}")
     started = time.perf_counter()
-    process = standby.start()
+    process = fork_client.start()
     if process is None:
-        sys.exit("no standby: on Linux only, and with the command `lavish` on the path")
-    print(f"a standby listens:      after {time.perf_counter() - started:.2f} s")
-    print(f"the first step it runs: {seconds(FORKED, process.pid, repeats=1)} (waits for the imports)")
-    print(f"forked from a standby:  {seconds(FORKED, process.pid, repeats=20)}")
+        sys.exit("no fork server: it needs Linux and the command `lavish` on the path")
+    print(f"fork server ready:      after {time.perf_counter() - started:.2f} s")
+    print(f"its first job:           {seconds(FORKED, process.pid, repeats=1)} (waits for the imports)")
+    print(f"forked from the server: {seconds(FORKED, process.pid, repeats=20)}")

@@ -6,7 +6,7 @@ from lavish.runtime.fork_client import hand_over
 
 
 def main() -> int:
-    """Run one command, in this process or by the standby that the environment names, and return its exit status."""
+    """Run one command, in this process or by the fork server that the environment names, and return its exit status."""
     status = hand_over(sys.argv)
     if status is None:
         from lavish.cli.main import main as run_here

@@ -83,10 +83,10 @@ def test_the_table_is_whole(finished):
     assert len(list(finished.glob("results/runs/*/seed*/test/metrics.json"))) == 6
 
 
-def test_steps_are_forked_from_the_standby(finished):
+def test_jobs_are_forked_from_the_fork_server(finished):
     logs = [*finished.glob("results/logs/train/*.log"), *finished.glob("results/logs/cost/*.log")]
     assert len(logs) == 9
-    assert not [log for log in logs if "not run by the standby" in log.read_text()]
+    assert not [log for log in logs if "not run by the fork server" in log.read_text()]
 
 
 def test_nothing_is_done_twice(finished):

@@ -201,7 +201,7 @@ def test_segments_without_a_frame_are_reported(tmp_path: Path) -> None:
     (root / "ms3_data/visual_frames/b_0/b_0.mp4_3.png").unlink()
     found = check_data_set("avsbench_ms3", root, sample=None, jobs=1)
     assert found.problems == [
-        "train: 1 segments have no frame: b_0: segment 3; such segments are not evaluated, and `lavish prepare` excludes "
-        "clips with frames for fewer than half of the segments"
+        "train: 1 segments have no frame: b_0: segment 3; such segments are not evaluated, and `lavish prepare` "
+        "excludes clips with frames for fewer than half of the segments"
     ]
     assert any("b_0: video covers 4 of 5 segments" in remark for remark in found.remarks)

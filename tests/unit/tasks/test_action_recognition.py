@@ -47,7 +47,7 @@ def shape(streams: tuple[Stream, ...] = BOTH, *, classes: int = 7, separate: str
 def encoded(
     streams: tuple[Stream, ...] = BOTH, *, separate: str = "none", order: list[int] | None = None
 ) -> EncodedBatch:
-    """Return features of clips of one class token and 2 x 4 patches a image; their segments are brought into `order`."""
+    """Return features of clips with one class token and 2 x 4 patches per image; segments are put into `order`."""
     generator = torch.Generator().manual_seed(0)
     chosen = list(range(SEGMENTS)) if order is None else order
     features: dict[Stream, StreamFeatures] = {}
