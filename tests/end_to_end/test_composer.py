@@ -207,11 +207,11 @@ def test_folder_of_assets(tmp_path):
 
 def test_bad_configurations_are_named(tmp_path):
     for changes, message in (
-        ({"format": "avee"}, r"nothing is composed as 'avee' \(did you mean 'ave'"),
+        ({"format": "avee"}, r"the composer does not support 'avee' \(did you mean 'ave'"),
         ({"picture_size": 33}, "picture_size is 33"),
         ({"sample_rate": 9000}, "sample_rate is 9000"),
         ({"seed": -1}, "compose.seed is -1"),
-        ({"frame_rate": 1}, "raise compose.frame_rate"),
+        ({"frame_rate": 1}, "increase compose.frame_rate"),
         ({"assets": {"kind": "folder", "root": str(tmp_path / "absent")}}, "correct compose.assets.root"),
     ):
         with pytest.raises(LavishError, match=message):

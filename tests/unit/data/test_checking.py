@@ -50,8 +50,8 @@ def test_a_whole_data_set_of_ones_own_is_in_order_but_remarked_upon(root: Path) 
     assert facts["decoding"] == "2 of 2 media decoded (all that are present)"
     remarks = "\n".join(found.remarks)
     assert "not as published: trainSet.txt (published: 3339 clips), valSet.txt" in remarks
-    assert "Fine for lists of your own" in remarks
-    assert "2 classes where the published data set has 28: set data.num_classes to it" in remarks
+    assert "Lists of your own are fine" in remarks
+    assert "2 classes, but the published data set has 28: set data.num_classes to 2" in remarks
 
 
 def test_official_lists_are_recognised_whatever_their_line_ends(shared: Path, tmp_path: Path) -> None:

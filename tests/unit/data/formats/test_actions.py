@@ -114,7 +114,7 @@ def test_listed_classes_give_the_order_and_choose_among_folders_and_lists(folder
     (folders / "classes.txt").write_text("run\n")
     assert names(folders, "train") == ["run/-b.AVI", "run/a.mp4"]
     assert actions.targets(folders, "train", segments=1, segment_seconds=1.0).notes == {
-        "of a class that classes.txt does not list": 1
+        "clips excluded, of a class that classes.txt does not list": 1
     }
     assert actions.targets(folders, "val", segments=1, segment_seconds=1.0).notes == {}
     with pytest.raises(LavishError, match="no clips of the split 'test'"):
@@ -222,9 +222,9 @@ def test_missing_files_and_folders_are_named(table: Path) -> None:
     with pytest.raises(LavishError, match=r"clips\.csv: not UTF-8"):
         actions.classes(table)
     (table / "clips.csv").unlink()
-    with pytest.raises(LavishError, match=r"no labelled videos in a layout that is known: give clips\.csv"):
+    with pytest.raises(LavishError, match=r"no labelled videos in a known layout: give clips\.csv"):
         actions.classes(table)
-    with pytest.raises(LavishError, match=r"there is no such folder: correct data\.root"):
+    with pytest.raises(LavishError, match=r"no such folder: correct data\.root"):
         actions.classes(table / "elsewhere")
     with pytest.raises(LavishError, match=r"unknown split 'tests' \(did you mean 'test'"):
         actions.clips(table, "tests")

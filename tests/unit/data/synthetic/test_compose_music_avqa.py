@@ -427,11 +427,11 @@ def test_bad_configurations_are_named(tmp_path):
     for name in ("bird", "cow", "dog", "duck", "Left"):
         write_class(tmp_path / "left", name)
     for changes, message in (
-        ({"segments": 1}, r"segments is 1, but what comes first is asked: give at least 2"),
+        ({"segments": 1}, r"segments is 1, but questions ask for the temporal order: give at least 2"),
         ({"picture_size": 33}, r"picture_size is 33"),
-        ({"objects": 2}, r"compose.objects: nothing of the layout 'music_avqa' reads it"),
+        ({"objects": 2}, r"compose.objects: the layout 'music_avqa' does not read it"),
         ({"assets": {"kind": "folder", "root": str(tmp_path / "few")}}, r"4 classes, but .*: give at least 5"),
-        ({"assets": {"kind": "folder", "root": str(tmp_path / "left")}}, r"class 'Left': 'left' is an answer"),
+        ({"assets": {"kind": "folder", "root": str(tmp_path / "left")}}, r"class 'Left': 'left' is also an answer"),
     ):
         with pytest.raises(LavishError, match=message):
             compose(configuration(**changes), tmp_path / "set", 1)
