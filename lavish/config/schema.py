@@ -244,7 +244,7 @@ class AudioEncoderConfig(Config):
 
 
 class SourceConfig(Config):
-    """The file of a method or task from outside this package. The identity of a run contains its sha256 alone."""
+    """The file of an external method or task. The identity of a run contains its sha256, not its path."""
 
     path: Path
     sha256: str | None = Field(default=None, description="Checksum of the file; filled in by the workflow.")
@@ -301,16 +301,16 @@ class FusionConfig(Config):
 
 
 def check_fusion(method: str, fusion: FusionConfig) -> None:
-    """Raise ValueError if a method can neither be placed nor directed as `fusion` says."""
+    """Raise ValueError if `fusion` has a direction, position or arrangement that the method does not support."""
     if fusion.direction in ("a2v", "v2a") and method != "none" and not is_cross_modal(method):
         raise ValueError(
-            f"fusion.direction is '{fusion.direction}', but adapter '{method}' never reads the other stream: "
-            "leave it out"
+            f"fusion.direction is '{fusion.direction}', but method '{method}' never reads the other stream: "
+            "remove the key"
         )
     for key in ("position", "arrangement"):
-        said = getattr(fusion, key)
-        if said != "default" and method != "none" and not has_places(method):
-            raise ValueError(f"fusion.{key} is '{said}', but adapter '{method}' sits at no sublayer: leave it out")
+        value = getattr(fusion, key)
+        if value != "default" and method != "none" and not has_places(method):
+            raise ValueError(f"fusion.{key} is '{value}', but method '{method}' has no adapter sites: remove the key")
 
 
 class TaskConfig(Config):

@@ -147,8 +147,8 @@ def _mean_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
     estimate = _estimate_of(row, key)
     if not isinstance(estimate, Estimate):
         return (_reason(estimate),)
-    spread = "" if estimate.std is None else f" ± {percent(estimate.std)}"
-    return (f"{percent(estimate.mean)}{spread}",)
+    std = "" if estimate.std is None else f" ± {percent(estimate.std)}"
+    return (f"{percent(estimate.mean)}{std}",)
 
 
 def _metric_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
@@ -178,20 +178,18 @@ def _metric_note(comparison: Comparison, keys: Keys) -> str:
     )
     if len(seeds) == 1:
         notes = [
-            f"One seed ({listed}), {units}. The intervals ({LEVEL_TEXT}, bootstrap over test clips) hold "
-            "for this one training; how much another seed would differ is not known."
+            f"One seed ({listed}), {units}. The intervals ({LEVEL_TEXT}, bootstrap over test clips) are those of "
+            "one training: the variation over seeds is not known."
         ]
     else:
         notes = [
             f"Mean ± standard deviation over {len(seeds)} seeds ({listed}), {units}. The intervals "
-            f"({LEVEL_TEXT}) come from a bootstrap over test clips and seeds, corrected for the number of seeds "
+            f"({LEVEL_TEXT}) are from a bootstrap over test clips and seeds, corrected for the number of seeds "
             "(variances of the two-way layout, Student's t)."
         ]
     everything = [estimate for task in tasks for estimate in _all_estimates(comparison, keys, task)]
     if any(estimate.units != estimate.clips for estimate in everything):
-        notes.append(
-            "Units of one clip are not independent, so that clips are what is resampled, each with all its units."
-        )
+        notes.append("Units of one clip are not independent, so clips are resampled, each with all its units.")
     notes += _measure_notes(comparison, keys)
     return " ".join(notes)
 
@@ -205,11 +203,11 @@ def _measure_notes(comparison: Comparison, keys: Keys) -> list[str]:
             whole.append(f"'{words}'")
         elif found and _counted(found) != _counted(comparison.estimates(key.task, None)):
             fewer.append(f"{_counted(found)} for '{words}'")
-    notes = [f"Fewer units count for some measures: {', '.join(fewer)}."] if fewer else []
+    notes = [f"Some measures are over fewer units: {', '.join(fewer)}."] if fewer else []
     if whole:
         notes.append(
-            f"{', '.join(whole)}: computed over the whole test split and no mean of its units, so that there is a "
-            "deviation over seeds and no interval."
+            f"{', '.join(whole)}: computed over the whole test split, not a mean over its units, so there is a "
+            "standard deviation over seeds but no interval."
         )
     return notes
 
@@ -271,7 +269,7 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
         )
         family = f"all comparisons of one measure of one task in this table: {listed}"
     return (
-        f"Differences are to '{comparison.baseline.spec.label}', in percentage points with {LEVEL_TEXT} interval, "
+        f"Differences to '{comparison.baseline.spec.label}' are in percentage points with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected."
     )
@@ -341,10 +339,10 @@ def _rate_note(comparison: Comparison, keys: Keys) -> str:
             if settings.get("learning_rate") not in (None, common.get("learning_rate"))
         )
         if own:
-            text += f"; trained with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
+            text += f"; rows with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
         texts.append(text + _of_task(comparison, key))
     return (
-        "Learning rate: the highest of the schedule, for what is trained below the head (– where nothing is); "
+        "Learning rate: the maximum of the schedule for the parameters below the head (– without such parameters); "
         + "; ".join(texts)
         + "."
     )
@@ -383,10 +381,9 @@ def _measured_note(comparison: Comparison, keys: Keys) -> str:
     }
     where = (", ".join(devices) or "no device") + (f" ({', '.join(sorted(machines))})" if machines else "")
     return (
-        f"Step time and memory were measured during the table's own trainings on {where}, beside whatever else ran "
-        "there, other jobs of the workflow included: they compare rows roughly. Step time is the median over "
-        "steps, then over seeds; memory is the most that any seed used, on a CPU of the whole process with its "
-        "libraries and data."
+        f"Step time and memory were measured during the trainings of this table on {where}, while other jobs "
+        "ran on the machine: they only allow a rough comparison. Step time is the median over optimizer steps, then "
+        "over seeds; memory is the maximum over seeds, on a CPU that of the whole process with libraries and data."
     )
 
 
@@ -443,19 +440,21 @@ def _reason(result: object) -> str:
 _METRICS = {"miou": "mIoU", "fscore": "F-score"}
 _PARAMETERS = "Trainable and total parameters in millions (M); total includes the frozen backbone and encoders."
 _MULTIPLY_ADDS = (
-    "Costs count each multiply-add once, for one clip at batch 1 (1 GMAC = 10⁹ multiply-adds): what adapters add to "
-    "the bare backbone on both streams, and everything that runs for a clip; normalisation layers are counted as "
-    "fvcore does, activations, additions, gates and scales of single channels not at all."
+    "Costs count each multiply-add once, for one clip at batch size 1 (1 GMAC = 10⁹ multiply-adds). Adapter GMACs "
+    "are the difference to the backbone without adapters on both streams, total GMACs are all operations of a clip. "
+    "Normalisation layers are counted as in fvcore; activations, additions, gates and channel scales are not counted."
 )
 _WITHOUT_NORMS = (
-    "'Without norms' counts the multiply-adds of matrix products and convolutions alone, which is how the paper's 11 "
-    "and 217 GFLOPs are made. The other columns count as fvcore does, with 5 for each element that passes a layer norm "
-    "and 2 for a batch norm. Softmax, activations, additions and gates are in neither."
+    "'Without norms' counts only the multiply-adds of matrix products and convolutions, as the paper does for its 11 "
+    "and 217 GFLOPs. The other columns count as fvcore does, with 5 per element for a layer norm and 2 for a batch norm. "
+    "Softmax, activations, additions and gates are in neither."
 )
-_CLASSIFIER = "'Classifier' has the parameters of the backbone's pretraining classifier that are part of the total."
-_PICTURE = (
-    "'One picture' has the multiply-adds of the backbone alone on one picture, its classifier included where it is "
-    "counted, as fvcore counts them."
+_CLASSIFIER = (
+    "'Classifier' is the part of the total parameters that belongs to the pretraining classifier of the backbone."
+)
+_IMAGE = (
+    "'One image' is the number of multiply-adds of the backbone for one image, as fvcore counts them, including the "
+    "classifier if it is counted."
 )
 
 
@@ -498,7 +497,7 @@ COLUMNS: dict[str, Column] = {
         "Total GMACs without norms", "total_macs_without_norms", 1e9, _WITHOUT_NORMS
     ),
     "classifier_params": _cost_column("Classifier (M)", "classifier_params", 1e6, _CLASSIFIER),
-    "backbone_gmacs": _cost_column("One picture (GMACs)", "backbone_macs", 1e9, _PICTURE),
+    "backbone_gmacs": _cost_column("One image (GMACs)", "backbone_macs", 1e9, _IMAGE),
     "step_time": _measured_column("Step (ms)", "step_milliseconds_median", _step_milliseconds),
     "peak_memory": _measured_column("Peak memory (GiB)", "peak_memory_gibibytes", _peak_gibibytes),
     "published": Column(
@@ -507,8 +506,8 @@ COLUMNS: dict[str, Column] = {
         cells=_published_cells,
         fields=_published_fields,
         note=lambda *_: (
-            "Published numbers are printed as their sources give them, on the sources' data and by their protocol; "
-            "none was measured here."
+            "Published numbers are copied from their sources, with the data and protocol of the source; none was "
+            "measured here."
         ),
     ),
 }

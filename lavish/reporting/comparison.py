@@ -109,7 +109,7 @@ class Missing:
     reason: str
 
 
-_NOTHING_COUNTS = Missing("no test unit counts")
+_NO_UNITS = Missing("no test units")
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missi
     if isinstance(run, Missing):
         return run
     if measure is not None and measure not in run.measures:
-        return _NOTHING_COUNTS
+        return _NO_UNITS
     scores = unit_scores(run, measure)
     if scores is None:
         assert measure is not None
@@ -353,7 +353,7 @@ def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missi
     counted = ~np.isnan(scores)
     values = clip_values(scores, run.clips)
     if values.shape[1] < 2:
-        return Missing("units of one test clip alone count")
+        return Missing("units of only one test clip")
     found = interval(values, LEVEL, limits=_LIMITS)
     return Estimate(found.mean, found.std, found, int(counted.any(axis=0).sum()), values.shape[1])
 
@@ -385,17 +385,17 @@ def _differences(
 
 def _test(run: RunResult, reference: RunResult, measure: str | None) -> PairedTest | Missing:
     if measure is not None and not (measure in run.measures and measure in reference.measures):
-        return _NOTHING_COUNTS
+        return _NO_UNITS
     scores, baseline = unit_scores(run, measure), unit_scores(reference, measure)
     if scores is None or baseline is None:
-        return Missing("not tested: no mean of test units")
+        return Missing("not tested: not a mean over test units")
     order = unit_order(run.clips, reference.clips)
     if order is None:
         return Missing("not compared: other test clips than the baseline")
     baseline = baseline[:, order]
     if not np.array_equal(np.isnan(scores), np.isnan(baseline)):
-        return Missing("not compared: other test units count than in the baseline")
+        return Missing("not compared: other test units than the baseline")
     values = clip_values(scores, run.clips)
     if values.shape[1] < 2:
-        return Missing("units of one test clip alone count")
+        return Missing("units of only one test clip")
     return paired_test(values, clip_values(baseline, run.clips), LEVEL)

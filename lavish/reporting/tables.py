@@ -228,18 +228,18 @@ def _notes(comparison: Comparison) -> list[str]:
         on_test = any(row.selected_on_test for row in comparison.rows)
         exception = f", except in rows marked {_DAGGER}" if on_test else ""
         notes.append(
-            f"Checkpoints were selected on the validation split{_by_metric(comparison)}{exception}; every number is on "
-            "the test split."
+            f"Checkpoints were selected on the validation split{_by_metric(comparison)}{exception}; results "
+            "are on the test split."
         )
         if on_test:
             notes.append(
-                f"{_DAGGER} Checkpoint, and what is chosen with it (thresholds), selected on the test split, as in "
-                "published practice: optimistic, and not comparable with rows selected on validation."
+                f"{_DAGGER} Checkpoint and thresholds selected on the test split, as in published practice: optimistic, "
+                "and not comparable with rows selected on validation."
             )
     practice = dict.fromkeys(text for row in comparison.rows for text in row.deviations)
     if practice:
         notes.append(
-            f"{DOUBLE_DAGGER} Replicates what published code does and its paper does not say: "
+            f"{DOUBLE_DAGGER} Replicates published code where it deviates from its paper: "
             + "; ".join(f"{text} ({_labels_with(comparison, text)})" for text in practice)
             + "."
         )
@@ -247,8 +247,8 @@ def _notes(comparison: Comparison) -> list[str]:
     as_published = dict.fromkeys(f"'{measure_words(name)}'" for name in measures if name.endswith(AS_PUBLISHED))
     if as_published:
         notes.append(
-            f"{', '.join(as_published)}: computed as published code does, beside published numbers only; our own "
-            "definition is in the column without the mark."
+            f"{', '.join(as_published)}: computed as in published code, for comparison with published numbers only; "
+            "our definition is in the column without the mark."
         )
     explained: dict[Callable[[Comparison, Sequence[ColumnKey]], str], list[ColumnKey]] = {}
     for key in _keys(comparison):
@@ -259,7 +259,7 @@ def _notes(comparison: Comparison) -> list[str]:
     )
     if NOTHING in cells:
         notes.append(
-            f"{NOTHING}: nothing to print here (no published number, a task or setting that does not apply, no "
+            f"{NOTHING}: no value (no published number, a task or setting that does not apply, no "
             "comparison with itself, no interval, or no result)."
         )
     return list(dict.fromkeys(notes))

@@ -26,20 +26,20 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
-def describe_runs(configs: Sequence[RunConfig], material: bool, missing: Sequence[str]) -> dict[str, str]:
+def describe_runs(configs: Sequence[RunConfig], needs_inputs: bool, missing: Sequence[str]) -> dict[str, str]:
     """Return the caption's facts about the data and backbones of its runs, the baseline's first."""
     facts: dict[str, str] = {}
-    if material:
+    if needs_inputs:
         facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
         facts["backbone"] = "; ".join(
             dict.fromkeys(_describe_weights(config.backbone.model, config.backbone) for config in configs)
         )
     if any(config.backbone.classifier == "counted" for config in configs):
         facts["classifier"] = (
-            "total parameters include the pretraining classifier of the backbone, which nothing uses, as the paper's do"
+            "total parameters include the unused pretraining classifier of the backbone, as in the paper"
         )
     if missing:
-        facts["not here"] = "; ".join(dict.fromkeys(missing))
+        facts["missing"] = "; ".join(dict.fromkeys(missing))
     return facts
 
 
@@ -61,15 +61,15 @@ def describe_matches(rows: Sequence[Matched]) -> dict[str, str]:
         far = [row for row in mine if abs(row.match.off) > FAR]
         near = [abs(row.match.off) for row in mine if row not in far]
         text = (
-            f"the sizes of rows at the budget of '{target}' are those whose trainable parameters come nearest to its "
+            f"the sizes of rows at the budget of '{target}' are those whose trainable parameters are closest to its "
             f"{' or '.join(dict.fromkeys(f'{row.match.target:,}' for row in mine))}"
         )
         if near:
-            text += f"; they miss it by at most {100 * max(near):.1f} % of its parameters below the head"
+            text += f"; they differ by at most {100 * max(near):.1f} % of its parameters below the head"
         for row in far:
             text += (
-                f"; '{row.label}' stays far from it: {row.size} comes to {row.match.trainable:,} "
-                f"({100 * row.match.off:+.0f} %) and no other size nearer".replace("-", "−")
+                f"; '{row.label}' has no closer size than {row.size} with {row.match.trainable:,} "
+                f"({100 * row.match.off:+.0f} %)".replace("-", "−")
             )
         texts.append(text)
     return {"matched_sizes": "; ".join(texts)} if texts else {}
@@ -98,12 +98,12 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
 def _describe_data(data: DataConfig) -> str:
     layout = data.format.upper().replace("_", "-")
     if data.compose is None:
-        return f"{data.name} (official {layout} layout, {data.segments} segments a clip)"
+        return f"{data.name} (official {layout} layout, {data.segments} segments per clip)"
     clips = data.compose.clips
     assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of images and recordings"
     return (
         f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of "
-        f"{data.segments} {'segment' if data.segments == 1 else 'segments'}, made of {assets}"
+        f"{data.segments} {'segment' if data.segments == 1 else 'segments'}, composed from {assets}"
     )
 
 

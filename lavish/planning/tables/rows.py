@@ -100,8 +100,8 @@ def _check_matches(table: TableConfig, variants: Mapping[str, Variant], file: Pa
                     f"{where}: method '{config.adapter.method}' has no size: remove the key, or choose a "
                     "method whose class has a `budget_option` (see `lavish methods`)"
                 )
-            for said in (row.set, row.set_by_task.get(task, {})):
-                if option in said.get("adapter", {}).get("options", {}):
+            for changes in (row.set, row.set_by_task.get(task, {})):
+                if option in changes.get("adapter", {}).get("options", {}):
                     raise LavishError(f"{where}: option '{option}' is searched for: remove it from the row")
 
 

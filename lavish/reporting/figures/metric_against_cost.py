@@ -30,7 +30,7 @@ _COSTS = {
     "total_gmacs": ("total_macs", 1e9, "Total cost (GMACs per clip, log scale)"),
     "trainable_params": ("trainable_params", 1e6, "Trainable parameters (M, log scale)"),
 }
-FRONT = "Pareto front: no other row has at least this mean at no more cost; within intervals it may be chance."
+FRONT = "Pareto front: no row with the same or a lower cost has a higher mean; intervals are not considered."
 # Offsets (points) that labels are tried at.
 _HEIGHTS = tuple(range(-130, 131, 5))
 _Side = Literal["left", "right", "center"]

@@ -83,9 +83,7 @@ def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCa
             grid[line][1].text(0.5, 0.5, "not\nannotated", transform=grid[line][1].transAxes, ha="center", va="center")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title("\n".join(textwrap.wrap(heading, 16)), fontsize=8)
-    notes = [
-        f"Test clips, segment {segment + 1}, seed {seed}; the stronger the tint, the higher the predicted probability."
-    ]
+    notes = [f"Test clips, segment {segment + 1}, seed {seed}; a stronger tint is a higher predicted probability."]
     notes += ["† selected on the test split."] if any("†" in label for label in found) else []
     notes += [f"Not drawn: {', '.join(excluded)}."] if excluded else []
     width = max(40, int(15 * figure.get_figwidth()))

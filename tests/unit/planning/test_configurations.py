@@ -169,7 +169,7 @@ def test_rows_at_the_budget_are_close_to_it_or_named() -> None:
     said = table.spec["facts"]["matched_sizes"]
     found = {match["target"]: match for match in json.loads(Path("results/matched_sizes.json").read_text()).values()}
     assert 87_337 in found
-    assert "come nearest to its 87,337" in said
+    assert "are closest to its 87,337" in said
     matched = [run for run in table.runs if run.name.split("-")[1].endswith("_matched")]
     assert len(matched) >= 8
     assert {run.config.task.name for run in matched} == {"event_localization"}

@@ -494,7 +494,7 @@ def test_a_table_excludes_the_runs_of_a_second_task_without_data(tmp_path: Path)
     for row in table.spec["sections"][0]["rows"]:
         assert set(row["runs"]) == {TASK}
         assert row["missing"] == {S4: f"data missing: {tmp_path}/AVSBench"}
-    assert "there is no folder" in table.spec["facts"]["not here"]
+    assert "there is no folder" in table.spec["facts"]["missing"]
     assert loaded.figure_names == ["cost"]
     assert loaded.figure("cost").runs == table.runs
     with pytest.raises(MissingInput, match=r"figure 'masks' cannot be made: .*no folder .*AVSBench; "):
@@ -508,7 +508,7 @@ def test_cells_give_the_reason_of_a_missing_result(tmp_path: Path) -> None:
     reason = f"data missing: {tmp_path}/AVSBench"
     assert all(line.count(reason) == 2 for line in text.splitlines() if line.startswith(("| LAVISH", "| avish")))
     assert text.count(reason) == 4
-    assert "- Not here: data set 'composed' (avsbench_s4): there is no folder" in text
+    assert "- Missing: data set 'composed' (avsbench_s4): there is no folder" in text
     lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [line["status"].count(reason) for line in lines] == [1, 1]
     assert S4 not in lines[0]["runs"]

@@ -258,8 +258,8 @@ def test_the_caption_states_the_difference_and_names_rows_far_off() -> None:
         Matched("B", "LAVISH", "rank 1", Match(1, 1200, 1000, 500)),
     ]
     [text] = describe_matches(rows).values()
-    assert "come nearest to its 1,000; they miss it by at most 2.0 % of its parameters below the head" in text
-    assert "'B' stays far from it: rank 1 comes to 1,200 (+40 %) and no other size nearer" in text
+    assert "are closest to its 1,000; they differ by at most 2.0 % of its parameters below the head" in text
+    assert "'B' has no closer size than rank 1 with 1,200 (+40 %)" in text
     assert describe_matches([]) == {}
 
 

@@ -197,7 +197,7 @@ def test_measured_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     # The median and the largest of the three seeds.
     assert markdown_rows(text)["LAVISH"] == ["41.0", "3.00"]
-    assert "measured during the table's own trainings on cpu, beside whatever else ran" in text
+    assert "measured during the trainings of this table on cpu" in text
     line = csv_lines(tmp_path, "table")[0]
     assert (line["step_milliseconds_median"], line["peak_memory_gibibytes"]) == ("41.0", "3.0")
 
@@ -346,7 +346,7 @@ def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str,
     write_table(table_spec, tmp_path / "table")
     text = (tmp_path / "table.md").read_text()
     assert r"LAVISH, 50% \| test †‡" in markdown_rows(text)
-    assert "‡ Replicates what published code does and its paper does not say: the gate is normalised away ('LAV" in text
+    assert "‡ Replicates published code where it deviates from its paper: the gate is normalised away ('LAV" in text
     assert "‡" not in (tmp_path / "table.tex").read_text()
     lines = csv_lines(tmp_path, "table")
     assert [line["published_practice"] for line in lines].count("the gate is normalised away") == 1
@@ -370,7 +370,7 @@ def test_sizes_and_learning_rates_are_printed_and_deviations_are_named(
     assert printed["no cross-modal attention"] == ["rank 12", "0.0005"]
     assert printed["frozen backbone"] == ["–", "–"]
     assert "the head's is 0.003 in every row" in text
-    assert "trained with another rate than the baseline's 0.008: 'no cross-modal attention'" in text
+    assert "rows with another rate than the baseline's 0.008: 'no cross-modal attention'" in text
     rows[2]["runs"][TASK]["settings"]["learning_rate_head"] = 0.01
     write_table(table_spec, tmp_path / "table")
     assert "the head's is 0.003, except in 'frozen backbone' (0.01)" in (tmp_path / "table.md").read_text()
