@@ -446,8 +446,8 @@ _MULTIPLY_ADDS = (
 )
 _WITHOUT_NORMS = (
     "'Without norms' counts only the multiply-adds of matrix products and convolutions, as the paper does for its 11 "
-    "and 217 GFLOPs. The other columns count as fvcore does, with 5 per element for a layer norm and 2 for a batch norm. "
-    "Softmax, activations, additions and gates are in neither."
+    "and 217 GFLOPs. The other columns count as fvcore does, with 5 per element for a layer norm and 2 for a batch "
+    "norm. Softmax, activations, additions and gates are in neither."
 )
 _CLASSIFIER = (
     "'Classifier' is the part of the total parameters that belongs to the pretraining classifier of the backbone."

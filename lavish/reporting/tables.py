@@ -233,7 +233,7 @@ def _notes(comparison: Comparison) -> list[str]:
         )
         if on_test:
             notes.append(
-                f"{_DAGGER} Checkpoint and thresholds selected on the test split, as in published practice: optimistic, "
+                f"{_DAGGER} Checkpoint and thresholds selected on the test split, as in published practice: optimistic "
                 "and not comparable with rows selected on validation."
             )
     practice = dict.fromkeys(text for row in comparison.rows for text in row.deviations)

@@ -157,7 +157,7 @@ def test_the_pareto_front_is_marked(
     table_spec["figures"]["cost"] |= {"front": True, "cost": cost}
     write_figure(table_spec, "cost", tmp_path / "a.svg")
     assert sorted(round(mean, 3) for mean in on_front(drawn[0])) == [50.0, 70.0, 80.0]
-    assert "Pareto front: no other row" in drawn[0].get_supxlabel()
+    assert "Pareto front: no row with" in drawn[0].get_supxlabel()
     front = next(line for line in drawn[0].axes[0].lines if line.get_drawstyle() == "steps-post")
     assert [round(float(mean), 3) for mean in front.get_ydata()] == [50.0, 70.0, 80.0]  # type: ignore[union-attr]
     points = [line for line in drawn[0].axes[0].lines if line.get_marker() in "Do"]

@@ -161,9 +161,7 @@ def test_the_csv_has_the_costs_of_every_task(spec: dict[str, Any], tmp_path: Pat
 
 def test_notes_give_the_number_of_units_of_each_task(spec: dict[str, Any], tmp_path: Path) -> None:
     text, _, _ = written(spec, tmp_path)
-    assert (
-        "selected on the validation split, by accuracy (AVE) and mIoU (S4); every number is on the test split" in text
-    )
+    assert "selected on the validation split, by accuracy (AVE) and mIoU (S4); results are on the test split" in text
     assert "3 seeds (0, 1, 2), 60 test clips (AVE); 60 test clips (S4)." in text
     assert "'F score, S4': computed over the whole test split, not a mean over its units" in text
 
@@ -202,7 +200,7 @@ def test_questions_are_resampled_by_their_video(
     test = paired_test(clip_values(scores["avqa_frozen"], VIDEOS), clip_values(scores["avqa"], VIDEOS))
     assert float(lines[1]["p"]) == pytest.approx(test.p, rel=1e-6)
     assert "60 test units of 20 clips." in text
-    assert "clips are what is resampled, each with all its units" in text
+    assert "clips are resampled, each with all its units" in text
     assert "Some measures are over fewer units: 15 test clips for 'Accuracy audio counting'." in text
 
 

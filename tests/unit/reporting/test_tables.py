@@ -89,7 +89,7 @@ def test_a_row_without_result_gives_the_reason(written: Path) -> None:
 def test_rows_selected_on_test_are_marked(written: Path) -> None:
     text = (written / "table_ablation.md").read_text()
     assert r"LAVISH, 50% \| test †" in markdown_rows(text)
-    assert "- † Checkpoint, and what is chosen with it (thresholds), selected on the test split" in text
+    assert "- † Checkpoint and thresholds selected on the test split" in text
     assert text.count("†") == 3
     assert [line["selected_on"] for line in csv_lines(written)] == ["val", "val", "val", "val", "test", "val"]
 
@@ -108,7 +108,7 @@ def test_notes_of_the_table(written: Path) -> None:
         "selected on the validation split",
         "3 seeds (0, 1, 2), 80 test clips",
         "bootstrap over test clips and seeds",
-        "Differences are to 'LAVISH'",
+        "Differences to 'LAVISH'",
         "Holm-corrected for the 3 comparisons",
         "each multiply-add once, for one clip at batch 1",
         "1. LAVISH, Swin-V2-L (shared), ave. Source: a results figure; issues 2, 9.",
@@ -337,7 +337,7 @@ def test_the_csv_of_a_table_of_costs_has_the_order_of_its_columns(table_spec: di
     assert line["cost"] == f"{row['runs'][TASK]['folder']}/cost.json"
     text = (tmp_path / "table.md").read_text()
     assert markdown_rows(text)["LAVISH"][:4] == ["vit", "–", "none", "both"]
-    assert "'Without norms' counts the multiply-adds of matrix products and convolutions alone" in text
+    assert "'Without norms' counts only the multiply-adds of matrix products and convolutions" in text
 
 
 def test_rows_that_replicate_published_practice_are_marked(table_spec: dict[str, Any], tmp_path: Path) -> None:
