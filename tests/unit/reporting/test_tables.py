@@ -110,7 +110,7 @@ def test_notes_of_the_table(written: Path) -> None:
         "bootstrap over test clips and seeds",
         "Differences to 'LAVISH'",
         "Holm-corrected for the 3 comparisons",
-        "each multiply-add once, for one clip at batch 1",
+        "each multiply-add once, for one clip at batch size 1",
         "1. LAVISH, Swin-V2-L (shared), ave. Source: a results figure; issues 2, 9.",
     ):
         assert part in notes
