@@ -76,10 +76,15 @@ class TrainingState:
         weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.model.load_trainable_state(weights, self.path)
         saved = self.optimizer.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)
-                saved["state"].setdefault(int(index), {})[slot] = tensor.cpu() if slot == "step" else tensor
+                if slot == "step":
+                    tensor = tensor.cpu()
+                else:  # with the parameter's strides, because fused optimizers pair elements by their place in memory
+                    tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+                saved["state"].setdefault(int(index), {})[slot] = tensor
         self.optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(json.loads(header["scaler"]))
         return Progress(**json.loads(header["progress"]))

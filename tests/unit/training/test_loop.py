@@ -85,11 +85,9 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing gets to clean up."""
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_training_that_was_cut_off_ends_with_the_same_numbers(data, weights, tmp_path, monkeypatch, optimizer):
-    options = {"epochs": 4, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "optimizer": optimizer}
-    config = configured(training={**options, "weight_decay": 0.01, "schedule": {"kind": "cosine", "warmup": 0.2}})
-    whole = run(config, data, weights, tmp_path / "whole")
+def interrupted_equals_whole(config: RunConfig, data: Path, weights: Path, folder: Path, monkeypatch) -> None:
+    """Check that a training that is killed in its third epoch and resumed ends as an uninterrupted one."""
+    whole = run(config, data, weights, folder / "whole")
 
     evaluated = training.evaluate
     calls = []
@@ -102,15 +100,35 @@ def test_a_training_that_was_cut_off_ends_with_the_same_numbers(data, weights, t
 
     monkeypatch.setattr(training, "evaluate", dies_in_the_third_epoch)
     with pytest.raises(Killed):
-        run(config, data, weights, tmp_path / "cut")
-    assert not (tmp_path / "cut/best.safetensors").exists()
+        run(config, data, weights, folder / "cut")
+    assert not (folder / "cut/best.safetensors").exists()
     monkeypatch.setattr(training, "evaluate", evaluated)
-    resumed = run(config, data, weights, tmp_path / "cut")
+    resumed = run(config, data, weights, folder / "cut")
 
     for name in ("best.safetensors", "history.csv"):
-        assert sha256_of(tmp_path / "cut" / name) == sha256_of(tmp_path / "whole" / name)
+        assert sha256_of(folder / "cut" / name) == sha256_of(folder / "whole" / name)
     assert resumed["best_value"] == whole["best_value"]
-    assert not (tmp_path / "cut/resume.safetensors").exists()
+    assert not (folder / "cut/resume.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_an_interrupted_training_ends_with_the_same_numbers(data, weights, tmp_path, monkeypatch, optimizer):
+    options = {"epochs": 4, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "optimizer": optimizer}
+    config = configured(training={**options, "weight_decay": 0.01, "schedule": {"kind": "cosine", "warmup": 0.2}})
+    interrupted_equals_whole(config, data, weights, tmp_path, monkeypatch)
+
+
+def test_an_interrupted_segmentation_ends_with_the_same_numbers(weights, tmp_path, monkeypatch):
+    """Its decoder's weights are channels_last, as the moments of the optimizer must be after resuming."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        masks = np.repeat(rng.integers(0, 2, (12, 2, 4, 4), dtype=np.uint8), 4, axis=2).repeat(4, axis=3)
+        write_store(tmp_path / "store" / split, masks=masks, targets={}, seed=int(split == "val"))
+    config = configured(
+        task={"name": "segmentation", "options": {"channels": 16, "levels": 1}},
+        training={"epochs": 4, "batch_size": 4, "lr_adapter": 0.01, "lr_head": 0.01},
+    )
+    interrupted_equals_whole(config, tmp_path / "store", weights, tmp_path, monkeypatch)
 
 
 def test_the_state_of_another_run_is_not_resumed(data, weights, tmp_path, monkeypatch):
