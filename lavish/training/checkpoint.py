@@ -80,10 +80,9 @@ class TrainingState:
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)
-                if slot == "step":
-                    tensor = tensor.cpu()
-                else:  # with the parameter's strides, because fused optimizers pair elements by their place in memory
-                    tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+                # With the parameter's strides, because fused optimizers pair elements by their place in memory.
+                like = torch.empty(()) if slot == "step" else parameters[int(index)]
+                tensor = torch.empty_like(like).copy_(tensor)
                 saved["state"].setdefault(int(index), {})[slot] = tensor
         self.optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(json.loads(header["scaler"]))
