@@ -26,7 +26,7 @@ def deviations(config: RunConfig) -> list[str]:
             gated_before_norm and options.get("gate") != "none"
         ),
         "only the visual adapters have an output gate": options.get("gate") == "visual",
-        "adapters that nothing crosses into have no activation and are linear": (
+        "adapters without cross-modal attention have no activation and are linear": (
             one_way and options.get("unimodal_activation") is False
         ),
     }
