@@ -26,7 +26,7 @@ def main() -> None:
     """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit", help="timm name, or 'vit' for the embedded default's")
-    parser.add_argument("--size", type=int, default=48, help="side of a image, pixels")
+    parser.add_argument("--size", type=int, default=48, help="side of an image, pixels")
     parser.add_argument("--batch", type=int, default=48, help="clips x steps of a batch")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -77,6 +78,7 @@ def build_encoder(
     from lavish.learner.build import streams_of
     from lavish.learner.encoder import TwoStreamEncoder
     from lavish.learner.model import ClipEncoder
+    from lavish.models.backbones.build import pretrained_image_size
 
     if str(method).endswith(".py"):
         method = add_source("methods", Path(method))
@@ -96,7 +98,8 @@ def build_encoder(
     elif not isinstance(weights, Mapping):
         weights = {"source": "file", "path": weights}
     config = parse(BackboneConfig, {"model": backbone, "spec": dict(spec or {}), "weights": weights}, where)
-    side = frame_size or _pretrained_size(config)
+    explicit = config.model in ("vit", "swinv2")
+    side = frame_size or (config.spec.get("img_size", 224) if explicit else pretrained_image_size(config.model))
     sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": spectrogram_size or (side, side)}
     encoder = TwoStreamEncoder(
         _backbone(config, side),
@@ -113,22 +116,16 @@ def build_encoder(
     return ClipEncoder(encoder, sizes, segments)
 
 
-def _pretrained_size(config: BackboneConfig) -> int:
-    """Return the side of the images that a backbone is made for, in pixels."""
-    import timm
-
-    if config.model in ("vit", "swinv2"):
-        return config.spec.get("img_size", 224)
-    pretrained = timm.get_pretrained_cfg(config.model)
-    return pretrained.input_size[-1] if pretrained else 224
-
-
 def _backbone(config: BackboneConfig, side: int) -> Backbone:
+    import torch
+
     from lavish.models.backbones.build import build_backbone
     from lavish.training.jobs import provide_weights
 
     if config.weights.source == "random":
-        return build_backbone(config.model, config.spec, side)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.weights.seed)
+            return build_backbone(config.model, config.spec, side)
     with TemporaryDirectory() as folder:
         file = Path(folder, "weights.safetensors")
         provide_weights(config, file)
@@ -164,43 +161,48 @@ def load_results(results: str | PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from lavish.reporting.records import MissingResult, read_cost, read_evaluation, read_record
+    from lavish.reporting.records import MissingResult, read_cost, read_evaluation, read_record, task_and_variant
 
     root = Path(results)
     if not root.is_dir():
         raise LavishError(f"{root} is not a folder: give the folder that holds the runs")
+
+    @functools.cache
+    def counts(run: Path) -> dict[str, int | None]:
+        try:
+            cost = read_cost(run)
+        except MissingResult:
+            return dict.fromkeys(_COUNTS)
+        return {name: getattr(cost, name) for name in _COUNTS}
+
     rows: list[dict[str, Any]] = []
     for path in sorted(root.rglob("seed*/*/metrics.json")):
         split, training = path.parent.name, path.parents[1]
         record, evaluation = read_record(training), read_evaluation(training, split)
         row = {
             "run": str(training.parent),
-            **_choices(training.parent.resolve().name, record.values.get("config")),
+            **dict(zip(("task", "variant"), task_and_variant(training.parent), strict=True)),
+            **_choices(record.values.get("config") or {}),
             "seed": record.seed,
             "split": split,
             "metric": evaluation.metric,
             "value": evaluation.value,
             "best_epoch": record.best_epoch,
+            **counts(training.parent),
+            **{f"measures.{name}": value for name, value in evaluation.measures.items()},
         }
-        try:
-            cost = read_cost(training.parent)
-            row |= {name: getattr(cost, name) for name in _COUNTS}
-        except MissingResult:
-            row |= dict.fromkeys(_COUNTS)
-        rows.append(row | {f"measures.{name}": value for name, value in evaluation.measures.items()})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 _COUNTS = ("trainable_params", "total_params", "adapter_params", "adapter_macs", "total_macs")
 
 
-def _choices(run: str, config: Mapping[str, Any] | None) -> dict[str, str | None]:
-    """Return what tells runs apart, from the name <task>-<variant>-<hash> of a run and its resolved configuration."""
-    task, variant = run.split("-")[:2] if run.count("-") == 2 else (None, None)
+def _choices(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the entries of a run's resolved configuration that runs are grouped by."""
     keys = {"method": ("adapter", "method"), "backbone": ("backbone", "model"), "direction": ("fusion", "direction")}
-    values: Mapping[str, Any] = config or {}
-    chosen = {name: values.get(section, {}).get(key) for name, (section, key) in keys.items()}
-    return {"task": task, "variant": variant, **chosen, "modalities": values.get("modalities")}
+    chosen = {name: config.get(section, {}).get(key) for name, (section, key) in keys.items()}
+    return {**chosen, "modalities": config.get("modalities")}
 
 
 def compare(a: str | PathLike[str], b: str | PathLike[str], split: str = "test") -> PairedTest:
@@ -209,11 +211,11 @@ def compare(a: str | PathLike[str], b: str | PathLike[str], split: str = "test")
     `a` and `b` are folders of runs, as in the column `run` of :func:`load_results`. The seeds that both have are
     paired, and so are the test units. Raises LavishError when there are none in common or the units differ.
     """
-    from lavish.reporting.records import read_run, unit_order
+    from lavish.reporting.records import read_run, seed_directories, unit_order
     from lavish.reporting.statistics import clip_values, paired_test
 
     first, second = Path(a), Path(b)
-    seeds = sorted(_seeds(first) & _seeds(second))
+    seeds = [seed for seed in seed_directories(first) if seed in seed_directories(second)]
     if not seeds:
         raise LavishError(f"{first} and {second} have no seed in common: train both with the same seeds")
     one, other = read_run(first, seeds, split), read_run(second, seeds, split)
@@ -223,7 +225,3 @@ def compare(a: str | PathLike[str], b: str | PathLike[str], split: str = "test")
     if order is None:
         raise LavishError(f"{first} and {second} were evaluated on different clips: evaluate both on the same data")
     return paired_test(clip_values(one.scores, one.clips), clip_values(other.scores[:, order], one.clips))
-
-
-def _seeds(run: Path) -> set[int]:
-    return {int(path.name[4:]) for path in run.glob("seed*") if path.name[4:].isdigit()}

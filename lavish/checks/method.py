@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lavish.config.options import check_options, has_places, option_model
+from lavish.config.options import check_options, has_sites, option_model
 from lavish.cost.counter import count_encoder
 from lavish.errors import LavishError
-from lavish.learner.encoder import Direction, TwoStreamEncoder
+from lavish.learner.encoder import READERS, Direction, TwoStreamEncoder
 from lavish.methods.registry import adapter_class
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
@@ -46,12 +46,6 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "stg_cma": {"reduction": 4},
 }
 """Options of built-in methods that suit these backbones, if the defaults do not."""
-_READERS: dict[Direction, set[Stream]] = {
-    "both": {"visual", "audio"},
-    "a2v": {"visual"},
-    "v2a": {"audio"},
-    "none": set(),
-}
 
 
 class ContractError(Exception):
@@ -138,8 +132,8 @@ def check_effect(subject: Subject) -> None:
 
 def check_gradients(subject: Subject) -> None:
     """All trainable parameters, and no others, have gradients in every direction and arrangement."""
-    arrangements = ("default", "parallel", "sequential") if has_places(subject.method) else ("default",)
-    for direction in _READERS:
+    arrangements = ("default", "parallel", "sequential") if has_sites(subject.method) else ("default",)
+    for direction in READERS:
         for arrangement in arrangements:
             _check_gradients(subject, direction, arrangement)
 
@@ -168,7 +162,7 @@ def _check_gradients(subject: Subject, direction: Direction, arrangement: str) -
 
 def check_direction(subject: Subject) -> None:
     """A stream depends on the other one only if the direction of fusion allows it, and then it does."""
-    for direction, readers in _READERS.items():
+    for direction, readers in READERS.items():
         encoder = randomise(subject.encoder(direction=direction))
         first = outputs(encoder)
         expected = readers if adapter_class(subject.method).cross_modal else set()

@@ -14,10 +14,11 @@ from lavish.cost.counter import count, example_clips
 from lavish.errors import LavishError, did_you_mean
 from lavish.learner.uninitialised import uninitialised_model
 from lavish.methods.registry import methods
+from lavish.models.backbones.build import pretrained_image_size
 from lavish.planning.identities import with_options
 from lavish.reporting.columns import NOTHING, significant
 
-_HEADINGS = ["Method", "Trainable", "Adapter GMACs", "Total GMACs", "Size", "Crosses", "What it is"]
+_HEADINGS = ["Method", "Trainable", "Adapter GMACs", "Total GMACs", "Size", "Cross-modal", "What it is"]
 
 
 def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -> str:
@@ -72,16 +73,13 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
 
 def _on(config: RunConfig, backbone: str) -> RunConfig:
     """Return the run on a named backbone with its pretraining image size for both streams."""
-    import timm
-
     try:
         named = BackboneConfig(model=backbone, weights=RandomWeights())
     except ValueError:
         raise LavishError(
             f"--backbone: '{backbone}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*"
         ) from None
-    made_for = timm.get_pretrained_cfg(backbone.split(".")[0])
-    side = made_for.input_size[-1] if made_for else 224
+    side = pretrained_image_size(backbone)
     sound = config.data.spectrogram.model_copy(update={"mel_bins": side, "frames": side})
     data = config.data.model_copy(update={"frame_size": side, "spectrogram": sound})
     return config.model_copy(update={"backbone": named, "data": data})

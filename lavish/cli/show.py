@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lavish.errors import LavishError
-from lavish.reporting.records import MissingResult, TrainingRecord, read_cost, read_evaluation, read_record, read_run
+from lavish.reporting.records import (
+    MissingResult,
+    TrainingRecord,
+    read_cost,
+    read_evaluation,
+    read_record,
+    read_run,
+    seed_directories,
+    task_and_variant,
+)
 
 _CONFIG = Path("config/config.yaml")
 # Filled in by the workflow, or paths: not choices of the configuration.
@@ -32,10 +41,7 @@ def show(run: Path, configfiles: Sequence[Path], *, full: bool) -> str:
         raise LavishError(f"there is no folder {run}: give results/runs/<run> or one of its seed<k>")
     if (run / "record.json").is_file():
         return _training(run, configfiles, full=full)
-    seeds = sorted(
-        (folder for folder in run.glob("seed*") if folder.name.removeprefix("seed").isdigit()),
-        key=lambda folder: int(folder.name.removeprefix("seed")),
-    )
+    seeds = list(seed_directories(run).values())
     if not seeds and not (run / "cost.json").is_file():
         raise LavishError(f"{run} is not a run: it has neither record.json nor seed<k>/ nor cost.json")
     return _run(run, seeds, configfiles, full=full)
@@ -85,22 +91,17 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
 
 def _identity(run: Path, record: TrainingRecord | None) -> Iterator[tuple[str, str]]:
     yield "run", run.as_posix()
-    parts = _parts(run)
-    if len(parts) == 3:
-        yield "task", parts[0]
-        yield "variant", parts[1]
+    task, variant = task_and_variant(run)
+    if task is not None:
+        yield "task", task
+        yield "variant", str(variant)
     if record is not None:
         yield "recipe version", str(record.values.get("recipe_version", _ABSENT))
 
 
-def _parts(run: Path) -> list[str]:
-    """<task>-<variant>-<hash>: neither of the first two contains a dash."""
-    return run.absolute().name.split("-")
-
-
 def _task(run: Path) -> str:
     """Return the key of a run's task in the configuration."""
-    return _parts(run)[0]
+    return task_and_variant(run)[0] or run.name
 
 
 def _selection(record: TrainingRecord) -> Iterator[tuple[str, str]]:

@@ -103,7 +103,7 @@ def add_source(kind: str, path: Path) -> str:
     return path.stem
 
 
-def has_places(method: str) -> bool:
+def has_sites(method: str) -> bool:
     """Tell whether an adapter sits at sublayers, so that `fusion.position` and `fusion.arrangement` can place it."""
     return _base("methods", method_class("methods", method_path("methods", method))) == "Adapter"
 
@@ -135,7 +135,7 @@ def defines(kind: str, method: str, name: str) -> bool:
 
 def is_cross_modal(method: str) -> bool:
     """Tell whether an adapter reads the other stream, where the direction of fusion lets it."""
-    return class_attribute("methods", method, "cross_modal", has_places(method))
+    return class_attribute("methods", method, "cross_modal", has_sites(method))
 
 
 def _constructor(kind: str, path: Path) -> ast.FunctionDef:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lavish.config.options import add_source, check_options, has_places, is_cross_modal, option_model
+from lavish.config.options import add_source, check_options, has_sites, is_cross_modal, option_model
 from lavish.config.sources import add_file, external_file
 from lavish.errors import LavishError
 
@@ -250,6 +250,15 @@ class SourceConfig(Config):
     sha256: str | None = Field(default=None, description="Checksum of the file; filled in by the workflow.")
 
 
+ExternalSource = Annotated[
+    SourceConfig | None,
+    Field(
+        exclude_if=lambda value: value is None,
+        description="The file of an external method or task; filled in by the workflow.",
+    ),
+]
+
+
 def _with_source(kind: str, key: str, values: Any) -> Any:
     """Fill in the source of an external method or task, and check the one that a planned run names."""
     if not isinstance(values, dict) or not isinstance(values.get(key), str):
@@ -267,11 +276,7 @@ class AdapterConfig(Config):
 
     method: str = "lavish"
     options: dict[str, Any] = Field(default_factory=dict)
-    source: SourceConfig | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="The file of a method from outside the package; filled in by the workflow.",
-    )
+    source: ExternalSource = None
 
     @model_validator(mode="before")
     @classmethod
@@ -309,7 +314,7 @@ def check_fusion(method: str, fusion: FusionConfig) -> None:
         )
     for key in ("position", "arrangement"):
         value = getattr(fusion, key)
-        if value != "default" and method != "none" and not has_places(method):
+        if value != "default" and method != "none" and not has_sites(method):
             raise ValueError(f"fusion.{key} is '{value}', but method '{method}' has no adapter sites: remove the key")
 
 
@@ -318,11 +323,7 @@ class TaskConfig(Config):
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
-    source: SourceConfig | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="The file of a task from outside the package; filled in by the workflow.",
-    )
+    source: ExternalSource = None
 
     @model_validator(mode="before")
     @classmethod

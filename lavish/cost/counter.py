@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
 from lavish.learner.model import AudioVisualModel
-from lavish.methods.base import Adapter
+from lavish.methods.registry import SiteAdapters
 from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.base import EncodedBatch
 
@@ -269,8 +269,7 @@ def _count_adapters(
     method = model.encoder.adapters
     if method is None:
         return Counter()
-    parts = list(method.children())
-    if parts and all(isinstance(part, Adapter) for part in parts):
+    if isinstance(method, SiteAdapters):
         # Adapters leave the frozen layers as they are, so there is no need to trace the bare backbone.
         return counted[f"{_ENCODER}.adapters"]
     adapters = Counter(counted[_ENCODER])

@@ -21,12 +21,13 @@ from lavish.models.backbones.base import Backbone, FrozenLayer, Layers
 from lavish.models.interfaces import STREAMS, Position, Stream, StreamFeatures, Streams
 
 Direction = Literal["both", "a2v", "v2a", "none"]
-_READERS: dict[Direction, set[Stream]] = {
+READERS: dict[Direction, set[Stream]] = {
     "both": {"visual", "audio"},
     "a2v": {"visual"},
     "v2a": {"audio"},
     "none": set(),
 }
+"""The streams that read the other one, for each direction of fusion."""
 
 
 class TwoStreamEncoder(nn.Module):
@@ -68,7 +69,7 @@ class TwoStreamEncoder(nn.Module):
         grids = {s: backbone.grid_sizes(sizes[s] if sizes else backbone.image_size) for s in streams}
         context = MethodContext(
             streams=streams,
-            readers=frozenset(_READERS[direction] if len(streams) == 2 else ()),
+            readers=frozenset(READERS[direction] if len(streams) == 2 else ()),
             blocks=tuple(chosen_blocks(layers, backbone.num_blocks)),
             tokens={s: tuple(prefix + rows * columns for rows, columns in grids[s]) for s in streams},
             grids=grids,

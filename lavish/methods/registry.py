@@ -11,7 +11,7 @@ from lavish.models.backbones.base import Backbone
 from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams, other_stream
 
 
-class _Adapters(Method):
+class SiteAdapters(Method):
     """One :class:`Adapter` per site. All of them read the streams before any is updated."""
 
     def __init__(
@@ -68,4 +68,4 @@ def build_method(
         return kind(backbone, context, **options)
     position = kind.position if position == "default" else position
     arrangement = kind.arrangement if arrangement == "default" else arrangement
-    return _Adapters(backbone, context, kind, options, position, arrangement)
+    return SiteAdapters(backbone, context, kind, options, position, arrangement)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lavish.config.hashing import digest
-from lavish.config.options import class_attribute, has_places, option_model
+from lavish.config.options import class_attribute, has_sites, option_model
 from lavish.config.schema import (
     AudioEncoderConfig,
     BackboneConfig,
@@ -218,7 +218,7 @@ def with_options(config: RunConfig) -> RunConfig:
     task, adapter, fusion = config.task, config.adapter, config.fusion
     own = {"position": "both", "arrangement": "parallel"}
     if adapter.method != "none":
-        has = has_places(adapter.method)
+        has = has_sites(adapter.method)
         own = {key: class_attribute("methods", adapter.method, key, own[key]) for key in own} if has else {}
     return config.model_copy(
         update={

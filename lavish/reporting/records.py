@@ -101,6 +101,18 @@ def seed_directory(run: Path, seed: int) -> Path:
     return run / f"seed{seed}"
 
 
+def seed_directories(run: Path) -> dict[int, Path]:
+    """Return the folders of a run's trainings by their seeds, in ascending order."""
+    found = {path.name.removeprefix("seed"): path for path in run.glob("seed*")}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdigit, found), key=int)}
+
+
+def task_and_variant(run: Path) -> tuple[str, str] | tuple[None, None]:
+    """Return task and variant from the name <task>-<variant>-<hash> of a run's folder; None for another name."""
+    parts = run.absolute().name.split("-")
+    return (parts[0], parts[1]) if len(parts) == 3 else (None, None)
+
+
 def read_record(directory: Path) -> TrainingRecord:
     """Read record.json of one training (`.../seed<k>`)."""
     path = directory / "record.json"

@@ -115,9 +115,8 @@ def _locked(folder: Path) -> Iterator[bool]:
     try:
         yield had_to_wait
     finally:
-        (folder / "lock").unlink(
-            missing_ok=True
-        )  # while it is held: waiting processes notice that and create a new one
+        # While it is held: waiting processes notice that the file is gone and create a new one.
+        (folder / "lock").unlink(missing_ok=True)
         lock.release()
 
 

@@ -19,7 +19,7 @@ class Sizes:
     hidden: int
     """Width of the feed-forward layer."""
     tokens: int
-    """N, the tokens of a image in this block; the same in both streams here."""
+    """N, the tokens of an image in this block; the same in both streams here."""
     heads: int
     prefix: int
     """Tokens before the patches."""

@@ -194,6 +194,24 @@ def test_errors_of_build_encoder(arguments: dict[str, Any], message: str) -> Non
         encoder(**arguments)
 
 
+def test_unknown_weights_tag() -> None:
+    with pytest.raises(LavishError, match=r"vit_tiny_patch16_224\.nonsense': Invalid pretrained tag"):
+        lavish.build_encoder("vit_tiny_patch16_224.nonsense", weights="random")
+
+
+def test_random_weights_have_a_seed_and_leave_the_random_state_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, second, third = (
+        lavish.build_encoder("vit", spec=VIT, method="none", weights={"source": "random", "seed": seed})
+        for seed in (0, 1, 1)
+    )
+    assert torch.equal(torch.rand(1), expected)
+    tensors = [model.encoder.backbone.model.blocks[0].attn.qkv.weight for model in (first, second, third)]
+    assert torch.equal(tensors[1], tensors[2]) and not torch.equal(tensors[0], tensors[1])
+
+
 def test_inputs_of_the_wrong_shape() -> None:
     frames, audio = clips()
     with pytest.raises(LavishError, match=r"`frames` is missing: give a tensor of shape \(B, S, 3, 32, 32\)"):

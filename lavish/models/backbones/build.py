@@ -58,10 +58,24 @@ def build_backbone(
 
 def classifier_sizes(name: str) -> tuple[int, int]:
     """Return the number of linear classifiers of timm's pretrained model, and the classes of each."""
-    pretrained = timm.get_pretrained_cfg(name)
+    pretrained = _pretrained(name)
     if pretrained is None:
         raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
     return (1 if isinstance(pretrained.classifier, str) else len(pretrained.classifier)), pretrained.num_classes
+
+
+def pretrained_image_size(name: str) -> int:
+    """Return the height and width of the images of a timm model's pretraining; 224 if timm does not know it."""
+    pretrained = _pretrained(name)
+    return pretrained.input_size[-1] if pretrained else 224
+
+
+def _pretrained(name: str) -> Any:
+    """Return timm's description of a model's pretraining, or None; raise LavishError for an unknown weights tag."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise LavishError(f"backbone.model '{name}': {error}") from None
 
 
 def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
@@ -105,7 +119,7 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
 
 
 def _without_head(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    known = timm.get_pretrained_cfg(name)
+    known = _pretrained(name)
     heads = (known.classifier if known else None) or "head"
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     return {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in heads}
@@ -117,5 +131,4 @@ def check_fit(path: Path, model: str) -> None:
     from lavish.config.validation import parse
 
     parse(BackboneConfig, {"model": model, "weights": {"source": "file", "path": str(path)}}, "--model")
-    known = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-    build_backbone(model, {}, known.input_size[-1] if known else 224, weights=path)
+    build_backbone(model, {}, pretrained_image_size(model), weights=path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lavish.config.options import budget_option, has_places, is_cross_modal
+from lavish.config.options import budget_option, has_sites, is_cross_modal
 from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
 from lavish.planning.identities import Run
 from lavish.planning.parameter_budgets import Match
@@ -79,7 +79,7 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
     """Return the values of a run's configuration that tables print; None if one does not apply."""
     method = config.adapter.method
     adapted = method != "none"
-    placed = adapted and has_places(method)
+    placed = adapted and has_sites(method)
     crosses = adapted and config.modalities == "audio_visual" and is_cross_modal(method)
     crosses = crosses and config.fusion.direction != "none"
     size = budget_option(method)

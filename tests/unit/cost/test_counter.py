@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lavish.checks.method import SMALL_OPTIONS as METHOD_OPTIONS
-from lavish.config.options import class_attribute, has_places
+from lavish.config.options import class_attribute, has_sites
 from lavish.config.schema import RunConfig
 from lavish.config.sources import available
 from lavish.config.validation import parse
@@ -137,7 +137,7 @@ def assert_extrapolation_is_exact(segments: int, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("arrangement", ["parallel", "sequential"])
-@pytest.mark.parametrize("method", [name for name in available("methods") if has_places(name)])
+@pytest.mark.parametrize("method", [name for name in available("methods") if has_sites(name)])
 @pytest.mark.parametrize("changes", [{}, {"backbone": SWIN}], ids=["vit", "swin"])
 def test_adapters_cost_the_difference_to_the_bare_backbone(method, arrangement, changes):
     adapter = {"method": method, "options": {"reduction": 4}}
