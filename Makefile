@@ -13,10 +13,10 @@ READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test check reference format schemas lock
+.PHONY: help environment table smoke test test-faults check reference format schemas lock
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(READY)  ## build .venv from requirements.lock
 
@@ -31,6 +31,12 @@ smoke: $(READY)  ## every table and figure in minutes, in .smoke/: shows that ev
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
+
+# Workflows that are killed, run out of disk and so on, at random: a round draws everything from its number, from SEED on.
+ROUNDS ?= 200
+SEED ?= 0
+test-faults: $(READY)  ## ROUNDS rounds of a small workflow, with a fault in each
+	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -36,8 +36,10 @@ def main() -> None:
     options = parser.parse_args()
 
     experiments = lavish.planning.experiments.load([Path("config/config.yaml"), *options.configfile], {})
-    runs = [run for run in experiments.table(options.table).runs if run.name.startswith(f"{options.task}-")]
-    runs = [run for run in runs if not options.rows or _variant(run) in options.rows]
+    experiments.table(options.table)  # an error if it cannot be made
+    labels = [one for one in experiments.labels if (one.table, one.task) == (options.table, options.task)]
+    variants = {one.run: one.variant for one in labels if not options.rows or one.variant in options.rows}
+    runs = [experiments.run(name) for name in variants]
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         found = {
             (run.name, rate): pool.submit(_train, _with_rate(run.config, rate), options.seed, run, Path(folder))
@@ -48,12 +50,10 @@ def main() -> None:
         for run in runs:
             values = [found[run.name, rate].result() for rate in options.rates]
             best = max(values)
-            rows.append([_variant(run), *(f"**{value:.1f}**" if value == best else f"{value:.1f}" for value in values)])
+            cells = [f"**{value:.1f}**" if value == best else f"{value:.1f}" for value in values]
+            cells = [f"**{value:.1f}**" if value == best else f"{value:.1f}" for value in values]
+            rows.append([variants[run.name], *cells])
     print(tabulate(rows, headers=["variant", *map(str, options.rates)], tablefmt="github", disable_numparse=True))
-
-
-def _variant(run: Run) -> str:
-    return run.name.split("-")[1]
 
 
 def _with_rate(config: RunConfig, rate: float) -> RunConfig:

@@ -152,16 +152,18 @@ def count_cost(encoder: ClipEncoder, segments: int | None = None) -> Cost:
 def load_results(results: str | PathLike[str]) -> pd.DataFrame:
     """Return the evaluated runs below a folder, one row per run, seed and split.
 
-    The columns are `run` (the run's folder), `variant` (the row of the table that named it), `task`, `method`,
+    The columns are `run` (the run's folder), `variant` (the rows of tables that it belongs to), `task`, `method`,
     `backbone`, `direction` and `modalities` (of its configuration; missing where the record has none), `seed`, `split`,
     `metric`, `value`, `best_epoch`, the counts of cost.json (`trainable_params`, `total_params`, `adapter_params`,
     `adapter_macs`, `total_macs`; missing where the cost has not been counted) and one `measures.<name>` per further
-    measure. `task` is the key under `tasks` in the configuration, such as `segmentation_s4`. Raises LavishError when
-    the folder does not exist or a file in it is invalid.
+    measure. `task` is the key under `tasks` in the configuration, such as `segmentation_s4`; like `variant`, it is
+    missing for a run that no index.csv beside it knows. Raises LavishError when the folder does not exist or a file in
+    it is invalid.
     """
     import pandas as pd
 
-    from lavish.reporting.records import MissingResult, read_cost, read_evaluation, read_record, task_and_variant
+    from lavish.planning.run_labels import labels_of
+    from lavish.reporting.records import MissingResult, read_cost, read_evaluation, read_record
 
     root = Path(results)
     if not root.is_dir():
@@ -175,13 +177,19 @@ def load_results(results: str | PathLike[str]) -> pd.DataFrame:
             return dict.fromkeys(_COUNTS)
         return {name: getattr(cost, name) for name in _COUNTS}
 
+    @functools.cache
+    def labels(run: Path) -> dict[str, str | None]:
+        found = labels_of(run)
+        keys = ("task", "variant")
+        return {key: ", ".join(dict.fromkeys(getattr(label, key) for label in found)) or None for key in keys}
+
     rows: list[dict[str, Any]] = []
     for path in sorted(root.rglob("seed*/*/metrics.json")):
         split, training = path.parent.name, path.parents[1]
         record, evaluation = read_record(training), read_evaluation(training, split)
         row = {
             "run": str(training.parent),
-            **dict(zip(("task", "variant"), task_and_variant(training.parent), strict=True)),
+            **labels(training.parent),
             **_choices(record.values.get("config") or {}),
             "seed": record.seed,
             "split": split,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from lavish.runtime.cpu_dispatch import VARIABLES
 
 _PACKAGES = (
     "lavish", "torch", "torchaudio", "torchvision", "timm", "safetensors", "numpy", "av", "pillow", "fvcore", "scipy",
@@ -35,17 +39,41 @@ def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any] | None:
 
 
 def machine() -> dict[str, Any]:
-    """Return the facts that a measured time depends on."""
-    return {"platform": platform.platform(), "processor": _processor(), "argv": sys.argv}
+    """Return the facts that a measured time and, on a CPU, the last digits of a number depend on."""
+    return {
+        "platform": platform.platform(),
+        "processor": _cpuinfo("model name") or platform.processor(),
+        "cpu_flags": _cpuinfo("flags"),
+        "caches": _caches(),
+        "cpu_dispatch": cpu_dispatch(),
+        "argv": sys.argv,
+    }
 
 
-def _processor() -> str:
+def cpu_dispatch() -> dict[str, Any]:
+    """Return what limits the choice of kernels on a CPU, and the level that torch, if it is loaded, has chosen."""
+    limits: dict[str, Any] = {name: os.environ.get(name) for name in VARIABLES}
+    torch = sys.modules.get("torch")
+    return {**limits, "torch": torch and torch.backends.cpu.get_cpu_capability()}
+
+
+def _cpuinfo(key: str) -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return ""
+
+
+def _caches() -> dict[str, str]:
+    """Return the sizes of the first processor's caches, by which libraries divide their work; empty if unknown."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with suppress(OSError):
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            found[f"L{level} {kind.lower()}"] = size
+    return found
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -56,5 +84,5 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return run.stdout.strip()
 
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Part of every identity: raise it with a change of code that may change numbers, so that everything is made again."""

@@ -37,13 +37,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lavish.config.measures import Measure
 from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
 class Labels(Task):
     """A linear layer on the features of a segment."""
 
-    metric = "accuracy"
+    metric = Measure("accuracy")
 
     def __init__(self, shape: FeatureShape, *, bias: bool = True) -> None:
         super().__init__()

@@ -40,6 +40,12 @@ def add_command(
     return parser
 
 
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--device` and `--jobs-per-gpu` to a command."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs-per-gpu", type=int, default=1, help="jobs that may share a GPU of this machine")
+
+
 def add_source_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
     """Add the options `--method-path` and `--task-path` to a command."""
     for kind in kinds:
@@ -70,12 +76,9 @@ def read_values(text: str, option: str) -> Any:
     path = Path(text)
     if not path.is_file():
         raise LavishError(f"{option}: no file '{path}' (give JSON text that begins with '{{', or a path)")
-    import yaml
+    from lavish.io.yaml_files import read_yaml
 
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except yaml.YAMLError as error:
-        raise LavishError(f"{path}: not valid YAML: {error}") from None
+    return read_yaml(path)  # JSON is YAML
 
 
 def read_config(text: str, model: type[T]) -> T:

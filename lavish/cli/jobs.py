@@ -6,10 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, add_source_options, read_config, read_values
+from lavish.cli.arguments import (
+    WEIGHT_KINDS,
+    Subparsers,
+    add_command,
+    add_device_options,
+    add_source_options,
+    read_config,
+    read_values,
+)
 from lavish.config.schema import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import EXAMPLE_CLIPS
+from lavish.runtime.cpu_dispatch import require
 
 if TYPE_CHECKING:
     from lavish.training.jobs import RunInputs
@@ -46,12 +55,14 @@ def _add_data(commands: Subparsers) -> None:
     )
     pretrain.add_argument("--kind", choices=tuple(WEIGHT_KINDS), required=True)
     pretrain.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    add_device_options(pretrain)
 
     summary = "compute a separate audio encoder's features of one split"
     encode = add_command(commands, "encode-audio", _encode_audio, summary, config=True)
     encode.add_argument("--weights", type=Path, required=True)
     encode.add_argument("--data", type=Path, required=True, help="prepared split")
     encode.add_argument("--out", type=Path, required=True, help="npy file to write")
+    add_device_options(encode)
 
 
 def _add_runs(commands: Subparsers) -> None:
@@ -64,7 +75,7 @@ def _add_runs(commands: Subparsers) -> None:
         parser.add_argument("--data", type=Path, required=True, help="prepared store")
         parser.add_argument("--weights", type=Path, required=True, help="frozen backbone (safetensors)")
         parser.add_argument("--audio-features", type=Path, help="folder of the separate audio encoder's features")
-        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        add_device_options(parser)
     train.add_argument("--out", type=Path, required=True, help="folder to write")
     for parser in (evaluate, examples):
         parser.add_argument("--split", choices=SPLITS, required=True)
@@ -113,15 +124,18 @@ def _prepare(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     from lavish.training.jobs import pretrain
 
-    pretrain(read_config(options.config, WEIGHT_KINDS[options.kind]), options.out)
+    config = read_config(options.config, WEIGHT_KINDS[options.kind])
+    pretrain(config, options.out, options.device, options.jobs_per_gpu)
 
 
 def _encode_audio(options: argparse.Namespace) -> None:
     from lavish.models.audio_encoders.build import build
     from lavish.training.audio_features import encode_split
+    from lavish.training.device import choose
 
     config = read_config(options.config, AudioEncoderConfig)
-    encode_split(build(config.kind, config.spec, options.weights), options.data, options.out)
+    encoder = build(config.kind, config.spec, options.weights)
+    encode_split(encoder, options.data, options.out, device=choose(options.device, 1, options.jobs_per_gpu))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -153,7 +167,16 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
     from lavish.training.jobs import RunInputs
 
     config = read_config(options.config, RunConfig)
-    return RunInputs(config, options.seed, options.data, options.weights, options.audio_features, options.device)
+    require(config.training.cpu_dispatch)
+    return RunInputs(
+        config,
+        options.seed,
+        options.data,
+        options.weights,
+        options.audio_features,
+        options.device,
+        options.jobs_per_gpu,
+    )
 
 
 def _cost(options: argparse.Namespace) -> None:

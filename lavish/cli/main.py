@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -27,9 +30,38 @@ def main(arguments: list[str] | None = None) -> int:
     except LavishError as error:
         print(f"lavish {name}: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        print(f"lavish {name}: {problem}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"lavish {name}: interrupted; call it again to resume", file=sys.stderr)
         return 130
+
+
+def storage_problem(error: BaseException) -> str | None:
+    """Return the message for an error of the disk or its permissions; None for any other error.
+
+    Libraries that write files by themselves raise errors of their own, with the system's number in the text.
+    """
+    found = re.search(r"os error (\d+)|\[errno (\d+)\]", str(error), re.IGNORECASE)
+    number = int(found[1] or found[2]) if found else 0
+    remedy = _STORAGE.get(number)
+    if remedy is None:
+        return None
+    where = getattr(error, "filename", None)
+    return f"{f'{where}: ' if where else ''}{os.strerror(number).lower()}: {remedy}; what was finished before is kept"
+
+
+_STORAGE = {
+    errno.ENOSPC: "free some room and call it again",
+    errno.EDQUOT: "free some room and call it again",
+    errno.EROFS: "make it writable, or give another path",
+    errno.EACCES: "make it accessible, or give another path",
+    errno.EPERM: "make it accessible, or give another path",
+}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lavish.config.measures import Measure
 from lavish.errors import LavishError
+from lavish.planning.run_labels import labels_of
 from lavish.reporting.records import (
     MissingResult,
     TrainingRecord,
@@ -17,7 +19,6 @@ from lavish.reporting.records import (
     read_record,
     read_run,
     seed_directories,
-    task_and_variant,
 )
 
 _CONFIG = Path("config/config.yaml")
@@ -52,7 +53,7 @@ def _training(folder: Path, configfiles: Sequence[Path], *, full: bool) -> str:
     sections = [
         ("", [*_identity(folder.parent, record), ("seed", str(record.seed))]),
         ("Result", [*_selection(record), *_evaluations(folder), *_measures(folder)]),
-        *_configuration(_task(folder.parent), record.values, configfiles, full=full),
+        *_configuration(_task(folder.parent, record), record.values, configfiles, full=full),
         ("Read", list(_read(record.values))),
         ("Made with", list(_made_with(record))),
         ("Files", _files(folder)),
@@ -82,7 +83,7 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
     sections.append(("Trainings", [*trainings, *_over_seeds(folder, records)] or [("", "none")]))
     sections.append(("Cost", _cost(folder)))
     if first is not None:
-        sections += _configuration(_task(folder), first.values, configfiles, full=full)
+        sections += _configuration(_task(folder, first), first.values, configfiles, full=full)
         sections.append(("Read", list(_read(first.values))))
         sections.append(("Made with", _differing(list(records.values()))))
     sections.append(("Files", _files(folder)))
@@ -91,17 +92,17 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
 
 def _identity(run: Path, record: TrainingRecord | None) -> Iterator[tuple[str, str]]:
     yield "run", run.as_posix()
-    task, variant = task_and_variant(run)
-    if task is not None:
-        yield "task", task
-        yield "variant", str(variant)
+    for label in labels_of(run):
+        named = "" if label.label == label.variant else f" ({label.label})"
+        yield f"table {label.table}", f"variant {label.variant}{named}, task {label.task}"
     if record is not None:
         yield "recipe version", str(record.values.get("recipe_version", _ABSENT))
 
 
-def _task(run: Path) -> str:
-    """Return the key of a run's task in the configuration."""
-    return task_and_variant(run)[0] or run.name
+def _task(run: Path, record: TrainingRecord) -> str:
+    """Return the key of a run's task in the configuration; for a run without labels the name of the task itself."""
+    labels = labels_of(run)
+    return labels[0].task if labels else str((record.values.get("config") or {}).get("task", {}).get("name"))
 
 
 def _selection(record: TrainingRecord) -> Iterator[tuple[str, str]]:
@@ -133,7 +134,8 @@ def _over_seeds(run: Path, records: Mapping[Path, TrainingRecord]) -> Iterator[t
     from lavish.reporting.statistics import clip_values, interval
 
     result = read_run(run, evaluated)
-    estimate = interval(clip_values(result.scores, result.clips), limits=(0.0, 1.0))
+    metric = result.definitions.get(result.metric, Measure(result.metric))
+    estimate = interval(clip_values(result.scores, result.clips), limits=metric.limits)
     assert estimate.std is not None
     yield (
         f"{result.metric} (test)",

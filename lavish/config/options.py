@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from lavish.config.measures import Measure
 from lavish.config.sources import SourceError, add_file, entry_point_class, method_path
 from lavish.errors import did_you_mean
 
@@ -110,10 +111,41 @@ def has_sites(method: str) -> bool:
 
 def class_attribute(kind: str, method: str, name: str, default: Any = None) -> Any:
     """Return a class attribute that the method's class sets to a literal, or `default` where it sets none."""
+    value = _assigned(kind, method, name)
+    return default if value is None else ast.literal_eval(value)
+
+
+def _assigned(kind: str, method: str, name: str) -> ast.expr | None:
     for member in method_class(kind, method_path(kind, method)).body:
-        if isinstance(member, ast.Assign) and [ast.unparse(target) for target in member.targets] == [name]:
-            return ast.literal_eval(member.value)
-    return default
+        targets = member.targets if isinstance(member, ast.Assign) else [getattr(member, "target", None)]
+        if [target.id for target in targets if isinstance(target, ast.Name)] == [name]:
+            return getattr(member, "value", None)
+    return None
+
+
+def task_measures(task: str) -> dict[str, Measure]:
+    """Return the metric of a task, first, and its further measures by name, as its class defines them."""
+    metric, measures = _assigned("tasks", task, "metric"), _assigned("tasks", task, "measures")
+    path = method_path("tasks", task)
+    if metric is None:
+        raise SourceError(f"{path}: the class sets no `metric`, such as Measure('accuracy')")
+    if measures is not None and not isinstance(measures, ast.Tuple):
+        raise SourceError(f"{path}: `measures` is {ast.unparse(measures)}: write a tuple of Measure(...)")
+    found = [_measure(path, node) for node in [metric, *(measures.elts if isinstance(measures, ast.Tuple) else [])]]
+    return {measure.name: measure for measure in found}
+
+
+def _measure(path: Path, node: ast.expr) -> Measure:
+    if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] != "Measure":
+        raise SourceError(
+            f"{path}: {ast.unparse(node)} is no measure: write Measure('<name>'), with its unit, limits and direction "
+            "unless it is a fraction of which more is better"
+        )
+    try:
+        arguments = [ast.literal_eval(value) for value in node.args]
+        return Measure(*arguments, **{str(one.arg): ast.literal_eval(one.value) for one in node.keywords})
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{path}: {ast.unparse(node)}: {error}") from None
 
 
 def budget_option(method: str) -> str | None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lavish.config.options import add_source, check_options, has_sites, is_cross_modal, option_model
-from lavish.config.sources import add_file, external_file
+from lavish.config.source_code import code_digest
+from lavish.config.sources import SourceError, add_file, external_file
 from lavish.errors import LavishError
 
 Split = Literal["train", "val", "test"]
@@ -98,7 +99,7 @@ class CompositionConfig(Config):
 class DataConfig(Config):
     """A data set in an official layout, on disk or composed, and how it is prepared."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="Used in paths and captions.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="Used in captions.")
     format: Literal["ave", "avsbench_s4", "avsbench_ms3", "music_avqa", "actions"] = "ave"
     root: Path | None = Field(default=None, description="Folder of the official layout; excludes `compose`.")
     sha256: str | None = Field(default=None, description="Checksum over the folder; filled in by the workflow.")
@@ -114,7 +115,9 @@ class DataConfig(Config):
     segment_seconds: float = Field(default=1.0, gt=0)
     frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")
     spectrogram: SpectrogramConfig = SpectrogramConfig()
-    max_lost: float = Field(default=0.02, ge=0, le=1, description="Maximum fraction of excluded clips.")
+    max_lost: float = Field(
+        default=0.02, ge=0, le=1, description="Maximum fraction of excluded clips; not part of identities."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -225,12 +228,31 @@ class BackboneConfig(Config):
         return self
 
 
+CodeDigest = Annotated[
+    str | None,
+    Field(
+        exclude_if=lambda value: value is None,
+        description="Digest of the code of the class, see lavish/config/source_code.py; filled in by the workflow.",
+    ),
+]
+
+
+def _check_code(kind: str, name: str, planned: str | None) -> None:
+    """Raise SourceError if the code of a planned job's class has changed."""
+    if planned is not None and code_digest(kind, name) != planned:
+        raise SourceError(
+            f"the code of {kind[:-1].replace('_', ' ')} '{name}' has changed since this job was planned, so its result "
+            "would have the name of another: restore the code, or call snakemake again to plan anew"
+        )
+
+
 class AudioEncoderConfig(Config):
     """A separate frozen audio encoder whose pooled features join the head."""
 
     kind: Literal["whisper", "transformer"]
     weights: WeightsConfig
     spec: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of the encoder: its sizes.")
+    code: CodeDigest = None
     use: Literal["none", "join", "replace"] = Field(
         default="join",
         description="Concatenate its features with both streams', or replace the audio stream's at the head; with "
@@ -238,13 +260,14 @@ class AudioEncoderConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _spec_exists(self) -> AudioEncoderConfig:
+    def _spec_and_code_exist(self) -> AudioEncoderConfig:
+        _check_code("audio_encoders", self.kind, self.code)
         check_options("audio_encoders", self.kind, self.spec)
         return self
 
 
 class SourceConfig(Config):
-    """The file of an external method or task. The identity of a run contains its sha256, not its path."""
+    """The file of an external method or task. The identity of a run has the digest of its code instead."""
 
     path: Path
     sha256: str | None = Field(default=None, description="Checksum of the file; filled in by the workflow.")
@@ -277,6 +300,7 @@ class AdapterConfig(Config):
     method: str = "lavish"
     options: dict[str, Any] = Field(default_factory=dict)
     source: ExternalSource = None
+    code: CodeDigest = None
 
     @model_validator(mode="before")
     @classmethod
@@ -287,6 +311,7 @@ class AdapterConfig(Config):
     def _options_exist(self) -> AdapterConfig:
         if self.method != "none":
             check_options("methods", self.method, self.options)
+            _check_code("methods", self.method, self.code)
         elif self.options:
             raise ValueError("adapter 'none' is the frozen backbone and has no options")
         return self
@@ -324,6 +349,7 @@ class TaskConfig(Config):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     source: ExternalSource = None
+    code: CodeDigest = None
 
     @model_validator(mode="before")
     @classmethod
@@ -333,6 +359,7 @@ class TaskConfig(Config):
     @model_validator(mode="after")
     def _options_exist(self) -> TaskConfig:
         check_options("tasks", self.name, self.options)
+        _check_code("tasks", self.name, self.code)
         return self
 
 
@@ -365,6 +392,11 @@ class TrainingConfig(Config):
     deterministic: bool = True
     cpu_threads: int = Field(
         default=1, ge=1, description="Threads on a CPU; part of the run, because results depend on it."
+    )
+    cpu_dispatch: Literal["avx2", "native"] = Field(
+        default="avx2",
+        description="Instructions that kernels are chosen for on a CPU: those of almost every x86 processor, so that "
+        "machines agree, or all that the machine has.",
     )
 
 
@@ -444,6 +476,12 @@ class WorkflowConfig(Config):
     task_paths: list[Path] = Field(
         default_factory=list,
         description="Python files with one task each; the name of the file is the name of the task.",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where pretraining, encoding, training and evaluation run."
+    )
+    jobs_per_gpu: int = Field(
+        default=1, ge=1, description="Jobs that share a GPU of this machine; a small backbone leaves most of it idle."
     )
     fork_server: bool = Field(
         default=True,

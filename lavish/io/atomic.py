@@ -1,4 +1,4 @@
-"""Atomic writing: a file is there as a whole or not at all, whatever ends the process that writes it."""
+"""Atomic writing: a file is there as a whole or not at all, whatever ends the process or the machine that writes it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.partial")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk: a name may get there before the content, and a machine may stop in between."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

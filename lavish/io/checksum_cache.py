@@ -7,8 +7,7 @@ checksum holds as long as neither has changed for any file.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,29 +20,44 @@ from lavish.io.fingerprint import fingerprint
 
 
 class Checksums:
-    """Checksums of files and folders, cached in the file `path`, which may be deleted at any time."""
+    """Checksums of files and folders, cached in the file `path`, which may be deleted at any time.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the file of the cache.
+        trusted: return what the cache holds without looking at the files. For the jobs of a workflow on other machines:
+            the workflow has just looked, and each of hundreds of jobs would ask a shared file system about every file.
+    """
+
+    def __init__(self, path: Path, *, trusted: bool = False) -> None:
+        self.path, self.trusted = path, trusted
         self.known = self._read()
 
     def of_file(self, path: Path) -> str:
         """Return the sha256 of a file."""
-        return self._checksum(path, [path], sha256_of)
+        return self._checksum(str(path.resolve()), path, lambda: [path], lambda _: sha256_of(path))
 
-    def of_folder(self, root: Path) -> str:
-        """Return the sha256 over the names and contents of all files of a folder."""
-        files = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
-        return self._checksum(root, files, fingerprint)
+    def of_files(self, root: Path, what: str, files: Callable[[], Iterable[Path]]) -> str:
+        """Return the :func:`lavish.io.fingerprint.fingerprint` of the files below a folder that `files` lists.
 
-    def _checksum(self, path: Path, files: list[Path], compute: Callable[[Path], str]) -> str:
+        Args:
+            root: the folder.
+            what: which of its files are listed; one folder may hold several data sets.
+            files: called unless the cache is trusted and knows the folder.
+        """
+        return self._checksum(f"{root.resolve()} ({what})", root, files, lambda listed: fingerprint(root, listed))
+
+    def _checksum(
+        self, key: str, path: Path, files: Callable[[], Iterable[Path]], compute: Callable[[list[Path]], str]
+    ) -> str:
+        if self.trusted and key in self.known:
+            return self.known[key][1]
+        listed = sorted(set(files()))
         try:
-            states = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+            state = digest([_state(file) for file in listed])
         except OSError as error:
             raise LavishError(f"{error.filename}: {error.strerror}: restore it or take it out of {path}") from None
-        key, state = str(path.resolve()), digest(sorted(states))
         if self.known.get(key, [""])[0] != state:
-            self._remember(key, [state, compute(path)])
+            self._remember(key, [state, compute(listed)])
         return self.known[key][1]
 
     def _read(self) -> dict[str, list[str]]:
@@ -58,3 +72,11 @@ class Checksums:
         with FileLock(f"{self.path}.lock"):
             self.known = self.known | self._read() | {key: entry}
             write_json(self.path, self.known)
+
+
+def _state(file: Path) -> list[str | int | None]:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return [str(file), None, None]
+    return [str(file), found.st_size, found.st_mtime_ns]

@@ -103,27 +103,34 @@ def group_means(values: np.ndarray, groups: np.ndarray, number: int) -> np.ndarr
     return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def f_score(curves: np.ndarray) -> float:
-    """Return the F-score of a set at the best threshold for all its frames together; NaN without any object.
+def published_f_scores(curves: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
+    """Return each group's F-score at its best threshold, 0 without an object; AVSBench's F-score is their mean.
+
+    The threshold of each group is chosen with its ground truth, so the result depends on the grouping.
 
     Args:
         curves: (N, 255) as :func:`f_curves` returns them.
-    """
-    return float(group_means(curves, np.zeros(len(curves), dtype=np.int64), 1).max())
-
-
-def published_f_scores(curves: np.ndarray, groups: np.ndarray, number: int) -> np.ndarray:
-    """Return each group's :func:`f_score`, 0 for a group without an object; AVSBench's F-score is their mean.
-
-    The threshold of each group is chosen with its ground truth, so the result depends on the grouping.
+        groups: (N,) the group of each frame, 0 to number - 1.
+        number: number of groups.
     """
     return np.nan_to_num(group_means(curves, groups, number).max(axis=1))
 
 
-def best_threshold(curve: np.ndarray) -> int:
-    """Return the index k of the threshold where a curve (255,) is highest; of several, the one closest to 0.5."""
-    highest = np.flatnonzero(curve == curve.max())
-    return int(highest[np.abs(highest - (NUM_THRESHOLDS - 1) / 2).argmin()])
+def best_threshold(curves: np.ndarray) -> float:
+    """Return the threshold t_k where the mean of curves (N, 255) is highest; of several, the one closest to 0.5.
+
+    Curves with NaN are excluded; 0.5 if none is left.
+    """
+    mean = group_means(curves, np.zeros(len(curves), dtype=np.int64), 1)[0]
+    highest = np.flatnonzero(mean == mean.max())
+    if not len(highest):
+        return 0.5
+    return int(highest[np.abs(highest - (NUM_THRESHOLDS - 1) / 2).argmin()]) / (NUM_THRESHOLDS - 1)
+
+
+def threshold_index(threshold: float) -> int:
+    """Return the index k of a threshold t_k."""
+    return round(threshold * (NUM_THRESHOLDS - 1))
 
 
 def _thresholds_reached(probabilities: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavish.errors import LavishError
+from lavish.io.atomic import replacing, write_text
 from lavish.io.checksums import check_sha256, sha256_of
 
 if TYPE_CHECKING:
@@ -71,17 +71,15 @@ def write_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, An
     """Write tensors and, beside them, `<name>.json` with the metadata and the file's sha256; atomically."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
     describe_weights(path, metadata)
 
 
 def describe_weights(path: Path, metadata: dict[str, Any]) -> None:
     """Write `<name>.json` beside a file of weights: its origin and sha256."""
     values = {**metadata, "sha256": sha256_of(path)}
-    path.with_suffix(".json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def inspect_weights(path: Path) -> dict[str, str]:
@@ -135,10 +133,8 @@ def take_file(weights: FileWeights, out: Path) -> None:
     """Check a safetensors file on disk and link (or copy) it to `out`."""
     read_weights(weights.path, only_header=True)
     check_sha256(weights.path, weights.sha256, "weights.sha256")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    shutil.copyfile(weights.path, partial)
-    os.replace(partial, out)
+    with replacing(out) as temporary:
+        shutil.copyfile(weights.path, temporary)
     describe_weights(out, {"source": "file", "path": str(weights.path)})
 
 
@@ -172,8 +168,6 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
         ) from None
     read_weights(cached, only_header=True)
     check_sha256(cached, weights.sha256, "weights.sha256")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    shutil.copyfile(cached, partial)
-    os.replace(partial, out)
+    with replacing(out) as temporary:
+        shutil.copyfile(cached, temporary)
     describe_weights(out, facts)

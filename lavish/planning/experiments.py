@@ -9,19 +9,20 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lavish.config.measures import Measure
 from lavish.config.merging import merge
-from lavish.config.options import class_attribute
+from lavish.config.options import task_measures
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
+from lavish.io.yaml_files import read_yaml
 from lavish.planning.identities import DataSet, Identities, MissingInput, Run, Weights, with_options
 from lavish.planning.parameter_budgets import sizes
+from lavish.planning.run_labels import RunLabel
 from lavish.planning.tables.captions import describe_matches, describe_run, describe_runs
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
@@ -55,6 +56,10 @@ class Experiments:
     """Everything that a configuration defines, by name."""
 
     seeds: list[int]
+    device: str
+    """`cpu` or `cuda`."""
+    jobs_per_gpu: int
+    """Jobs that share a GPU of this machine."""
     fork_server: bool
     """Whether the workflow starts a fork server for its jobs."""
     tables: dict[str, Table] = field(default_factory=dict)
@@ -64,6 +69,8 @@ class Experiments:
     data: dict[str, DataSet] = field(default_factory=dict)
     composed: dict[str, DataSet] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
+    labels: list[RunLabel] = field(default_factory=list)
+    """The rows of tables that runs belong to."""
     missing: dict[str, MissingInput] = field(default_factory=dict)
     """The tables that cannot be made on this machine, with the reason."""
     missing_figures: dict[str, MissingInput] = field(default_factory=dict)
@@ -108,7 +115,7 @@ class Experiments:
             for row in section["rows"]
             if row["variant"] == table.spec["baseline"]
         )
-        spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles")} | {
+        spec = {key: table.spec[key] for key in ("name", "title", "baseline", "seeds", "titles", "measures")} | {
             "task": task,
             "columns": ["metric"],
             "figures": {name: options},
@@ -137,12 +144,15 @@ class Experiments:
         return _lookup(self.weights, name, "file of weights")
 
 
-def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Experiments:
+def load(
+    files: Sequence[Path], overrides: Mapping[str, Any] | None = None, *, trust_checksums: bool = False
+) -> Experiments:
     """Read configuration files, merge each into the previous ones, and resolve every table.
 
     Args:
         files: YAML files, merged by :func:`lavish.config.merging.merge`.
         overrides: values from the command line, merged last.
+        trust_checksums: see :class:`lavish.planning.identities.Identities`.
 
     Raises:
         LavishError: naming file, row and key of the first mistake. Missing inputs are only an error when a table that
@@ -157,7 +167,7 @@ def load(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> E
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
-    return _Resolver(config, where, base, files[0]).resolve()
+    return _Resolver(config, where, base, files[0], trust_checksums=trust_checksums).resolve()
 
 
 def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
@@ -174,12 +184,16 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
 
 
 class _Resolver:
-    def __init__(self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path) -> None:
+    def __init__(
+        self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path, *, trust_checksums: bool
+    ) -> None:
         self.config, self.where = config, where
         self.base, self.base_file = base, base_file
-        self.identities = Identities()
+        self.identities = Identities(trust_checksums=trust_checksums)
         self.experiments = Experiments(
             seeds=config.seeds,
+            device=config.device,
+            jobs_per_gpu=config.jobs_per_gpu,
             fork_server=config.fork_server,
             runs=self.identities.runs,
             data=self.identities.data,
@@ -193,8 +207,7 @@ class _Resolver:
             if not file.is_file():
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
-        # Sorted, so that the name of a run shared by two tables does not depend on the requested tables.
-        drafts = [self._draft(name, file) for name, file in sorted(files.items())]
+        drafts = [self._draft(name, file) for name, file in files.items()]
         matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
         for draft in drafts:
             self._table(draft.with_sizes(matches))
@@ -207,18 +220,18 @@ class _Resolver:
             table = with_backbones(table, config.backbones)
         except ValueError as error:
             raise LavishError(f"{file}: {error}") from None
-        measures: dict[str, tuple[str, ...]] = {}
+        measures: dict[str, dict[str, Measure]] = {}
         own = [row.task for row in table.rows if row.task is not None]
         for task in dict.fromkeys([*table.tasks, *own]):
             if task not in config.tasks:
                 raise LavishError(f"{file}: unknown task '{task}'{did_you_mean(task, config.tasks)}")
             start = merge(config.defaults, config.tasks[task].changes)
             defaults = parse(RunConfig, start, f"{where}: defaults with tasks.{task}")
-            measures[task] = class_attribute("tasks", defaults.task.name, "measures", ())
-        check_measures(table, measures, file)
+            measures[task] = task_measures(defaults.task.name)
+        check_measures(table, {task: list(found)[1:] for task, found in measures.items()}, file)
         variants = resolve_rows(table, file, config)
         check_figures(table, variants, file)
-        return Draft(name, file, table, config, where, variants)
+        return Draft(name, file, table, config, where, variants, measures)
 
     def _table(self, draft: Draft) -> None:
         name, file, table, config, variants = draft.name, draft.file, draft.table, draft.config, draft.variants
@@ -237,7 +250,7 @@ class _Resolver:
         for variant, resolved in variants.items():
             for task, run in resolved.configs.items():
                 try:
-                    runs[variant][task] = self.identities.run(task, variant, run)
+                    runs[variant][task] = self.identities.run(run)
                 except MissingInput as error:
                     if task == resolved.task:
                         error = MissingInput(f"table '{name}' cannot be made: {error}", error.short)
@@ -245,6 +258,11 @@ class _Resolver:
                         return
                     missing[variant][task] = error
         self._exclude_figures(table, missing)
+        self.experiments.labels += [
+            RunLabel(run.name, name, task, row.variant, row.label or variants[row.variant].label)
+            for row in table.rows
+            for task, run in runs[row.variant].items()
+        ]
         unique = {run.name: run for of_task in runs.values() for run in of_task.values()}
         sections = [
             {
@@ -284,6 +302,9 @@ class _Resolver:
             "name": name,
             **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
             "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
+            "measures": {
+                task: {name: asdict(one) for name, one in draft.measures[task].items()} for task in table.tasks
+            },
             # A table of costs must not change with the seeds.
             "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
             "sections": sections,
@@ -348,11 +369,9 @@ def _of_task(row: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
     except FileNotFoundError:
         raise LavishError(f"there is no configuration file {file}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LavishError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise LavishError(f"{file} has no keys: expected `key: value` lines")
     return values

@@ -1,13 +1,15 @@
 """Runs, data sets and weights with their identities, which are part of the names of folders and files.
 
 A name ends in a hash of everything that its content depends on, so a result cannot be mistaken for that of another
-configuration, and tables share equal runs. Does not import torch.
+configuration, and tables share equal runs. Labels and places are no part of it, and neither are settings at their
+defaults: a renamed variant, a moved data set or a new key of the configuration changes no name. Does not import torch.
 """
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from lavish.config.schema import (
     RunConfig,
     Split,
 )
+from lavish.config.source_code import code_digest
 from lavish.data.formats.official import OFFICIAL
 from lavish.errors import LavishError
 from lavish.io.checksum_cache import Checksums
@@ -88,29 +91,32 @@ class Run:
 class Identities:
     """Names runs, data sets and weights; equal configurations give the same object.
 
+    Args:
+        trust_checksums: take known checksums of data and weights without looking at the files, as jobs on other
+            machines do.
+
     Attributes:
         needs_inputs: whether data and weights must exist and are part of identities; false for tables of costs.
         runs, data, composed, weights: everything named so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust_checksums: bool = False) -> None:
         self.needs_inputs = True
         self.runs: dict[str, Run] = {}
         self.data: dict[str, DataSet] = {}
         self.composed: dict[str, DataSet] = {}
         self.weights: dict[str, Weights] = {}
-        self._by_hash: dict[str, Run] = {}
-        self._checksums = Checksums(CHECKSUMS)
+        self._checksums = Checksums(CHECKSUMS, trusted=trust_checksums)
 
-    def run(self, task: str, variant: str, config: RunConfig) -> Run:
-        """Return the run of a resolved configuration, named by the first task and variant that have it."""
+    def run(self, config: RunConfig) -> Run:
+        """Return the run of a resolved configuration."""
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
         data = self._data(config.data)
         backbone = self._weights(config.backbone)
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
-        # Measured checksums and options at their defaults are part of the record of a run.
-        resolved = with_options(config).model_copy(
+        # Measured checksums, digests of code and options at their defaults are part of the record of a run.
+        resolved = with_code(with_options(config)).model_copy(
             update={
                 "data": data.config,
                 "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
@@ -118,27 +124,28 @@ class Identities:
                 and config.audio_encoder.model_copy(update={"weights": audio_encoder and audio_encoder.config.weights}),
             }
         )
-        key = digest(
-            # Data, weights and sources are identified by their content, not by their paths.
-            resolved.model_dump(
-                mode="json",
-                exclude={
-                    "data": True,
-                    "backbone": {"weights"},
-                    "audio_encoder": {"weights"},
-                    "adapter": {"source": {"path"}},
-                    "task": {"source": {"path"}},
-                },
-            ),
-            data.name,
-            backbone.name,
-            audio_encoder.name if audio_encoder else None,
-            RECIPE_VERSION,
+        # Data and weights are identified by their content, sources by the digest of their code.
+        own = {"options": True, "source": True}
+        content = resolved.model_dump(
+            mode="json",
+            exclude_defaults=True,
+            exclude={
+                "data": True,
+                "backbone": {"weights"},
+                "audio_encoder": {"weights", "spec", "code"},
+                "adapter": own,
+                "task": own,
+            },
         )
-        if key not in self._by_hash:
-            run = Run(f"{task}-{variant}-{key}", resolved, data, backbone, audio_encoder)
-            self._by_hash[key] = self.runs[run.name] = run
-        return self._by_hash[key]
+        options = [
+            chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
+            chosen_options("tasks", resolved.task.name, resolved.task.options),
+        ]
+        key = digest(
+            content, options, data.name, backbone.name, audio_encoder.name if audio_encoder else None, RECIPE_VERSION
+        )
+        name = f"{resolved.task.name}-{key}"
+        return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_encoder))
 
     def _data(self, config: DataConfig) -> DataSet:
         composed = None
@@ -147,6 +154,8 @@ class Identities:
             checksum = self._fingerprint(
                 config.root,
                 config.sha256,
+                config.format,
+                functools.partial(_listed_files, config.format, config.root),
                 f"data set '{config.name}' ({config.format})",
                 "data.sha256",
                 _remedy(config),
@@ -154,19 +163,30 @@ class Identities:
             config = config.model_copy(update={"sha256": checksum})
         else:
             assets = config.compose.assets
+            kind = assets.kind
             if isinstance(assets, FolderAssetsConfig):
                 remedy = (
                     "it must contain one folder per class with images/*.png (cut-outs with alpha) and sounds/*; "
                     "set data.compose.assets.root to its location"
                 )
                 key = "data.compose.assets.sha256"
-                checksum = self._fingerprint(assets.root, assets.sha256, "folder of assets", key, remedy)
+                checksum = self._fingerprint(
+                    assets.root,
+                    assets.sha256,
+                    "assets",
+                    functools.partial(_asset_files, assets.root),
+                    "folder of assets",
+                    key,
+                    remedy,
+                )
                 assets = assets.model_copy(update={"sha256": checksum})
                 config = config.model_copy(update={"compose": config.compose.model_copy(update={"assets": assets})})
-            composition = config.composition().model_dump(mode="json", exclude={"compose": {"assets": {"root"}}})
-            composed = f"{config.name}_{config.format}-{digest('composed', composition, RECIPE_VERSION)}"
-        content = config.model_dump(mode="json", exclude={"root": True, "compose": True})
-        name = f"{config.name}_{config.format}-{digest('prepared', content, composed, RECIPE_VERSION)}"
+            composition = config.composition().model_dump(
+                mode="json", exclude={"compose": {"assets": {"root"}}}, exclude_defaults=True
+            )
+            composed = f"{config.format}-{digest('composed', composition, kind, RECIPE_VERSION)}"
+        content = config.model_dump(mode="json", exclude={"name", "root", "compose", "max_lost"}, exclude_defaults=True)
+        name = f"{config.format}-{digest('prepared', content, composed, RECIPE_VERSION)}"
         data = self.data.setdefault(name, DataSet(name, config, composed))
         if composed:
             self.composed.setdefault(composed, data)
@@ -194,23 +214,63 @@ class Identities:
             config = BackboneConfig(model=config.model, spec=config.spec, weights=source)
         else:
             kind, model = "audio_encoder", config.kind
-            config = AudioEncoderConfig(kind=config.kind, spec=config.spec, weights=source)
-        content = config.model_dump(mode="json", exclude={"weights": {"path"}})
-        name = f"{model}-{digest(kind, content, RECIPE_VERSION)}"
+            spec, code = chosen_options("audio_encoders", model, config.spec), code_digest("audio_encoders", model)
+            config = AudioEncoderConfig(kind=config.kind, spec=spec, code=code, weights=source)
+        content = config.model_dump(mode="json", exclude={"weights": {"path"}}, exclude_defaults=True)
+        name = f"{model}-{digest(kind, content, source.source, RECIPE_VERSION)}"
         return self.weights.setdefault(name, Weights(name, kind, config))
 
-    def _fingerprint(self, root: Path, expected: str | None, what: str, key: str, remedy: str) -> str | None:
+    def _fingerprint(
+        self,
+        root: Path,
+        expected: str | None,
+        kind: str,
+        files: Callable[[], Iterable[Path]],
+        what: str,
+        key: str,
+        remedy: str,
+    ) -> str | None:
+        """Return the checksum over the files of a data set or of a folder of assets, `expected` for tables of costs."""
         if not self.needs_inputs:
             return expected
         if not root.is_dir():
             raise MissingInput(f"{what}: there is no folder {root}; {remedy}", f"data missing: {root}")
-        measured = self._checksums.of_folder(root)
+        try:
+            measured = self._checksums.of_files(root, kind, files)
+        except LavishError as error:
+            raise MissingInput(f"{what}: {error}", f"data not readable: {root}") from None
         if expected is not None and expected != measured:
             raise LavishError(
                 f"{what}: the checksum over {root} is {measured}, but {key} says {expected}: files were changed, added "
                 "or lost; restore them, or correct the key if the change is meant"
             )
         return measured
+
+
+def _listed_files(format_name: str, root: Path) -> Iterable[Path]:
+    from lavish.data.formats.listed import listed_files  # imports NumPy, which composed data does not need
+
+    return listed_files(format_name, root)
+
+
+def _asset_files(root: Path) -> Iterable[Path]:
+    from lavish.data.synthetic.assets import asset_files
+
+    return asset_files(root)
+
+
+def without_places(config: RunConfig) -> dict[str, Any]:
+    """Return a run as JSON values without what its results do not depend on: places, and the name of the data."""
+    return config.model_dump(
+        mode="json",
+        exclude={
+            "data": {"name": True, "root": True, "max_lost": True, "compose": {"assets": {"root"}}},
+            "backbone": {"weights": {"path"}},
+            "audio_encoder": {"weights": {"path"}},
+            "adapter": {"source"},
+            "task": {"source"},
+        },
+    )
 
 
 def with_options(config: RunConfig) -> RunConfig:
@@ -227,6 +287,25 @@ def with_options(config: RunConfig) -> RunConfig:
             ),
             "task": task.model_copy(update={"options": _complete("tasks", task.name, task.options)}),
             "adapter": adapter.model_copy(update={"options": _complete("methods", adapter.method, adapter.options)}),
+        }
+    )
+
+
+def chosen_options(kind: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method, task or audio encoder that differ from their defaults."""
+    if method == "none":
+        return {}
+    return option_model(kind, method).model_validate(options).model_dump(mode="json", exclude_defaults=True)
+
+
+def with_code(config: RunConfig) -> RunConfig:
+    """Return a run with the digests of the code of its task and method filled in."""
+    task, adapter = config.task, config.adapter
+    method = None if adapter.method == "none" else code_digest("methods", adapter.method)
+    return config.model_copy(
+        update={
+            "task": task.model_copy(update={"code": code_digest("tasks", task.name)}),
+            "adapter": adapter.model_copy(update={"code": method}),
         }
     )
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lavish.config.measures import PERCENT, Measure
 from lavish.planning.tables.schema import ColumnKey
 from lavish.reporting.comparison import (
     LEVEL_TEXT,
@@ -27,8 +28,6 @@ from lavish.reporting.records import Cost, RunResult, TrainingRecord
 
 NOTHING = "–"
 DOUBLE_DAGGER = "‡"
-AS_PUBLISHED = "_published"
-"""Ending of the names of measures that are computed as in published code; they are marked."""
 Value = str | int | float | None
 Keys = Sequence[ColumnKey]
 
@@ -72,19 +71,22 @@ class PublishedMarks:
         )
 
 
-def measure_words(name: str) -> str:
+def measure_words(measure: Measure) -> str:
     """Return the name of a measure for headings: 'mIoU_validation_threshold' -> 'mIoU validation threshold'."""
-    text = name.removesuffix(AS_PUBLISHED).replace("_", " ")
+    text = measure.name.removesuffix("_published" if measure.as_published else "").replace("_", " ")
     first, space, rest = text.partition(" ")
     first = first if first != first.lower() else first.capitalize()
-    mark = f" as published {DOUBLE_DAGGER}" if name.endswith(AS_PUBLISHED) else ""
-    return f"{first}{space}{rest}{mark}"
+    return f"{first}{space}{rest}" + (f" as published {DOUBLE_DAGGER}" if measure.as_published else "")
+
+
+def in_unit(measure: Measure) -> str:
+    """Return the unit of a measure in brackets, for headings: ' (%)'."""
+    return f" ({measure.unit})" if measure.unit else ""
 
 
 def measure_heading(comparison: Comparison, key: ColumnKey) -> str:
     """Return the name of a column's measure, and of its task if the table has several."""
-    name = comparison.metric(key.task) if key.measure is None else key.measure
-    return measure_words(name) + _of_task(comparison, key)
+    return measure_words(comparison.measure(key.task, key.measure)) + _of_task(comparison, key)
 
 
 def _of_task(comparison: Comparison, key: ColumnKey) -> str:
@@ -92,15 +94,19 @@ def _of_task(comparison: Comparison, key: ColumnKey) -> str:
     return f", {spec.title_of(key.task or spec.task)}" if len(spec.tasks) > 1 else ""
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """Return a fraction as a percentage without the sign %: 0.8132 -> '81.3'."""
-    return f"{100 * share:.{digits}f}"
+def amount(value: float, measure: Measure) -> str:
+    """Return a value in its measure's unit, without the unit: the fraction 0.8132 -> '81.3', 8.132 dB -> '8.13'."""
+    return f"{measure.factor * value:.{_digits(measure)}f}".replace("-", "−")
 
 
-def points(difference: float) -> str:
-    """Return a difference of fractions in percentage points, with its sign: -0.004 -> '−0.4'."""
-    text = f"{100 * difference:+.1f}".replace("-", "−")
+def change(difference: float, measure: Measure) -> str:
+    """Return a difference with its sign, of fractions in percentage points: -0.004 -> '−0.4'."""
+    text = f"{measure.factor * difference:+.{_digits(measure)}f}".replace("-", "−")
     return text[1:] if float(text[1:]) == 0 else text
+
+
+def _digits(measure: Measure) -> int:
+    return 1 if measure.unit == PERCENT else 2
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -126,8 +132,8 @@ def _metric_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
 
 
 def _mean_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    name = comparison.metric(key.task) if key.measure is None else key.measure
-    return (f"{measure_words(name)} (%){_of_task(comparison, key)}",)
+    measure = comparison.measure(key.task, key.measure)
+    return (f"{measure_words(measure)}{in_unit(measure)}{_of_task(comparison, key)}",)
 
 
 def _estimate_of(row: Row, key: ColumnKey) -> Estimate | Missing | None:
@@ -140,15 +146,16 @@ def _metric_cells(row: Row, key: ColumnKey, marks: PublishedMarks) -> tuple[str,
     [mean] = _mean_cells(row, key, marks)
     if not isinstance(estimate, Estimate) or estimate.interval is None:
         return (mean, NOTHING)
-    return (mean, f"[{percent(estimate.interval.low)}, {percent(estimate.interval.high)}]")
+    low, high = (amount(end, estimate.measure) for end in (estimate.interval.low, estimate.interval.high))
+    return (mean, f"[{low}, {high}]")
 
 
 def _mean_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
     estimate = _estimate_of(row, key)
     if not isinstance(estimate, Estimate):
         return (_reason(estimate),)
-    std = "" if estimate.std is None else f" ± {percent(estimate.std)}"
-    return (f"{percent(estimate.mean)}{std}",)
+    std = "" if estimate.std is None else f" ± {amount(estimate.std, estimate.measure)}"
+    return (f"{amount(estimate.mean, estimate.measure)}{std}",)
 
 
 def _metric_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
@@ -190,6 +197,12 @@ def _metric_note(comparison: Comparison, keys: Keys) -> str:
     everything = [estimate for task in tasks for estimate in _all_estimates(comparison, keys, task)]
     if any(estimate.units != estimate.clips for estimate in everything):
         notes.append("Units of one clip are not independent, so clips are resampled, each with all its units.")
+    lower = dict.fromkeys(
+        f"'{measure_heading(comparison, key)}'"
+        for key in keys
+        if not comparison.measure(key.task, key.measure).higher_is_better
+    )
+    notes += [f"Lower is better: {', '.join(lower)}."] if lower else []
     notes += _measure_notes(comparison, keys)
     return " ".join(notes)
 
@@ -228,8 +241,10 @@ def _counted(estimates: Sequence[Estimate]) -> str:
 
 def _difference_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
     of = _of_task(comparison, key)
-    words = "Difference" if key.measure is None else f"Difference in {measure_words(key.measure)}"
-    return (f"{words} (points){of}", f"p (Holm){of}")
+    measure = comparison.measure(key.task, key.measure)
+    words = "Difference" if key.measure is None else f"Difference in {measure_words(measure)}"
+    unit = " (points)" if measure.unit == PERCENT else in_unit(measure)
+    return (f"{words}{unit}{of}", f"p (Holm){of}")
 
 
 def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
@@ -242,7 +257,8 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
     if not isinstance(difference, Difference):
         return (_reason(difference), NOTHING)
     test = difference.test
-    return (f"{points(test.difference)} [{points(test.low)}, {points(test.high)}]", p_value(difference.p_holm))
+    found, low, high = (change(value, difference.measure) for value in (test.difference, test.low, test.high))
+    return (f"{found} [{low}, {high}]", p_value(difference.p_holm))
 
 
 def _difference_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
@@ -268,8 +284,10 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
             for key, count in zip(keys, counts, strict=True)
         )
         family = f"all comparisons of one measure of one task in this table: {listed}"
+    units = [comparison.measure(key.task, key.measure).unit for key in keys]
+    fractions = " in percentage points" if set(units) == {PERCENT} else ""
     return (
-        f"Differences to '{comparison.baseline.spec.label}' are in percentage points with {LEVEL_TEXT} interval, "
+        f"Differences to '{comparison.baseline.spec.label}' are{fractions} with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected."
     )

@@ -13,17 +13,25 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from lavish.config.measures import Measure
 from lavish.config.schema import Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import ColumnName, FigureConfig, tasks_of
-from lavish.reporting.records import Cost, MissingResult, RunResult, read_cost, read_run, unit_order
+from lavish.reporting.origins import check_record, differences
+from lavish.reporting.records import (
+    Cost,
+    MissingResult,
+    RunResult,
+    read_cost,
+    read_run,
+    seed_directory,
+    unit_order,
+)
 from lavish.reporting.statistics import Interval, PairedTest, Scores, clip_values, holm, interval, paired_test
 
 LEVEL = 0.95
 LEVEL_TEXT = f"{100 * LEVEL:g} %"
-# Every metric of the tasks (accuracy, mIoU, F-score) is a fraction.
-_LIMITS = (0.0, 1.0)
 
 
 class PublishedNumber(Config):
@@ -50,6 +58,8 @@ class RunSpec(Config):
     """The published practices that change numbers and that the run replicates, apart from its selection."""
     settings: dict[str, str | int | float | None] = {}
     """Values of the run's configuration that columns print."""
+    config: dict[str, Any] = {}
+    """The resolved configuration without places, which the records must agree with."""
 
 
 class RowSpec(Config):
@@ -77,7 +87,7 @@ class SectionSpec(Config):
 class TableSpec(Config):
     """A table resolved by the workflow: its rows with their run directories, ready to be read and written.
 
-    `titles` are the short names of tasks.
+    `titles` are the short names of tasks, `measures` the metric of each task, first, and its further measures.
     """
 
     name: str
@@ -85,6 +95,7 @@ class TableSpec(Config):
     description: str = ""
     task: str
     titles: dict[str, str] = {}
+    measures: dict[str, dict[str, Measure]] = {}
     baseline: str
     columns: list[ColumnName] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
@@ -96,6 +107,13 @@ class TableSpec(Config):
     def tasks(self) -> list[str]:
         """The tasks whose results or costs the table prints, the main one first."""
         return tasks_of(self.columns, self.task)
+
+    def measure(self, task: str, name: str | None) -> Measure:
+        """Return what a measure of a task is (None: its metric)."""
+        known = self.measures.get(task, {})
+        if name is not None:
+            return known.get(name, Measure(name))
+        return next(iter(known.values()), Measure("metric"))
 
     def title_of(self, task: str) -> str:
         """Return the short name of a task."""
@@ -120,17 +138,24 @@ class Estimate:
     `mean` and `std` (None for one seed) are over seeds. `units` and `clips` are the numbers that the mean is over.
     """
 
+    measure: Measure
     mean: float
     std: float | None
     interval: Interval | None
     units: int = 0
     clips: int = 0
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the interval; the mean where there is none."""
+        return (self.interval.low, self.interval.high) if self.interval else (self.mean, self.mean)
+
 
 @dataclass(frozen=True)
 class Difference:
     """The paired test of a row against the baseline, with its p-value corrected over all rows of the table."""
 
+    measure: Measure
     test: PairedTest
     p_holm: float
 
@@ -173,6 +198,12 @@ class Row:
         return any(run.select_on == "test" for run in self.spec.runs.values())
 
     @property
+    def origins(self) -> list[dict[str, Any]]:
+        """What the trainings and evaluations of the row were made with."""
+        runs = (result.run for result in self.results.values())
+        return [origin for run in runs if isinstance(run, RunResult) for origin in run.origins]
+
+    @property
     def deviations(self) -> list[str]:
         """The published practices that the row's runs replicate."""
         return list(dict.fromkeys(text for run in self.spec.runs.values() for text in run.deviations))
@@ -190,6 +221,11 @@ class Comparison:
         return tuple(row for _, rows in self.sections for row in rows)
 
     @property
+    def differences(self) -> list[str]:
+        """Notes on what the rows were made with, where they differ."""
+        return differences([(row.spec.label, row.origins) for row in self.rows])
+
+    @property
     def baseline(self) -> Row:
         return next(row for row in self.rows if row.spec.variant == self.spec.baseline)
 
@@ -198,10 +234,9 @@ class Comparison:
         found = (row.results.get(task or self.spec.task) for row in self.rows)
         return [result for result in found if result is not None]
 
-    def metric(self, task: str | None = None) -> str:
-        """Name of a task's own metric in words; 'metric' if no row has a result."""
-        runs = (result.run for result in self.results(task))
-        return next((run.metric for run in runs if isinstance(run, RunResult)), "metric").replace("_", " ")
+    def measure(self, task: str | None = None, name: str | None = None) -> Measure:
+        """Return what a measure of a task is (None: its metric)."""
+        return self.spec.measure(task or self.spec.task, name)
 
     def estimates(self, task: str | None, measure: str | None) -> list[Estimate]:
         """Return all existing estimates of a measure."""
@@ -291,15 +326,19 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
     runs: dict[Path, RunResult | Missing] = {}
     measures = reads.measures | reads.differences | {None}
     if reads.records or reads.measures or reads.differences:
-        runs = {folder: _read_run(spec, table.seeds) for folder, spec in specs.items()}
+        runs = {folder: _read_run(spec, table, task) for folder, spec in specs.items()}
         _check_metrics(table, task, runs)
-    differences = {measure: _differences(runs, baseline, measure) for measure in reads.differences}
+    differences = {
+        measure: _differences(runs, baseline, measure, table.measure(task, measure)) for measure in reads.differences
+    }
     return {
         folder: Result(
             spec=spec,
             is_baseline=folder == baseline,
             run=runs.get(folder),
-            estimates={measure: _estimate(runs[folder], measure) for measure in measures} if runs else {},
+            estimates={name: _estimate(runs[folder], name, table.measure(task, name)) for name in measures}
+            if runs
+            else {},
             differences={measure: found[folder] for measure, found in differences.items() if folder in found},
             cost=_read_cost(spec.folder) if reads.cost else None,
         )
@@ -307,17 +346,25 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
     }
 
 
-def _read_run(spec: RunSpec, seeds: list[int]) -> RunResult | Missing:
+def _read_run(spec: RunSpec, table: TableSpec, task: str) -> RunResult | Missing:
     try:
-        run = read_run(spec.folder, seeds)
+        run = read_run(spec.folder, table.seeds)
     except MissingResult as error:
         return Missing(f"not run: {error.short} is missing")
+    for record in run.records:
+        check_record(record, seed_directory(spec.folder, record.seed), spec.config)
     selected_on = run.records[0].selected_on
     if selected_on != spec.select_on:
         raise LavishError(
             f"{spec.folder}: the record's key 'selected_on' is '{selected_on}', but the table says "
             f"'{spec.select_on}': the folder holds another run, remove it and run again"
         )
+    for name, planned in table.measures.get(task, {}).items():
+        if (evaluated := run.definitions.get(name, planned)) != planned:
+            raise LavishError(
+                f"{spec.folder}: '{name}' was evaluated as {evaluated}, but the task now has {planned}: remove the "
+                "folder and run again"
+            )
     return run
 
 
@@ -340,7 +387,7 @@ def unit_scores(run: RunResult, measure: str | None) -> Scores | None:
     return run.scores if measure is None else run.columns.get(measure)
 
 
-def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missing:
+def _estimate(run: RunResult | Missing, measure: str | None, definition: Measure) -> Estimate | Missing:
     if isinstance(run, Missing):
         return run
     if measure is not None and measure not in run.measures:
@@ -349,17 +396,19 @@ def _estimate(run: RunResult | Missing, measure: str | None) -> Estimate | Missi
     if scores is None:
         assert measure is not None
         numbers = np.array(run.measures[measure])
-        return Estimate(float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, None)
+        return Estimate(
+            definition, float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, None
+        )
     counted = ~np.isnan(scores)
     values = clip_values(scores, run.clips)
     if values.shape[1] < 2:
         return Missing("units of only one test clip")
-    found = interval(values, LEVEL, limits=_LIMITS)
-    return Estimate(found.mean, found.std, found, int(counted.any(axis=0).sum()), values.shape[1])
+    found = interval(values, LEVEL, limits=definition.limits)
+    return Estimate(definition, found.mean, found.std, found, int(counted.any(axis=0).sum()), values.shape[1])
 
 
 def _differences(
-    runs: Mapping[Path, RunResult | Missing], baseline: Path | None, measure: str | None
+    runs: Mapping[Path, RunResult | Missing], baseline: Path | None, measure: str | None, definition: Measure
 ) -> dict[Path, Difference | Missing]:
     """Test every run once against the baseline, and correct over all tests."""
     reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
@@ -379,7 +428,9 @@ def _differences(
             else:
                 tests[folder] = test
     corrected = holm([test.p for test in tests.values()])
-    compared = {folder: Difference(test, p) for (folder, test), p in zip(tests.items(), corrected, strict=True)}
+    compared = {
+        folder: Difference(definition, test, p) for (folder, test), p in zip(tests.items(), corrected, strict=True)
+    }
     return compared | missing
 
 

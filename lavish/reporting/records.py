@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lavish.config.measures import Measure
 from lavish.errors import LavishError
 
 # metrics.json may hold a metric computed in single precision; the mean of the scores is computed in double.
@@ -55,7 +56,7 @@ class EvaluationRecord:
 
     `value` is the mean of `scores` (float64, one per unit); `clips` names the clip of each unit. `measures` are the
     further numbers of metrics.json; those that are means over units have an entry in `columns` (float64, one per unit,
-    NaN if a unit does not count).
+    NaN if a unit does not count). `definitions` says what the metric and each measure are.
     """
 
     metric: str
@@ -64,6 +65,9 @@ class EvaluationRecord:
     clips: tuple[str, ...]
     scores: NDArray[np.float64]
     columns: dict[str, NDArray[np.float64]]
+    definitions: dict[str, Measure] = field(repr=False, default_factory=dict)
+    origin: dict[str, Any] = field(repr=False, default_factory=dict)
+    """What it was made with and from."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ class RunResult:
     records: tuple[TrainingRecord, ...]
     measures: dict[str, tuple[float, ...]]
     columns: dict[str, NDArray[np.float64]]
+    definitions: dict[str, Measure] = field(repr=False, default_factory=dict)
+    origins: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    """What the trainings and evaluations were made with."""
 
 
 def seed_directory(run: Path, seed: int) -> Path:
@@ -105,12 +112,6 @@ def seed_directories(run: Path) -> dict[int, Path]:
     """Return the folders of a run's trainings by their seeds, in ascending order."""
     found = {path.name.removeprefix("seed"): path for path in run.glob("seed*")}
     return {int(seed): found[seed] for seed in sorted(filter(str.isdigit, found), key=int)}
-
-
-def task_and_variant(run: Path) -> tuple[str, str] | tuple[None, None]:
-    """Return task and variant from the name <task>-<variant>-<hash> of a run's folder; None for another name."""
-    parts = run.absolute().name.split("-")
-    return (parts[0], parts[1]) if len(parts) == 3 else (None, None)
 
 
 def read_record(directory: Path) -> TrainingRecord:
@@ -149,7 +150,16 @@ def read_evaluation(directory: Path, split: str = "test") -> EvaluationRecord:
     _check_mean(path, "value", value, scores, predictions)
     for name, column in columns.items():
         _check_mean(path, f"measures.{name}", measures[name], column, predictions)
-    return EvaluationRecord(metric=metric, value=value, measures=measures, clips=clips, scores=scores, columns=columns)
+    origin = _get(values, "origin", dict, path) if "origin" in values else {}
+    definitions = _definitions(_get(values, "definitions", dict, path), path) if "definitions" in values else {}
+    return EvaluationRecord(metric, value, measures, clips, scores, columns, definitions, origin)
+
+
+def _definitions(values: dict[str, Any], path: Path) -> dict[str, Measure]:
+    try:
+        return {name: Measure(**one | {"limits": tuple(one["limits"])}) for name, one in values.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LavishError(f"{path}: key 'definitions': {error}: evaluate again") from None
 
 
 def _check_mean(path: Path, key: str, value: float, scores: NDArray[np.float64], predictions: Path) -> None:
@@ -200,6 +210,16 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
                     f"{directory}: key '{key}' is {value!r}, but {expected!r} in {directories[0].name}: "
                     "the seeds of a run must agree, remove and rerun the wrong one"
                 )
+        for what, of in (
+            ("the checkpoint", lambda values: values.get("checkpoint")),
+            ("the frozen weights", lambda values: values.get("weights", {}).get("sha256")),
+        ):
+            trained, evaluated = of(record.values), of(evaluation.origin)
+            if None not in (trained, evaluated) and trained != evaluated:
+                raise LavishError(
+                    f"{directory / split / 'metrics.json'}: of {what} with sha256 {evaluated}, but record.json is of "
+                    f"{trained}: evaluate again, or train again if the weights were replaced"
+                )
         order = unit_order(first.clips, evaluation.clips)
         if order is None:
             raise LavishError(
@@ -218,6 +238,8 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
         tuple(records),
         measures={name: tuple(one.measures[name] for one in evaluations) for name in measures},
         columns={name: np.stack(column) for name, column in columns.items()},
+        definitions=first.definitions,
+        origins=(*(record.values for record in records), *(evaluation.origin for evaluation in evaluations)),
     )
 
 

@@ -137,7 +137,7 @@ def interval(
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: tuple[float | None, float | None] = (None, None),
 ) -> Interval:
     """Return the mean of `scores` (seeds, units) with a bootstrap interval over units and seeds.
 
@@ -149,7 +149,8 @@ def interval(
     freedom to the normal one (the small-sample correction of Hesterberg 2015, Am. Stat. 69, applied to the
     distance because three seeds have no percentiles far enough out).
 
-    The interval never leaves `limits`, the possible values of the metric. The same `seed` gives the same interval.
+    The interval never leaves `limits`, the possible values of the metric (None: unbounded). The same `seed` gives the
+    same interval.
     Raises ValueError for a matrix without two units or with values that are not finite.
     """
     layout = _layout(_matrix(scores))
@@ -160,8 +161,8 @@ def interval(
     seeds = len(layout.seed_effects)
     return Interval(
         mean=layout.mean,
-        low=max(float(low), limits[0]),
-        high=min(float(high), limits[1]),
+        low=float(low) if limits[0] is None else max(float(low), limits[0]),
+        high=float(high) if limits[1] is None else min(float(high), limits[1]),
         std=float(np.std(layout.seed_effects, ddof=1)) if seeds > 1 else None,
         random_seeds=seeds > 1,
     )

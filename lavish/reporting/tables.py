@@ -13,10 +13,10 @@ import pandas
 from pylatexenc.latexencode import unicode_to_latex
 from tabulate import tabulate
 
+from lavish.io.atomic import write_text
 from lavish.planning.tables.schema import ColumnKey, needs_results
 from lavish.reporting.columns import (
     ALWAYS,
-    AS_PUBLISHED,
     COLUMNS,
     DOUBLE_DAGGER,
     NOTHING,
@@ -41,9 +41,8 @@ def write_table(spec: dict[str, Any], out: Path) -> None:
     table = parse_spec(spec)
     comparison = compare(table, reads_of(table))
     texts = {"md": markdown(comparison), "csv": comma_separated(comparison), "tex": latex(comparison)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
-        (out.parent / f"{out.name}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
+        write_text(out.parent / f"{out.name}.{suffix}", text)
 
 
 def reads_of(table: TableSpec) -> dict[str, Reads]:
@@ -236,6 +235,7 @@ def _notes(comparison: Comparison) -> list[str]:
                 f"{_DAGGER} Checkpoint and thresholds selected on the test split, as in published practice: optimistic "
                 "and not comparable with rows selected on validation."
             )
+    notes += comparison.differences
     practice = dict.fromkeys(text for row in comparison.rows for text in row.deviations)
     if practice:
         notes.append(
@@ -243,12 +243,12 @@ def _notes(comparison: Comparison) -> list[str]:
             + "; ".join(f"{text} ({_labels_with(comparison, text)})" for text in practice)
             + "."
         )
-    measures = [key.measure for key in _keys(comparison) if key.measure is not None]
-    as_published = dict.fromkeys(f"'{measure_words(name)}'" for name in measures if name.endswith(AS_PUBLISHED))
+    measures = [comparison.measure(key.task, key.measure) for key in _keys(comparison) if key.measure is not None]
+    as_published = dict.fromkeys(f"'{measure_words(measure)}'" for measure in measures if measure.as_published)
     if as_published:
         notes.append(
-            f"{', '.join(as_published)}: computed as in published code, for comparison with published numbers only; "
-            "our definition is in the column without the mark."
+            f"{', '.join(as_published)}: computed as in published code, with thresholds chosen on the test clips "
+            "themselves; for comparison with published numbers only. Our definition is in the column without the mark."
         )
     explained: dict[Callable[[Comparison, Sequence[ColumnKey]], str], list[ColumnKey]] = {}
     for key in _keys(comparison):
@@ -271,7 +271,9 @@ def _by_metric(comparison: Comparison) -> str:
     if len(spec.tasks) == 1 and all(key.measure is None for key in _keys(comparison)):
         return ""
     title = {task: f" ({spec.title_of(task)})" if len(spec.tasks) > 1 else "" for task in spec.tasks}
-    return ", by " + " and ".join(f"{comparison.metric(task)}{title[task]}" for task in spec.tasks)
+    return ", by " + " and ".join(
+        f"{comparison.measure(task).name.replace('_', ' ')}{title[task]}" for task in spec.tasks
+    )
 
 
 def _marks(row: Row) -> str:

@@ -89,7 +89,7 @@ def hand_over(argv: list[str]) -> int | None:
     path = os.environ.get(VARIABLE)
     if not path or sys.platform != "linux" or argv[1:2] == [] or argv[1] not in FORKED_COMMANDS:
         return None
-    if "cuda" in argv or "--device=cuda" in argv:
+    if "cuda" in argv or "--device=cuda" in argv or any('"cpu_dispatch":"native"' in argument for argument in argv):
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:

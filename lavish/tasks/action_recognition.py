@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavish.config.measures import Measure
 from lavish.errors import LavishError
 from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
@@ -31,8 +32,8 @@ class ActionRecognition(Task):
         label_smoothing: of the cross-entropy, at least 0 and less than 1.
     """
 
-    metric = "accuracy"
-    measures = ("top_5_accuracy",)
+    metric = Measure("accuracy")
+    measures = (Measure("top_5_accuracy"),)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from lavish.config.measures import Measure
 from lavish.models.interfaces import Stream, StreamFeatures
 
 Inputs = dict[str, Tensor]
@@ -68,10 +69,10 @@ class Task(nn.Module, ABC):
     A *unit* is what gets a score: a clip, or one of several questions about a clip.
     """
 
-    metric: ClassVar[str]
-    """Name of the selection metric: the mean of the units' scores; higher is better."""
-    measures: ClassVar[tuple[str, ...]] = ()
-    """Names of further measures that tables can print for a split."""
+    metric: ClassVar[Measure]
+    """The selection metric: the mean of the units' scores."""
+    measures: ClassVar[tuple[Measure, ...]] = ()
+    """Further measures that tables can print for a split."""
     negatives: bool = False
     """Whether training needs frames of other clips (:attr:`EncodedBatch.negatives`); may depend on the streams."""
 
@@ -97,7 +98,7 @@ class Task(nn.Module, ABC):
 
     def summarise(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
         """Return the `measures` of a split from the columns of all its units; NaN if all units are excluded."""
-        counted = {name: columns[name][~np.isnan(columns[name])] for name in self.measures}
+        counted = {one.name: columns[one.name][~np.isnan(columns[one.name])] for one in self.measures}
         return {name: float(values.mean()) if len(values) else float("nan") for name, values in counted.items()}
 
     def example_inputs(self) -> Inputs:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavish.config.measures import Measure
 from lavish.tasks.base import EncodedBatch, FeatureShape, Inputs, Task
 
 
@@ -23,7 +24,7 @@ class EventLocalization(Task):
         loss: 'bce_softmax', binary cross-entropy on the softmax over classes (published), or 'ce', cross-entropy.
     """
 
-    metric = "accuracy"
+    metric = Measure("accuracy")
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lavish.config.measures import Measure
 from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.errors import LavishError
 from lavish.models.heads.st_avqa import StAvqa
@@ -43,20 +44,20 @@ class QuestionAnswering(Task):
         unused_layers: 'counted' adds the parameters that LAVISH's code declares and never uses.
     """
 
-    metric = "accuracy"
+    metric = Measure("accuracy")
     measures = (
-        "accuracy_audio",
-        "accuracy_visual",
-        "accuracy_audio_visual",
-        "accuracy_audio_counting",
-        "accuracy_audio_comparative",
-        "accuracy_visual_counting",
-        "accuracy_visual_location",
-        "accuracy_audio_visual_existential",
-        "accuracy_audio_visual_counting",
-        "accuracy_audio_visual_location",
-        "accuracy_audio_visual_comparative",
-        "accuracy_audio_visual_temporal",
+        Measure("accuracy_audio"),
+        Measure("accuracy_visual"),
+        Measure("accuracy_audio_visual"),
+        Measure("accuracy_audio_counting"),
+        Measure("accuracy_audio_comparative"),
+        Measure("accuracy_visual_counting"),
+        Measure("accuracy_visual_location"),
+        Measure("accuracy_audio_visual_existential"),
+        Measure("accuracy_audio_visual_counting"),
+        Measure("accuracy_audio_visual_location"),
+        Measure("accuracy_audio_visual_comparative"),
+        Measure("accuracy_audio_visual_temporal"),
     )
     """The three groups, then the types of questions in the order of their indices in `types`."""
 
@@ -118,10 +119,10 @@ class QuestionAnswering(Task):
         predictions = output.logits.argmax(dim=-1).cpu().numpy()
         right = (predictions == answers).astype(np.float64)
         columns = {"score": right, "type": types, "prediction": predictions, "answer": answers}
-        names = self.measures[3:]
+        groups, names = ([one.name for one in part] for part in (self.measures[:3], self.measures[3:]))
         for index, name in enumerate(names):
             columns[name] = np.where(types == index, right, np.nan)
-        for group in self.measures[:3]:
+        for group in groups:
             # 'accuracy_audio_counting' is in the group 'accuracy_audio', 'accuracy_audio_visual_counting' is not.
             members = [index for index, name in enumerate(names) if name.rpartition("_")[0] == group]
             columns[group] = np.where(np.isin(types, members), right, np.nan)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lavish.config.measures import Measure
 from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.errors import LavishError
 from lavish.metrics import masks as metrics
@@ -50,8 +51,12 @@ class Segmentation(Task):
             and, without TPAVI, the linear map of the audio feature.
     """
 
-    metric = "mIoU"
-    measures = ("mIoU_validation_threshold", "F_score", "F_score_published")
+    metric = Measure("mIoU", threshold="fixed")
+    measures = (
+        Measure("mIoU_validation_threshold", threshold="selection"),
+        Measure("F_score", threshold="selection"),
+        Measure("F_score_published", threshold="evaluated"),
+    )
 
     def __init__(
         self,
@@ -88,8 +93,10 @@ class Segmentation(Task):
         if unused_layers == "counted":
             linear = 0 if self.interactions else (width + 1) * (channels // 2) if width else 0
             self.unused = self.decoder.unused_parameters() + linear
-        self.threshold: Tensor
-        self.register_buffer("threshold", torch.tensor(0.5))
+        self.iou_threshold: Tensor
+        self.f_threshold: Tensor
+        self.register_buffer("iou_threshold", torch.tensor(0.5))
+        self.register_buffer("f_threshold", torch.tensor(0.5))
 
     def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Segmented:
         """Return mask logits from the maps of the visual stream, or of the audio stream if it is the only one.
@@ -135,25 +142,22 @@ class Segmentation(Task):
         clip = frames.nonzero()[0]
         counts = metrics.count_pixels(probabilities, truth)
         iou_curves = metrics.group_means(metrics.iou_curves(counts), clip, clips)
-        f_curves = np.full((clips, segments, metrics.NUM_THRESHOLDS), np.nan, np.float32)
-        f_curves[frames] = metrics.f_curves(counts)
+        f_of_frames = metrics.f_curves(counts)
+        f_curves = metrics.group_means(f_of_frames, clip, clips)
         return {
             "score": metrics.group_means(metrics.mask_iou(probabilities, truth), clip, clips),
-            "mIoU_validation_threshold": iou_curves[:, round(self.threshold.item() * (metrics.NUM_THRESHOLDS - 1))],
-            "F_score_published": metrics.published_f_scores(metrics.f_curves(counts), clip, clips),
+            "mIoU_validation_threshold": iou_curves[:, metrics.threshold_index(self.iou_threshold.item())],
+            "F_score": f_curves[:, metrics.threshold_index(self.f_threshold.item())],
+            "F_score_published": metrics.published_f_scores(f_of_frames, clip, clips),
             "annotated_frames": frames.sum(axis=1),
             "_iou_curves": iou_curves,
             "_f_curves": f_curves,
         }
 
     def calibrate(self, columns: dict[str, np.ndarray]) -> None:
-        """Choose the threshold with the highest mIoU."""
-        best = metrics.best_threshold(columns["_iou_curves"].mean(axis=0))
-        self.threshold.fill_(best / (metrics.NUM_THRESHOLDS - 1))
-
-    def summarise(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
-        whole = metrics.f_score(columns["_f_curves"].reshape(-1, metrics.NUM_THRESHOLDS))
-        return super().summarise(columns | {"F_score": np.array([whole])})
+        """Choose the thresholds with the highest mIoU and with the highest F-score."""
+        self.iou_threshold.fill_(metrics.best_threshold(columns["_iou_curves"]))
+        self.f_threshold.fill_(metrics.best_threshold(columns["_f_curves"]))
 
     def unused_parameters(self) -> int:
         return self.unused

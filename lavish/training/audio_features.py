@@ -16,7 +16,13 @@ from lavish.models.audio_encoders.base import AudioEncoder
 
 @torch.inference_mode()
 def encode_split(
-    encoder: AudioEncoder, split: Path, out: Path, *, batch_size: int = 8, device: str = "cpu", progress: bool = True
+    encoder: AudioEncoder,
+    split: Path,
+    out: Path,
+    *,
+    batch_size: int = 8,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> None:
     """Write one feature per segment of every clip of a prepared split to `out`, npy float32 (clips, segments, D).
 
@@ -34,6 +40,7 @@ def encode_split(
         LavishError: the store's audio is not in the form the encoder was trained on, or a feature is not finite.
     """
     store = SplitStore(split)
+    store.verify()
     encoder.check_store(store)
     audio = store.log_mels if encoder.reads == "log_mels" else store.waveforms
     segments = store.log_mels.shape[1]

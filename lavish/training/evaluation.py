@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from lavish.config.measures import Measure
 from lavish.data.store.batches import SplitReader
 from lavish.io.atomic import replacing, write_json
 from lavish.training.device import autocast
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Evaluation:
     """The metric on a split, and the scores of its units in the order of the store."""
 
-    metric: str
+    metric: Measure
     value: float
     clips: list[str]
     """Name of each unit's clip."""
@@ -31,6 +32,8 @@ class Evaluation:
     """`score` and the task's own columns, one entry per unit."""
     measures: dict[str, float]
     """The task's further measures of the split; NaN if no unit counts."""
+    definitions: tuple[Measure, ...]
+    """Of the metric and the measures."""
 
 
 def evaluate(
@@ -66,6 +69,7 @@ def evaluate(
         [store.clips[clip] for clip in store.units],
         columns,
         model.task.summarise(columns),
+        (model.task.metric, *model.task.measures),
     )
 
 
@@ -83,11 +87,12 @@ def write_evaluation(result: Evaluation, out: Path, origin: dict[str, Any]) -> N
     with replacing(out / "predictions.parquet") as temporary:
         pyarrow.parquet.write_table(table, temporary)
     metrics = {
-        "metric": result.metric,
+        "metric": result.metric.name,
         "value": result.value,
         "units": len(result.clips),
         # JSON has no NaN: a measure without any counted unit is omitted.
         "measures": {name: value for name, value in result.measures.items() if not np.isnan(value)},
+        "definitions": {one.name: asdict(one) for one in result.definitions},
         "origin": origin,
     }
     write_json(out / "metrics.json", metrics)

@@ -45,20 +45,28 @@ class RunInputs:
     """Folder of the separate audio encoder's features, a file for each split."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    jobs_per_gpu: int = 1
+    """Jobs that may share a GPU of this machine."""
 
 
-def pretrain(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
+def pretrain(
+    config: BackboneConfig | AudioEncoderConfig, out: Path, device_name: str = "cpu", jobs_per_gpu: int = 1
+) -> None:
     """Train a small backbone or audio encoder on other classes than the task's and write its weights."""
+    from lavish.training.device import choose, seed_everything
+
     if config.weights.source != "pretrain":
         raise LavishError(f"weights.source is '{config.weights.source}': only 'pretrain' is trained here")
+    device = choose(device_name, 1, jobs_per_gpu)
+    seed_everything(config.weights.recipe.seed, device, deterministic=True)
     if isinstance(config, AudioEncoderConfig):
         from lavish.training.pretraining.audio_encoder import pretrain as pretrain_audio
 
-        pretrain_audio(config.spec, config.weights.recipe, out)
+        pretrain_audio(config.spec, config.weights.recipe, out, device)
     else:
         from lavish.training.pretraining.backbone import pretrain as pretrain_backbone
 
-        pretrain_backbone(config.model, config.spec, config.weights.recipe, out)
+        pretrain_backbone(config.model, config.spec, config.weights.recipe, out, device)
 
 
 def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:
@@ -121,32 +129,42 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _train(inputs: RunInputs, out: Path) -> None:
+    from lavish.io.checksums import sha256_of
     from lavish.training.checkpoint import forget_state
-    from lavish.training.device import choose, seed_everything
+    from lavish.training.device import nondeterministic_operators
     from lavish.training.loop import train as train_model
 
-    started = time.time()
+    started = time.monotonic()
     config, seed = inputs.config, inputs.seed
-    device = choose(inputs.device, config.training.cpu_threads)
-    seed_everything(seed, device, deterministic=config.training.deterministic)
+    device = _device(inputs)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
     features = inputs.audio_features
-    origin = _origin(inputs) | {
+    origin = _origin(inputs, device) | {
         "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
         "audio_features": None if features is None else _features_facts(features, config.select_on),
     }
     model = _model(inputs, training)
-    result = train_model(
-        model, training, selection, config.training, seed=seed, device=device, out=out, identity=digest(config, seed)
-    )
+    with nondeterministic_operators() as operators:
+        result = train_model(
+            model,
+            training,
+            selection,
+            config.training,
+            seed=seed,
+            device=device,
+            out=out,
+            identity=_identity(inputs),
+        )
     record = {
         "config": config.model_dump(mode="json"),
         "seed": seed,
-        "metric": model.task.metric,
+        "metric": model.task.metric.name,
         "selected_on": config.select_on,
         **vars(result),
+        "checkpoint": sha256_of(out / "best.safetensors"),
+        "nondeterministic_operators": sorted(operators),
         **origin,
         **_finished(started),
     }
@@ -161,11 +179,11 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
     from lavish.training.evaluation import evaluate as evaluate_model
     from lavish.training.evaluation import write_evaluation
 
-    started = time.time()
+    started = time.monotonic()
     config, features = inputs.config, inputs.audio_features
     checkpoint = run / "best.safetensors"
     model, reader, device = _trained(inputs, split, checkpoint)
-    origin = _origin(inputs) | {
+    origin = _origin(inputs, device) | {
         "config": config.model_dump(mode="json"),
         "seed": inputs.seed,
         "checkpoint": sha256_of(checkpoint),
@@ -189,15 +207,31 @@ def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> Ex
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
     """Return a trained model on its device, and the reader of the split."""
     from lavish.models.weights import read_weights
-    from lavish.training.device import choose, seed_everything
 
-    options = inputs.config.training
-    device = choose(inputs.device, options.cpu_threads)
-    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    device = _device(inputs)
     reader = _reader(inputs, split)
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     return model.to(device), reader, device
+
+
+def _device(inputs: RunInputs) -> torch.device:
+    """Return the device of a run with its seeds set; LavishError for a precision that it does not have."""
+    from lavish.training.device import choose, seed_everything
+
+    options = inputs.config.training
+    device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu)
+    if options.precision == "fp16" and device.type == "cpu":
+        raise LavishError("training.precision: fp16 is for GPUs, and this is a CPU: use bf16 or float32")
+    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    return device
+
+
+def _identity(inputs: RunInputs) -> str:
+    """Return what a training must have in common with an interrupted one that it goes on with."""
+    from lavish.planning.identities import with_code, without_places
+
+    return digest(without_places(with_code(inputs.config)), inputs.seed, RECIPE_VERSION)
 
 
 def _reader(inputs: RunInputs, split: str) -> SplitReader:
@@ -234,16 +268,20 @@ def _checksums(split: Path) -> dict[str, str]:
     return json.loads((split / "store.json").read_text(encoding="utf-8"))["checksums"]
 
 
-def _origin(inputs: RunInputs) -> dict[str, Any]:
+def _origin(inputs: RunInputs, device: torch.device) -> dict[str, Any]:
     """Return the entries of every record on code, machine and frozen weights."""
+    import torch
+
     from lavish import provenance
+    from lavish.training.device import gpu_facts
 
     return {
         "recipe_version": RECIPE_VERSION,
         "git": provenance.git_state(),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
-        "device": _device_name(inputs.device),
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "gpu": gpu_facts(device),
         "weights": _weights_facts(inputs.weights),
     }
 
@@ -251,7 +289,7 @@ def _origin(inputs: RunInputs) -> dict[str, Any]:
 def _finished(started: float) -> dict[str, Any]:
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "job_seconds": time.time() - started,
+        "job_seconds": time.monotonic() - started,
     }
 
 
@@ -270,11 +308,3 @@ def _features_facts(folder: Path, selected_on: str) -> dict[str, str]:
     from lavish.io.checksums import sha256_of
 
     return {split: sha256_of(folder / f"{split}.npy") for split in dict.fromkeys(("train", selected_on))}
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    return "cpu"

@@ -89,7 +89,8 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
 
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
-    progress = state.load(device) or Progress()
+    metric = model.task.metric
+    progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)
     bar = tqdm(total=options.epochs, initial=progress.epoch, desc="epochs", unit="epoch", mininterval=1.0)
     while progress.epoch < options.epochs and progress.epoch - progress.best_epoch <= options.patience:
         started = time.perf_counter()
@@ -99,18 +100,21 @@ def train(
         batches = training.batches(sample(options.batch_size, rng), device, rng if model.task.negatives else None)
         loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
         value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
-        progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{model.task.metric}": value})
-        if value > progress.best_value:
+        progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{metric.name}": value})
+        if metric.better(value, progress.best_value):
             progress.best_epoch, progress.best_value = progress.epoch, value
             save_tensors(out / "best_so_far.safetensors", model.trainable_state())
         progress.epoch += 1
         progress.seconds += time.perf_counter() - started
         state.save(progress)
-        bar.set_postfix(
-            {"loss": f"{loss:.4f}", model.task.metric: f"{value:.4f}", "best": f"{progress.best_value:.4f}"}
-        )
+        bar.set_postfix({"loss": f"{loss:.4f}", metric.name: f"{value:.4f}", "best": f"{progress.best_value:.4f}"})
         bar.update()
     bar.close()
+    if progress.best_epoch < 0:
+        raise LavishError(
+            f"{selection.store.path}: {metric.name} was not a number after any epoch, so none can be selected: "
+            "no unit of the split has a score; correct its labels or masks"
+        )
     # Declared outputs are written last, because Snakemake deletes those of an interrupted job. The best epoch is
     # copied, because the job may still be interrupted before its record is written.
     with replacing(out / "best.safetensors") as temporary:

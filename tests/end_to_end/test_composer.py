@@ -15,6 +15,7 @@ from PIL import Image
 from lavish.config.schema import CompositionConfig, DataConfig
 from lavish.data.formats import ave
 from lavish.data.synthetic import composer
+from lavish.data.synthetic.assets import asset_files
 from lavish.data.synthetic.composer import compose
 from lavish.data.synthetic.video_writing import write_video
 from lavish.errors import LavishError
@@ -194,7 +195,7 @@ def test_folder_of_assets(tmp_path):
     compose(config, tmp_path / "set", 1)
     assert ave.classes(tmp_path / "set") == ["bird", "cow", "dog"]
     described = json.loads((tmp_path / "set" / "composition.json").read_text())["compose"]["assets"]
-    assert described == {"kind": "folder", "sha256": fingerprint(root)}
+    assert described == {"kind": "folder", "sha256": fingerprint(root, asset_files(root))}
     # Where the folder lies does not matter, what is in it does.
     root.rename(tmp_path / "moved")
     moved = {"kind": "folder", "root": str(tmp_path / "moved"), "sha256": described["sha256"]}

@@ -96,7 +96,7 @@ def test_from_an_official_folder_to_a_table(folder: Path) -> None:
     write_official_folder(folder / "data/AVE")
     result = snakemake(folder, "results/table_made_up.md")
     assert result.returncode == 0, result.stdout[-4000:]
-    [run] = folder.glob("results/runs/event_localization-lavish-*")
+    [run] = folder.glob("results/runs/event_localization-*")
     record = json.loads((run / "seed0/record.json").read_text())
     assert record["epochs"] == 1
     assert record["config"]["data"]["frame_size"] == 192
@@ -107,7 +107,7 @@ def test_from_an_official_folder_to_a_table(folder: Path) -> None:
     text = (folder / "results/table_made_up.md").read_text()
     assert "81.1, test-selected" in text
     assert "not run" not in text
-    frames = np.load(next(folder.glob("results/data/prepared/official_ave-*/train/frames.npy")), mmap_mode="r")
+    frames = np.load(next(folder.glob("results/data/prepared/ave-*/train/frames.npy")), mmap_mode="r")
     assert frames.shape == (2, 10, 192, 192, 3)
 
 

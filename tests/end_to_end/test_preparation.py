@@ -305,6 +305,9 @@ def test_an_older_store_is_replaced_and_other_folders_are_not(whole: Path, tmp_p
     prepare(config(frame_size=16), whole, "train", out, jobs=2)
     prepare(config(), whole, "train", out, jobs=2)
     assert SplitStore(out).frames.shape[2] == 32
+    (out / "store.json").unlink()  # as Snakemake does before it has a split prepared again
+    prepare(config(), whole, "train", out, jobs=2)
+    SplitStore(out).verify()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(LavishError, match="neither an empty folder nor a prepared split"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lavish.config.options import task_measures
+
 SEEDS = (0, 1, 2)
 CLIPS = 80
 TASK = "event_localization"
+# Of the tasks that the configuration has, as planning writes them into a table's specification.
+MEASURES = {
+    key: {name: asdict(one) for name, one in task_measures(task).items()}
+    for key, task in {
+        TASK: TASK,
+        "segmentation_s4": "segmentation",
+        "question_answering": "question_answering",
+    }.items()
+}
 
 
 def record(seed: int, selected_on: str = "val") -> dict[str, Any]:
@@ -146,6 +158,7 @@ def table_spec(table_root: Path) -> dict[str, Any]:
         "title": "Ablation of LAVISH",
         "description": "What each part contributes.",
         "task": TASK,
+        "measures": MEASURES,
         "baseline": "full",
         "columns": [
             "metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",

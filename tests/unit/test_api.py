@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import lavish
 from lavish.config.sources import forget_files
 from lavish.errors import LavishError
+from lavish.planning.run_labels import RunLabel, update_index
 from tests.external import METHOD, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,10 @@ def test_load_results_of_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_load_results_names_what_runs_differ_in(make_run: Any) -> None:
-    run: Path = make_run("segmentation_s4-frozen-0a1b2c3d", SCORES)
+    run: Path = make_run("segmentation-0a1b2c3d", SCORES)
+    rows = [("avs", "frozen"), ("peft", "frozen"), ("peft", "none")]
+    labels = [RunLabel(run.name, table, "segmentation_s4", variant, "Frozen") for table, variant in rows]
+    update_index(run.parent / "index.csv", labels, ["avs", "peft"])
     for seed in (0, 1):
         file = run / f"seed{seed}/record.json"
         config = {
@@ -62,7 +66,7 @@ def test_load_results_names_what_runs_differ_in(make_run: Any) -> None:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"config": config}))
     frame = lavish.load_results(run.parent)
     keys = ["task", "variant", "method", "backbone", "direction", "modalities"]
-    expected = ["segmentation_s4", "frozen", "none", "vit", "both", "audio"]
+    expected = ["segmentation_s4", "frozen, none", "none", "vit", "both", "audio"]
     assert frame[frame["seed"] < 2][keys].drop_duplicates().to_numpy().tolist() == [expected]
     assert frame[frame["seed"] == 2]["method"].isna().all()
 

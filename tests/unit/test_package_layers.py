@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # From the lowest to the highest. A module may import from its own entry and from those before it.
 LAYERS = (
-    "errors", "config", "io", "provenance", "runtime", "data", "planning", "models", "methods", "metrics", "tasks",
+    "errors", "config", "io", "runtime", "provenance", "data", "planning", "models", "methods", "metrics", "tasks",
     "learner", "cost", "training", "reporting", "checks", "api", "cli", "__main__",
 )  # fmt: skip
 # Parsed each time a workflow starts, or before every job: neither may wait for these.

@@ -19,7 +19,8 @@ STUB = """\
 set -eu
 command=$1
 while [ $# -gt 0 ]; do
-  case $1 in --out) out=$2 ;; --run) run=$2 ;; --socket) socket=$2 ;; --split) split=$2 ;; esac
+  case $1 in --out) out=$2 ;; --run) run=$2 ;; --socket) socket=$2 ;; --split) split=$2 ;;
+    --device) device=$2 ;; esac
   shift
 done
 [ "$command" = fork-server ] || echo "$command ${LAVISH_FORK_SERVER:-none}" >> jobs.txt
@@ -30,7 +31,8 @@ case $command in
   pretrain | weights) leave "$out" "${out%.safetensors}.json" ;;
   train)
     if [ "${HANG:-}" ]; then leave "$out/resume.safetensors" "$out/best.safetensors"; sleep 60; fi
-    leave "$out/best.safetensors" "$out/history.csv" "$out/record.json"
+    leave "$out/best.safetensors" "$out/history.csv"
+    echo "{\\"device\\": \\"$device\\"}" > "$out/record.json"
     ;;
   examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
@@ -60,17 +62,17 @@ TABLE = {
 }
 
 
-def snakemake(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def snakemake(*arguments: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
     """Call Snakemake and wait for it."""
-    process = start_snakemake(*arguments, **environment)
+    process = start_snakemake(*arguments, python=python, **environment)
     output, _ = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
-def start_snakemake(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start_snakemake(*arguments: str, python: str = sys.executable, **environment: str) -> subprocess.Popen[str]:
     """Call Snakemake from the root of the repository, where it finds the Snakefile and the default profile."""
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *arguments],
+        [python, "-m", "snakemake", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         text=True,
@@ -99,7 +101,7 @@ class Workflow:
         return workflow
 
     def copy(self, folder: Path) -> Workflow:
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True, symlinks=True)
         return Workflow(folder)
 
     def read(self, file: str) -> dict:
@@ -111,7 +113,7 @@ class Workflow:
     def change(self, file: str, **values: object) -> None:
         self.write(file, {**self.read(file), **values})
 
-    def set_row(self, variant: str, **values: object) -> None:
+    def set_row(self, variant: str, /, **values: object) -> None:
         """Change keys of one row of the small table."""
         table = self.read("config/tables/small.yaml")
         next(row for row in table["sections"][0]["rows"] if row["variant"] == variant).update(values)
@@ -119,21 +121,42 @@ class Workflow:
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call Snakemake in the folder and wait for it."""
-        return snakemake(*self._in_folder(), *arguments, PATH=self._path_with_stub())
+        return snakemake(*self._in_folder(), *arguments, python=self._environment_with_stub())
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Call Snakemake in the folder."""
-        return start_snakemake(*self._in_folder(), *arguments, PATH=self._path_with_stub(), **environment)
+        return start_snakemake(*self._in_folder(), *arguments, python=self._environment_with_stub(), **environment)
 
     def _in_folder(self) -> list[str]:
         return ["--directory", str(self.folder), "--cores", "512"]
 
-    def _path_with_stub(self) -> str:
-        stub = self.folder / "bin" / "lavish"
-        stub.parent.mkdir(exist_ok=True)
-        stub.write_text(STUB)
-        stub.chmod(0o755)
-        return f"{stub.parent}{os.pathsep}{os.environ['PATH']}"
+    def runs(self, variant: str, task: str = "event_localization", *files: str) -> set[str]:
+        """Return the names of a variant's runs, as another process plans them from config.yaml and further files."""
+        code = (
+            "import sys; from pathlib import Path; from lavish.planning.experiments import load; "
+            "labels = load([Path(file) for file in sys.argv[1:]]).labels; "
+            "print(*(f'{one.variant}:{one.task}:{one.run}' for one in labels))"
+        )
+        command = [sys.executable, "-c", code, "config/config.yaml", *files]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        planned = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=True)
+        return {one.split(":")[2] for one in planned.stdout.split() if one.startswith(f"{variant}:{task}:")}
+
+    def _environment_with_stub(self) -> str:
+        """Return the interpreter of an environment like this one, but with the stub as its command `lavish`.
+
+        Jobs call the command of the interpreter that plans them, whatever is on the path.
+        """
+        python = self.folder / "environment/bin/python"
+        if not python.exists():
+            python.parent.mkdir(parents=True)
+            python.symlink_to(Path(sys.executable).resolve())
+            shutil.copy(Path(sys.prefix, "pyvenv.cfg"), python.parents[1])
+            (python.parents[1] / "lib").symlink_to(Path(sys.prefix, "lib"))
+            stub = python.with_name("lavish")
+            stub.write_text(STUB)
+            stub.chmod(0o755)
+        return str(python)
 
     def planned(self, *arguments: str) -> Counter[str]:
         """Count the jobs of each rule that a call would run, except for `all`."""

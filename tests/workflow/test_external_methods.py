@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Workflow, snakemake
+from harness import Workflow, snakemake
 
 from tests.external import METHOD, write
 
@@ -28,33 +27,23 @@ def workflow(tmp_path: Path) -> Workflow:
     return workflow
 
 
-def runs(workflow: Workflow, variant: str, *files: str) -> set[str]:
-    """Return the names of the runs of a variant, as another process plans them from config.yaml and further files."""
-    code = (
-        "import sys; from pathlib import Path; from lavish.planning.experiments import load; "
-        "print(*load([Path(file) for file in sys.argv[1:]]).runs)"
-    )
-    command = [sys.executable, "-c", code, "config/config.yaml", *files]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=workflow.folder, env=environment, capture_output=True, text=True, check=True)
-    return {name for name in ended.stdout.split() if name.startswith(f"event_localization-{variant}-")}
-
-
 def test_the_row_is_trained(workflow: Workflow) -> None:
     assert workflow.planned()["train"] == 10
-    assert len(runs(workflow, "mean")) == 1
+    assert len(workflow.runs("mean")) == 1
 
 
 def test_a_moved_file_makes_the_same_run_and_an_edited_one_another(workflow: Workflow) -> None:
-    first, built_in = runs(workflow, "mean"), runs(workflow, "lavish")
+    first, built_in = workflow.runs("mean"), workflow.runs("lavish")
     lab = workflow.folder.parent / "lab"
     (lab / "sub").mkdir()
     (lab / "mean.py").rename(lab / "sub/mean.py")
     workflow.change("config/config.yaml", method_paths=["../lab/sub/mean.py"])
-    assert runs(workflow, "mean") == first
-    write(lab / "sub/mean.py", METHOD + "# edited\n")
-    assert not runs(workflow, "mean") & first
-    assert runs(workflow, "lavish") == built_in
+    assert workflow.runs("mean") == first
+    write(lab / "sub/mean.py", METHOD + "# only a comment\n")
+    assert workflow.runs("mean") == first
+    write(lab / "sub/mean.py", METHOD + "EDITED = True\n")
+    assert not workflow.runs("mean") & first
+    assert workflow.runs("lavish") == built_in
 
 
 def test_a_missing_file_is_named_with_its_key(workflow: Workflow) -> None:
@@ -75,7 +64,7 @@ def test_a_method_is_trained_and_evaluated(workflow: Workflow) -> None:
         },
     }
     workflow.write("small.yaml", small)
-    (name,) = runs(workflow, "mean", "small.yaml")
+    (name,) = workflow.runs("mean", "event_localization", "small.yaml")
     target = f"results/runs/{name}/seed0/test/metrics.json"
     arguments = [
         "--directory",

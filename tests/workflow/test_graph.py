@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from harness import Workflow, snakemake
 
 
@@ -16,6 +17,7 @@ class Graph:
     """The jobs that a call would run, and their dependencies."""
 
     def __init__(self, workflow: Workflow, *arguments: str) -> None:
+        self.workflow = workflow
         result = workflow.call(*arguments, "--dag", "dot", "--forceall")
         assert result.returncode == 0, result.stdout
         # A job is labelled with its rule and the wildcards that its dependencies do not have.
@@ -34,8 +36,8 @@ class Graph:
         labels = [self.label[ancestor].split("\\n") for ancestor in self.ancestors(job)]
         return any(label[0] == "prepare" and f"split: {split}" in label for label in labels)
 
-    def variants(self, jobs: list[str]) -> set[str]:
-        return {found[1] for job in jobs if (found := re.search(r"run: \w+-(\w+)-", self.label[job]))}
+    def runs(self, jobs: list[str]) -> set[str]:
+        return {found[1] for job in jobs if (found := re.search(r"run: (\w+-\w+)", self.label[job]))}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 def test_no_training_of_the_default_has_a_path_to_the_test_split(default: Graph) -> None:
     trainings = default.jobs("train")
-    assert len(default.variants(trainings)) > 10
+    assert len(default.runs(trainings)) > 10
     for job in trainings:
         assert default.needs_split(job, "train"), default.label[job]
         assert default.needs_split(job, "val"), default.label[job]
@@ -65,14 +67,15 @@ def test_every_evaluation_of_the_default_reads_the_test_split(default: Graph) ->
 
 def test_only_select_on_test_lets_a_training_read_the_test_split(small: Graph) -> None:
     reading = [job for job in small.jobs("train") if small.needs_split(job, "test")]
-    assert small.variants(reading) == {"published"}
+    assert small.runs(reading) == small.workflow.runs("published")
     assert not any(small.needs_split(job, "val") for job in reading)
 
 
 def test_only_rows_with_an_extra_audio_encoder_wait_for_its_features(small: Graph) -> None:
     features = set(small.jobs("encode_audio"))
     assert len(features) == 3
-    assert small.variants([job for job in small.jobs("train") if small.ancestors(job) & features]) == {"encoder"}
+    waiting = [job for job in small.jobs("train") if small.ancestors(job) & features]
+    assert small.runs(waiting) == small.workflow.runs("encoder")
 
 
 def test_a_table_of_two_tasks_trains_each_row_on_its_tasks(tmp_path: Path) -> None:
@@ -80,14 +83,17 @@ def test_a_table_of_two_tasks_trains_each_row_on_its_tasks(tmp_path: Path) -> No
     two_tasks(workflow)
     graph = Graph(workflow, "results/table_small.md")
     trainings = graph.jobs("train")
-    tasks = [(found[1], found[2]) for job in trainings if (found := re.search(r"run: (\w+)-(\w+)-", graph.label[job]))]
-    of_masks = {variant for task, variant in tasks if task == "segmentation_s4"}
-    assert of_masks == {"lavish", "avish", "published"}
-    assert {variant for task, variant in tasks if task == "event_localization"} == of_masks | {"encoder"}
+    of_masks = ("lavish", "avish", "published")
+    expected = [
+        workflow.runs(variant, task) for variant in of_masks for task in ("event_localization", "segmentation_s4")
+    ]
+    assert graph.runs(trainings) == set().union(*expected, workflow.runs("encoder"))
+    assert not workflow.runs("encoder", "segmentation_s4")
     assert len(trainings) == 2 * (4 + 3)
     assert len(graph.jobs("prepare")) == 2 * 3
     for job in trainings:
-        assert graph.needs_split(job, "test") == ("-published-" in graph.label[job]), graph.label[job]
+        selected_on_test = workflow.runs("published") | workflow.runs("published", "segmentation_s4")
+        assert graph.needs_split(job, "test") == (graph.runs([job]) <= selected_on_test), graph.label[job]
 
 
 def test_a_figure_of_masks_waits_for_examples_of_one_seed_and_for_no_test_scores(tmp_path: Path) -> None:
@@ -97,10 +103,11 @@ def test_a_figure_of_masks_waits_for_examples_of_one_seed_and_for_no_test_scores
     assert (jobs["examples"], jobs["train"], jobs["figure"]) == (3, 3, 1)
     assert jobs["evaluate"] == jobs["cost"] == 0
     graph = Graph(workflow, "results/figures/masks.svg")
-    assert graph.variants([job for job in graph.jobs("train") if graph.needs_split(job, "test")]) == {"published"}
+    reading = [job for job in graph.jobs("train") if graph.needs_split(job, "test")]
+    assert graph.runs(reading) == workflow.runs("published", "segmentation_s4")
     result = workflow.call("results/figures/masks.svg")
     assert result.returncode == 0, result.stdout
-    assert len(list(tmp_path.glob("results/runs/segmentation_s4-*/seed0/test/examples.npz"))) == 3
+    assert len(list(tmp_path.glob("results/runs/segmentation-*/seed0/test/examples.npz"))) == 3
 
 
 def test_a_row_on_each_backbone_waits_for_the_weights_of_each(tmp_path: Path) -> None:
@@ -140,9 +147,9 @@ def test_no_training_reads_a_file_of_the_test_split(finished: Workflow) -> None:
     inputs = {row["output_file"]: row["input-file(s)"].split(",") for row in rows if row["rule"] == "train"}
     assert len(inputs) == 4 * 2 * 3
     reading = {
-        file.split("-")[1] for file, read in inputs.items() if any(re.search(r"\btest\b", name) for name in read)
+        file.split("/")[2] for file, read in inputs.items() if any(re.search(r"\btest\b", name) for name in read)
     }
-    assert reading == {"published"}
+    assert reading == finished.runs("published")
 
 
 def test_no_more_jobs_than_processors(finished: Workflow) -> None:
@@ -160,24 +167,31 @@ def test_every_job_leaves_a_log_that_begins_with_its_command(finished: Workflow)
 
 @pytest.mark.parametrize(
     ("options", "device"),
-    [
-        ([], "cpu"),
-        (["--resources", "gpu=1"], "cuda"),
-        (["--workflow-profile", "profiles/slurm", "--executor", "dryrun"], "cuda"),
-    ],
-    ids=["default profile", "command line", "slurm profile"],
+    [([], "cpu"), (["--workflow-profile", "profiles/slurm", "--executor", "dryrun"], "cuda")],
+    ids=["default profile", "slurm profile"],
 )
-def test_gpus_of_the_profile_or_command_line_select_the_device(
-    finished: Workflow, options: list[str], device: str
-) -> None:
+def test_the_profile_selects_the_device(finished: Workflow, options: list[str], device: str) -> None:
     result = finished.call("results/table_small.md", "--dry-run", "--printshellcmds", "--forceall", *options)
     assert result.returncode == 0, result.stdout
-    devices = re.findall(r"lavish (train|evaluate) .*--device (\w+)", result.stdout)
-    assert set(devices) == {("train", device), ("evaluate", device)}
+    devices = re.findall(r"lavish ([\w-]+) .*--device (\w+)", result.stdout)
+    assert set(devices) == {(job, device) for job in ("pretrain", "encode-audio", "train", "evaluate")}
 
 
-def test_a_gpu_repeats_no_job(finished: Workflow) -> None:
-    assert not finished.planned("--resources", "gpu=1")
+def test_another_device_repeats_no_job(finished: Workflow) -> None:
+    assert not finished.planned("--workflow-profile", "profiles/slurm", "--executor", "dryrun")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_before_anything_runs(finished: Workflow) -> None:
+    result = finished.call("--config", "device=cuda")
+    assert result.returncode != 0
+    assert "The configuration says `device: cuda`, but torch finds no GPU here" in result.stdout
+
+
+def test_the_former_way_to_choose_a_gpu_is_refused(finished: Workflow) -> None:
+    result = finished.call("--resources", "gpu=1")
+    assert result.returncode != 0
+    assert "say `--config device=cuda`" in result.stdout
 
 
 def test_linter_finds_nothing() -> None:
@@ -208,8 +222,11 @@ def test_a_table_of_costs_needs_no_data_and_no_training(tmp_path: Path) -> None:
 
 def test_jobs_of_the_papers_configuration(tmp_path: Path) -> None:
     workflow = Workflow.with_default_configuration(tmp_path)
-    (tmp_path / "data/AVE/AVE").mkdir(parents=True)
-    (tmp_path / "data/AVE/AVE/clip.mp4").write_bytes(b"video")
+    root = tmp_path / "data/AVE"
+    (root / "AVE").mkdir(parents=True)
+    (root / "AVE/clip.mp4").write_bytes(b"video")
+    for name in ("trainSet.txt", "valSet.txt", "testSet.txt", "Annotations.txt"):
+        (root / name).write_text("header\n" * (name == "Annotations.txt") + "Bark&clip&good&0&10\n")
     paper = str(tmp_path / "config/paper.yaml")
     for table in ("ablation", "paper_ave"):
         jobs = workflow.planned(f"results/table_{table}.md", "--configfile", paper)
@@ -226,7 +243,8 @@ def test_a_matched_row_is_planned_with_the_size_found(tmp_path: Path) -> None:
     assert [output.stdout.count("Searching for the sizes of lavish") for output in outputs] == [1, 0]
     found = json.loads((tmp_path / "results/matched_sizes.json").read_text())
     [size] = {match["size"] for match in found.values()}
-    command = next(line for line in outputs[1].stdout.splitlines() if "lavish train" in line and "-avish-" in line)
+    [run] = workflow.runs("avish")
+    command = next(line for line in outputs[1].stdout.splitlines() if "lavish train" in line and run in line)
     assert f'"reduction":{size}' in command
     assert size != 8
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 from filelock import FileLock
-from harness import Workflow
+from harness import ROOT, Workflow
 
 
 def test_a_second_call_runs_no_job(finished: Workflow) -> None:
@@ -28,7 +30,8 @@ def test_undoing_the_edit_reruns_only_the_table(edited: Workflow) -> None:
 
 
 def test_a_deleted_cost_is_counted_again(edited: Workflow) -> None:
-    next((edited.folder / "results/runs").glob("*-avish-*/cost.json")).unlink()
+    [run] = edited.runs("avish")
+    (edited.folder / "results/runs" / run / "cost.json").unlink()
     (edited.folder / "results/table_small.md").unlink()
     assert edited.planned("results/table_small.md") == {"cost": 1, "table": 1}
 
@@ -73,6 +76,88 @@ def test_the_command_line_overrides_files(edited: Workflow) -> None:
     assert edited.planned("results/table_small.md", "--config", "seeds=[0]") == {"table": 1}
 
 
+def test_a_renamed_variant_repeats_only_the_table(edited: Workflow) -> None:
+    edited.set_row("avish", variant="without_latents")
+    assert edited.planned() == {"table": 1, "figure": 1}
+
+
+def test_a_new_table_that_sorts_first_repeats_nothing(edited: Workflow) -> None:
+    edited.write("config/tables/another.yaml", {**edited.read("config/tables/small.yaml"), "figures": {}})
+    edited.change("config/config.yaml", tables=["another", "small"])
+    assert edited.planned() == {"table": 1}
+
+
+def test_the_index_says_what_the_folders_hold(edited: Workflow) -> None:
+    rows = (edited.folder / "results/runs/index.csv").read_text().splitlines()
+    assert rows[0] == "run,table,task,variant,label"
+    for variant in ("lavish", "avish", "encoder", "published"):
+        [run] = edited.runs(variant)
+        assert f"{run},small,event_localization,{variant},{variant}" in rows
+    edited.set_row("avish", variant="without_latents", label="Without latents")
+    assert edited.call("results/table_small.md").returncode == 0
+    renamed = (edited.folder / "results/runs/index.csv").read_text()
+    assert "without_latents,Without latents" in renamed
+    assert ",avish," not in renamed
+
+
+def test_a_new_key_at_its_default_repeats_nothing(edited: Workflow) -> None:
+    config = edited.read("config/config.yaml")
+    config["defaults"]["training"]["weight_decay"] = 0.0
+    config["defaults"]["adapter"]["options"]["gate"] = "both"
+    edited.write("config/config.yaml", config)
+    assert not edited.planned()
+
+
+def test_data_can_be_composed_and_prepared_again(edited: Workflow) -> None:
+    """Snakemake deletes the declared output first, and the arrays stay."""
+    for rule in ("prepare", "compose"):
+        result = edited.call("results/table_small.md", "--forcerun", rule)
+        assert result.returncode == 0, result.stdout
+
+
+def test_an_edited_rule_repeats_nothing(edited: Workflow) -> None:
+    """A copy of the workflow with another space in every shell command."""
+    copy = edited.folder / "copy"
+    shutil.copytree(ROOT / "workflow", copy / "workflow")
+    shutil.copytree(ROOT / "profiles", copy / "profiles")
+    shutil.copy(ROOT / "Snakefile", copy)
+    for file in copy.glob("workflow/rules/*.smk"):
+        file.write_text(file.read_text().replace('"( set -x; ', '"( set -x;  '))
+    assert not edited.planned(
+        "--snakefile", str(copy / "Snakefile"), "--workflow-profile", str(copy / "profiles/default")
+    )
+
+
+def test_delete_all_output_is_refused_while_a_workflow_runs(edited: Workflow) -> None:
+    with FileLock(edited.folder / ".snakemake/lavish.lock"):
+        refused = edited.call("--delete-all-output")
+    assert refused.returncode != 0
+    assert "Another Snakemake is running in this folder" in refused.stdout
+    assert (edited.folder / "results/table_small.md").exists()
+    assert edited.call("--delete-all-output").returncode == 0
+    assert not (edited.folder / "results/table_small.md").exists()
+
+
+def test_a_call_without_hooks_takes_the_lock_too(edited: Workflow) -> None:
+    edited.set_row("avish", label="Direct attention")
+    with FileLock(edited.folder / ".snakemake/lavish.lock"):
+        assert edited.call("results/table_small.md", "--no-hooks").returncode != 0
+        # A dry run writes nothing and needs no lock.
+        assert edited.planned("results/table_small.md") == {"table": 1}
+
+
+def test_jobs_call_the_command_of_the_interpreter_that_plans_them(edited: Workflow, tmp_path: Path) -> None:
+    other = tmp_path / "other/lavish"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho wrong; exit 1\n")
+    other.chmod(0o755)
+    edited.set_row("avish", label="Direct attention")
+    path = f"{other.parent}{os.pathsep}{os.environ['PATH']}"
+    call = edited.start("results/table_small.md", PATH=path)
+    output = call.communicate(timeout=300)[0]
+    assert call.returncode == 0, output
+
+
 def test_a_second_call_in_the_same_folder_is_refused(edited: Workflow) -> None:
     edited.set_row("avish", label="Direct attention")
     with FileLock(edited.folder / ".snakemake/lavish.lock"):
@@ -97,3 +182,44 @@ def test_a_killed_call_is_resumed_by_the_next_one(edited: Workflow) -> None:
     # Not a declared output, so Snakemake has not deleted it.
     assert states[0].exists()
     assert (states[0].parent / "best.safetensors").exists()
+
+
+def change_later(paths: list[Path]) -> None:
+    """Give files another content, because Snakemake ignores the time of a small file with the same one."""
+    assert paths
+    for path in paths:
+        path.write_text("changed")
+        os.utime(path, (time.time() + 3600,) * 2)
+
+
+def test_data_and_weights_newer_than_runs_repeat_nothing(edited: Workflow) -> None:
+    """As a clock that jumps while jobs run leaves them: identities say what is made again."""
+    results = edited.folder / "results"
+    change_later([*results.glob("data/prepared/**/store.json")])
+    change_later([*results.glob("data/audio_features/**/*.npy")])
+    change_later([*results.glob("weights/**/*.safetensors")])
+    change_later([*results.glob("data/composed/*.done")])
+    assert not edited.planned()
+
+
+def test_another_checkpoint_is_evaluated(edited: Workflow) -> None:
+    change_later([*(edited.folder / "results").glob("runs/*/seed0/best.safetensors")])
+    assert edited.planned("results/table_small.md") == {"evaluate": 4, "table": 1}
+
+
+def test_other_metrics_repeat_the_table(edited: Workflow) -> None:
+    change_later([*(edited.folder / "results").glob("runs/*/*/test/metrics.json")])
+    assert edited.planned("results/table_small.md") == {"table": 1}
+
+
+def test_jobs_that_read_files_from_the_future_run(edited: Workflow) -> None:
+    """A clock that was ahead and is corrected between two calls leaves such files."""
+    change_later([*(edited.folder / "results").glob("data/prepared/**/store.json")])
+    in_the_future = time.time() + 3600
+    for path in (edited.folder / ".snakemake/lavish").glob("*.json"):
+        os.utime(path, (in_the_future, in_the_future))
+    [run] = edited.runs("lavish")
+    shutil.rmtree(edited.folder / "results/runs" / run)
+    (edited.folder / "results/table_small.md").unlink()
+    result = edited.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout

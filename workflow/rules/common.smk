@@ -1,6 +1,11 @@
 # Shared by the rules: the experiments that the configuration describes, and the inputs and parameters of each job.
+import contextlib
+import functools
 import os
+import shutil
 import sys
+import sysconfig
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,14 +15,16 @@ from snakemake.utils import available_cpu_count
 
 from lavish.config.hashing import canonical_json
 from lavish.errors import LavishError
+from lavish.io.atomic import write_text
 from lavish.planning.experiments import load
+from lavish.planning.run_labels import INDEX, update_index
 from lavish.runtime import fork_client
 
 
 wildcard_constraints:
     table=r"\w+",
     figure=r"\w+",
-    run=r"\w+-\w+-[0-9a-f]{8}",
+    run=r"\w+-[0-9a-f]{8}",
     composed=r"\w+-[0-9a-f]{8}",
     data=r"\w+-[0-9a-f]{8}",
     weights=r"[\w.]+-[0-9a-f]{8}",
@@ -43,11 +50,17 @@ config_files = [
     Path("config/config.yaml"),
     *(Path(os.path.relpath(file)) for file in workflow.overwrite_configfiles),
 ]
-experiments = or_stop(load, config_files, workflow.config_settings.config)
+# A job on another machine parses all this again. It trusts the checksums that the workflow has just computed: hundreds of
+# jobs must not ask a shared file system about every file of a data set.
+plan = functools.partial(load, trust_checksums=not workflow.is_main_process)
+experiments = or_stop(plan, config_files, workflow.config_settings.config)
 
-# Jobs call the command `lavish` of the environment that Snakemake runs in, activated or not. It comes last on the path,
-# so that an environment activated by `--sdm conda` takes precedence.
-os.environ.update(PATH=os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)]))
+# Where the workflow writes what each table and figure shows.
+SPECIFICATIONS = ".snakemake/lavish"
+
+# Jobs call the command `lavish` of the interpreter that planned them, wherever another one may be on the path. What
+# `--sdm conda` activates for a job comes before it.
+os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
 # More jobs than processors slow each other down, so `--cores 8` on a machine with two processors means two.
 processors = available_cpu_count()
@@ -58,9 +71,31 @@ if (workflow.global_resources["_cores"].value or 0) > processors:
 # Half of the processors, so that pretraining can run beside composing and preparing.
 workers = min(8, max(1, processors // 2))
 
-# The profile or the command line (--resources gpu=1) says whether there are GPUs.
-gpus = workflow.global_resources.get("gpu")
-gpu, device = (1, "cuda") if gpus is not None and gpus.value else (0, "cpu")
+# The device comes from the configuration (`--config device=cuda`, or `config:` in a profile), because that reaches the
+# jobs on other machines, and resources of the command line do not.
+gpu = int(experiments.device == "cuda")
+device_arguments = ["--device", experiments.device] + gpu * ["--jobs-per-gpu", str(experiments.jobs_per_gpu)]
+
+
+def share_gpus():
+    """Let as many jobs run at a time as fit on the GPUs of this machine; each takes a free one when it starts.
+
+    On other machines the scheduler of the cluster does both.
+    """
+    limit = workflow.global_resources.get("gpu")
+    if not gpu:
+        if limit is not None and limit.value:
+            raise WorkflowError("`--resources gpu` only limits; to run on GPUs, say `--config device=cuda`.")
+        if shutil.which("nvidia-smi"):
+            logger.info("This machine has a GPU, which is not used: `--config device=cuda` uses it.")
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if not found:
+        raise WorkflowError("The configuration says `device: cuda`, but torch finds no GPU here: say `device: cpu`.")
+    if limit is None:
+        workflow.register_resource("gpu", found * experiments.jobs_per_gpu)
 
 
 def take_lock():
@@ -77,6 +112,43 @@ def take_lock():
         raise WorkflowError("Another Snakemake is running in this folder: wait until it has ended.") from None
 
 
+def leave_the_future():
+    """Give files that a clock left in the future, because it was ahead when they were made, the time of now.
+
+    Snakemake would fail each job that reads them, and delete its outputs for being older than its inputs.
+    """
+    now = time.time()
+    for folder, _, names in (*os.walk("results"), *os.walk(SPECIFICATIONS)):
+        for file in (os.path.join(folder, name) for name in names):
+            if os.path.exists(file) and os.stat(file).st_mtime > now:
+                with contextlib.suppress(OSError):  # what may not be written to, the jobs say
+                    os.utime(file, (now, now))
+
+
+def prepared(function):
+    """Take the lock, share the GPUs among jobs on this machine and correct the times of files before a function of the
+    workflow writes or deletes something. Dry runs and the jobs themselves do none of this.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        plugin = options.get("executor_plugin")
+        dry = options.get("dryrun") or (plugin and plugin.common_settings.dryrun_exec)
+        if workflow.is_main_process and not dry:
+            take_lock()
+            leave_the_future()
+            if plugin and plugin.common_settings.local_exec:
+                share_gpus()
+        return function(*arguments, **options)
+
+    return call
+
+
+# Not in `onstart`, which neither `--delete-all-output` nor `--no-hooks` calls.
+for name in ("execute", "delete_output", "cleanup_metadata", "cleanup_shadow"):
+    setattr(workflow, name, prepared(getattr(workflow, name)))
+
+
 def start_fork_server():
     """Start the process that jobs are forked from, unless `fork_server: false`: small jobs take longer to import
     their libraries than to run. It ends with this process. Jobs on other machines start their own interpreter.
@@ -84,6 +156,11 @@ def start_fork_server():
     global fork_server  # its standard input is open as long as this process lives
     if workflow.local_exec and experiments.fork_server:
         fork_server = fork_client.start()
+
+
+def write_index():
+    """Write which rows of which tables the folders of runs belong to."""
+    or_stop(update_index, INDEX, experiments.labels, experiments.tables)
 
 
 def run_of(wildcards):
@@ -249,9 +326,20 @@ def figure_records(wildcards):
     return examples(figure) if figure.draws_predictions else records(figure)
 
 
+def specification(kind, name, spec):
+    """Return a file with what a table or figure shows. It is an input: written when it changes, it is newer than the
+    table then.
+    """
+    path = Path(f"{SPECIFICATIONS}/{kind}_{name}.json")
+    text = canonical_json(spec)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return str(path)
+
+
 def table_spec(wildcards):
-    return canonical_json(table_of(wildcards).spec)
+    return specification("table", wildcards.table, table_of(wildcards).spec)
 
 
 def figure_spec(wildcards):
-    return canonical_json(figure_of(wildcards).spec)
+    return specification("figure", wildcards.figure, figure_of(wildcards).spec)

@@ -1,6 +1,6 @@
 # REQUIRED INPUTS: none, or a data set in its official layout, or a folder of images and recordings (config: data)
-# OUTPUTS: results/data/composed/<name>-<hash>/            a composed data set in its official layout
-#          results/data/prepared/<name>-<hash>/<split>/    the store that training and evaluation read
+# OUTPUTS: results/data/composed/<format>-<hash>/          a composed data set in its official layout
+#          results/data/prepared/<format>-<hash>/<split>/   the store that training and evaluation read
 #          results/data/audio_features/<data>/<weights>/   features of a separate audio encoder
 
 
@@ -30,7 +30,7 @@ rule compose:
 # undeclared for the same reason as above: an interrupted job keeps what it has prepared.
 rule prepare:
     input:
-        composed_folder_is_done,
+        ancient(composed_folder_is_done),
     output:
         store="results/data/prepared/{data}/{split}/store.json",
     log:
@@ -55,8 +55,8 @@ rule prepare:
 
 rule encode_audio:
     input:
-        store="results/data/prepared/{data}/{split}/store.json",
-        weights=audio_encoder_weights,
+        store=ancient("results/data/prepared/{data}/{split}/store.json"),
+        weights=ancient(audio_encoder_weights),
     output:
         features="results/data/audio_features/{data}/{weights}/{split}.npy",
     log:
@@ -66,13 +66,15 @@ rule encode_audio:
         "../envs/lavish.yaml"
     threads: 1
     resources:
+        gpu=gpu,
         mem_mb=4000,
         runtime=120,
     params:
         config=weights_config,
         data=subpath(input.store, parent=True),
+        device=device_arguments,
     message:
         "Encoding the audio of split {wildcards.split} of {wildcards.data} with {wildcards.weights}"
     shell:
         "( set -x; lavish encode-audio --config {params.config:q} --weights {input.weights:q} --data {params.data:q}"
-        " --out {output.features:q} ) &> {log:q}"
+        " --out {output.features:q} {params.device:q} ) &> {log:q}"

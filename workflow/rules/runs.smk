@@ -1,16 +1,19 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
-# OUTPUTS: results/runs/<task>-<variant>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
-#          results/runs/<task>-<variant>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
-#          results/runs/<task>-<variant>-<hash>/cost.json
+# OUTPUTS: results/runs/<task>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
+#          results/runs/<task>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
+#          results/runs/<task>-<hash>/cost.json
 
 
+# `ancient`: the hash in a run's name says which data and weights it has, and the times of their files do not, which a clock
+# that jumps or a copy can turn round. The checkpoint has no such name, and is evaluated again when it changes.
+#
 # The state that an interrupted training resumes from is written beside the outputs, undeclared: Snakemake deletes the
 # declared outputs of an interrupted job.
 rule train:
     input:
-        stores=training_stores,
-        weights=backbone_weights,
-        audio_features=training_audio_features,
+        stores=ancient(training_stores),
+        weights=ancient(backbone_weights),
+        audio_features=ancient(training_audio_features),
     output:
         weights="results/runs/{run}/seed{seed}/best.safetensors",
         history="results/runs/{run}/seed{seed}/history.csv",
@@ -29,27 +32,27 @@ rule train:
     threads: training_threads
     resources:
         gpu=gpu,
-        device=device,
         mem_mb=4000,
         runtime=1440,
     params:
         config=run_config,
         data=prepared_folder,
         audio_features=audio_features_arguments,
+        device=device_arguments,
         out=subpath(output.record, parent=True),
     message:
         "Training {wildcards.run} with seed {wildcards.seed}"
     shell:
         "( set -x; lavish train --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --weights {input.weights:q} {params.audio_features:q} --device {resources.device} --out {params.out:q} )"
+        " --weights {input.weights:q} {params.audio_features:q} {params.device:q} --out {params.out:q} )"
         " &> {log:q}"
 
 
 rule evaluate:
     input:
-        stores=evaluation_stores,
-        weights=backbone_weights,
-        audio_features=evaluated_audio_features,
+        stores=ancient(evaluation_stores),
+        weights=ancient(backbone_weights),
+        audio_features=ancient(evaluated_audio_features),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         metrics=report(
@@ -68,28 +71,28 @@ rule evaluate:
     threads: training_threads
     resources:
         gpu=gpu,
-        device=device,
         mem_mb=4000,
         runtime=120,
     params:
         config=run_config,
         data=prepared_folder,
         audio_features=audio_features_arguments,
+        device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
         "Evaluating {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
     shell:
         "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
-        " --device {resources.device} ) &> {log:q}"
+        " {params.device:q} ) &> {log:q}"
 
 
 # For figures that show predictions: a few clips, the same ones for all runs on the same data.
 rule examples:
     input:
-        stores=evaluation_stores,
-        weights=backbone_weights,
-        audio_features=evaluated_audio_features,
+        stores=ancient(evaluation_stores),
+        weights=ancient(backbone_weights),
+        audio_features=ancient(evaluated_audio_features),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
@@ -101,20 +104,20 @@ rule examples:
     threads: training_threads
     resources:
         gpu=gpu,
-        device=device,
         mem_mb=4000,
         runtime=30,
     params:
         config=run_config,
         data=prepared_folder,
         audio_features=audio_features_arguments,
+        device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
         "Examples of {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
     shell:
         "( set -x; lavish examples --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
-        " --device {resources.device} ) &> {log:q}"
+        " {params.device:q} ) &> {log:q}"
 
 
 # Needs neither data nor weights, and only tables need it: it has the lowest priority and runs while others wait.

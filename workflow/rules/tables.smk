@@ -6,6 +6,7 @@
 rule table:
     input:
         unpack(table_records),
+        spec=table_spec,
     output:
         markdown=report(
             "results/table_{table}.md",
@@ -30,17 +31,17 @@ rule table:
         mem_mb=2000,
         runtime=30,
     params:
-        spec=table_spec,
         out=subpath(output.markdown, strip_suffix=".md"),
     message:
         "Writing table {wildcards.table}"
     shell:
-        "( set -x; lavish table --table {params.spec:q} --out {params.out:q} ) &> {log:q}"
+        "( set -x; lavish table --table {input.spec:q} --out {params.out:q} ) &> {log:q}"
 
 
 rule figure:
     input:
         unpack(figure_records),
+        spec=figure_spec,
     output:
         svg=report(
             "results/figures/{figure}.svg",
@@ -57,9 +58,7 @@ rule figure:
     resources:
         mem_mb=2000,
         runtime=30,
-    params:
-        spec=figure_spec,
     message:
         "Drawing figure {wildcards.figure}"
     shell:
-        "( set -x; lavish figure --table {params.spec:q} --figure {wildcards.figure} --out {output.svg:q} ) &> {log:q}"
+        "( set -x; lavish figure --table {input.spec:q} --figure {wildcards.figure} --out {output.svg:q} ) &> {log:q}"

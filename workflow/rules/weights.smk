@@ -14,15 +14,18 @@ rule pretrain:
         "../envs/lavish.yaml"
     threads: 1
     resources:
+        gpu=gpu,
         mem_mb=4000,
         runtime=60,
     params:
         config=weights_config,
         kind=weights_kind,
+        device=device_arguments,
     message:
         "Pretraining {wildcards.weights}"
     shell:
-        "( set -x; lavish pretrain --kind {params.kind} --config {params.config:q} --out {output.weights:q} ) &> {log:q}"
+        "( set -x; lavish pretrain --kind {params.kind} --config {params.config:q} --out {output.weights:q}"
+        " {params.device:q} ) &> {log:q}"
 
 
 rule pin_weights:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -78,8 +80,24 @@ def missing_media(source: ClipSource) -> str | None:
     return None
 
 
+_texts: ContextVar[set[Path] | None] = ContextVar("texts", default=None)
+
+
+@contextmanager
+def recorded_texts() -> Iterator[set[Path]]:
+    """Yield a set that collects the text files which readers read until the block ends."""
+    found: set[Path] = set()
+    token = _texts.set(found)
+    try:
+        yield found
+    finally:
+        _texts.reset(token)
+
+
 def read_lines(path: Path, remedy: str) -> list[str]:
     """Return the lines of a text file of an official layout; the LavishError for an unreadable file gives `remedy`."""
+    if (recorded := _texts.get()) is not None:
+        recorded.add(path)
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -43,6 +43,7 @@ class SplitReader:
 
     def __init__(self, path: Path, streams: tuple[str, ...], audio_features: Path | None = None) -> None:
         self.store = SplitStore(path)
+        self.store.verify()
         self._streams = streams
         self._audio_features = None if audio_features is None else np.load(audio_features, mmap_mode="r")
         if self._audio_features is not None and len(self._audio_features) != len(self.store):

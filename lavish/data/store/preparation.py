@@ -21,9 +21,9 @@ from lavish.data.formats.base import ClipSource, Targets, missing_media
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.store.journal import Journal
-from lavish.data.store.store import ARRAYS, FILES, MANIFEST, MASKS
+from lavish.data.store.store import ARRAYS, FILES, MANIFEST, MASKS, VERIFIED
 from lavish.errors import LavishError
-from lavish.io.atomic import write_json
+from lavish.io.atomic import sync, write_json
 from lavish.io.checksums import sha256_of
 
 # Of the contents of the arrays; increased when decoding changes, so that unfinished work of older code is not resumed.
@@ -45,7 +45,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         config: the data set and how it is prepared.
         root: folder of the official layout.
         split: train, val or test.
-        out: folder to write; it may exist if it is empty or an older prepared split, which is replaced.
+        out: folder to write; it may exist if it is empty or holds only files of a prepared split, which is replaced
+            (the workflow removes store.json before it has a split prepared again).
         jobs: number of worker processes.
 
     Raises:
@@ -115,13 +116,18 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         journal.remove()
     for name, path in arrays.items():
         path.replace(folder / name)
+    for path in folder.iterdir():
+        sync(path)
     if out.exists():
         shutil.rmtree(out)
     folder.rename(out)
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
+    if not out.exists():
+        return
+    known = {*FILES, MASKS, MANIFEST, VERIFIED}
+    if not out.is_dir() or not {path.name.removesuffix(".partial") for path in out.iterdir()} <= known:
         raise LavishError(f"{out}: neither an empty folder nor a prepared split: choose another --out")
 
 

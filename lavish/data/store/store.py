@@ -13,6 +13,7 @@ clips.csv          column ``clip``: the names, in order
 report.csv         clip, status (ok, repaired, excluded) and reason of every clip of the official list
 statistics.json    mean and standard deviation of frames (/ 255, per channel) and of log-mels over this split
 store.json         the manifest: shapes, sizes and checksums of the other files, the configuration
+verified.json      sizes and modification times that the other files had when their checksums were last compared
 =================  =====================================================================================================
 """
 
@@ -21,15 +22,18 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lavish.errors import LavishError
+from lavish.io.atomic import write_json
 from lavish.io.checksums import sha256_of
 
 MANIFEST = "store.json"
+VERIFIED = "verified.json"
 ARRAYS = ("frames.npy", "log_mels.npy", "waveforms.npy")
 MASKS = "masks.npy"
 FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
@@ -40,7 +44,7 @@ _REMEDY = "prepare the split again (lavish prepare)"
 class SplitStore:
     """One split of a prepared data set.
 
-    Opening checks that every file exists with the size and shape in the manifest; :meth:`verify` checks the contents.
+    Opening checks that every file exists with the size and shape in the manifest; :meth:`verify` compares the contents.
     Pickling passes only the path, so that the workers of a data loader map the same files.
 
     Attributes:
@@ -98,10 +102,26 @@ class SplitStore:
         return SplitStore, (self.path,)
 
     def verify(self) -> None:
-        """Recompute all checksums; raise a LavishError that names the file whose contents changed."""
+        """Compare all checksums, unless no file has changed since they were last compared.
+
+        The sizes and modification times of the compared files are remembered beside them, if the folder can be written.
+
+        Raises:
+            LavishError: naming the file whose contents have changed since preparation.
+        """
+        state = {"manifest": sha256_of(self.path / MANIFEST)}
+        for name in self.manifest["checksums"]:
+            found = (self.path / name).stat()
+            state[name] = f"{found.st_size} {found.st_mtime_ns}"
+        remembered = self.path / VERIFIED
+        with suppress(OSError, ValueError):
+            if json.loads(remembered.read_text(encoding="utf-8")) == state:
+                return
         for name, expected in self.manifest["checksums"].items():
             if sha256_of(self.path / name) != expected:
                 raise LavishError(f"{self.path / name}: the contents have changed since preparation: {_REMEDY}")
+        with suppress(OSError):
+            write_json(remembered, state)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

@@ -175,6 +175,12 @@ def divide(folder: Path, kind: str) -> dict[str, list[Path]]:
     return {split: [path for group in parts[split] for path in group] for split in SPLITS}
 
 
+def asset_files(root: Path) -> list[Path]:
+    """Return the images and sounds of a folder of assets; other files in it are not read."""
+    kinds = [folder / kind for folder in _entries(root) for kind in ("images", "sounds")]
+    return [path for kind in kinds if kind.is_dir() for path in _entries(kind) if path.is_file()]
+
+
 def _entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 

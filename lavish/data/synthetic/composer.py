@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lavish.config.hashing import canonical_json
 from lavish.config.schema import SPLITS, ComposeConfig, CompositionConfig, FolderAssetsConfig
-from lavish.data.synthetic.assets import AssetLibrary, open_library
+from lavish.data.synthetic.assets import AssetLibrary, asset_files, open_library
 from lavish.data.synthetic.rendering import RenderSettings
 from lavish.data.synthetic.scene_graph import Scene
 from lavish.errors import LavishError, did_you_mean
@@ -206,7 +206,7 @@ def _describe(config: CompositionConfig, layout: Layout) -> bytes:
     assets = config.compose.assets
     values = config.model_dump(mode="json", exclude={"compose": set(_unread(layout))})
     if isinstance(assets, FolderAssetsConfig):
-        measured = fingerprint(assets.root)
+        measured = fingerprint(assets.root, asset_files(assets.root))
         if assets.sha256 is not None and assets.sha256 != measured:
             raise LavishError(
                 f"{assets.root}: its checksum is {measured}, but compose.assets.sha256 is {assets.sha256}: the folder "

@@ -8,7 +8,7 @@ from typing import Any
 
 from lavish.config.options import budget_option, has_sites, is_cross_modal
 from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
-from lavish.planning.identities import Run
+from lavish.planning.identities import Run, without_places
 from lavish.planning.parameter_budgets import Match
 from lavish.planning.published_practice import deviations
 
@@ -21,6 +21,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     return {
         "folder": run.folder,
         "select_on": run.config.select_on,
+        "config": without_places(run.config),
         "deviations": deviations(run.config),
         "settings": _settings(run.config),
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lavish.config.measures import Measure
 from lavish.config.options import budget_option
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.planning.parameter_budgets import Match, Request, request, with_size
@@ -25,6 +26,8 @@ class Draft:
     where: str
     """Name of the table's configuration for messages."""
     variants: dict[str, Variant]
+    measures: dict[str, dict[str, Measure]]
+    """The metric of each task, first, and its further measures."""
     matched: tuple[Matched, ...] = ()
     """The results for matched rows."""
 

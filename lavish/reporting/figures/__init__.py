@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lavish.errors import LavishError, did_you_mean
+from lavish.io.atomic import replacing
 from lavish.planning.tables.schema import BreakdownFigure, FigureConfig, MetricAgainstCostFigure, drawn_sections
 from lavish.reporting.comparison import TableSpec, parse_spec
 from lavish.reporting.figures import breakdown, metric_against_cost, predicted_masks
@@ -49,8 +50,8 @@ def write_figure(spec: dict[str, Any], name: str, out: Path) -> None:
             canvas = _draw(drawn, task, options)
         except NoResult as error:
             raise LavishError(f"table '{table.name}', figure '{name}': no row has a result: {error}") from None
-        out.parent.mkdir(parents=True, exist_ok=True)
-        canvas.figure.savefig(out, dpi=150, metadata=_METADATA[out.suffix])
+        with replacing(out) as temporary:
+            canvas.figure.savefig(temporary, format=out.suffix[1:], dpi=150, metadata=_METADATA[out.suffix])
 
 
 def _draw(table: TableSpec, task: str, options: FigureConfig) -> FigureCanvasAgg:

@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lavish.config.measures import Measure
 from lavish.planning.tables.schema import BreakdownFigure
-from lavish.reporting.columns import measure_words
-from lavish.reporting.comparison import Comparison, Estimate, Missing, Reads, TableSpec, compare
+from lavish.reporting.columns import in_unit, measure_words
+from lavish.reporting.comparison import Estimate, Missing, Reads, TableSpec, compare
 from lavish.reporting.figures.style import COLOURS, NoResult, notes
 
 _MARKERS = "os^Dv*PX"
@@ -34,14 +35,19 @@ def draw(table: TableSpec, task: str, options: BreakdownFigure) -> FigureCanvasA
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(options.title, loc="left", fontsize=13)
-    axes.set_ylabel("Test split (%)")
+    units = {comparison.measure(task, measure).unit for measure in measures}
+    axes.set_ylabel("Test split" + in_unit(comparison.measure(task, measures[0])) if len(units) == 1 else "Test split")
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     for number, (label, estimates) in enumerate(drawn):
         offset = _GROUP * ((number + 0.5) / len(drawn) - 0.5)
         _draw_row(axes, label, estimates, offset, number)
     axes.set_xlim(-0.5, len(measures) - 0.5)
-    axes.set_xticks(range(len(measures)), _headings(comparison, measures), fontsize=9)
+    axes.set_xticks(
+        range(len(measures)),
+        _headings([comparison.measure(task, measure) for measure in measures], comparison.measure(task)),
+        fontsize=9,
+    )
     axes.tick_params(axis="x", length=0)
     for place in range(1, len(measures)):
         axes.axvline(place - 0.5, color="#e5e5e5", linewidth=0.8)
@@ -53,10 +59,11 @@ def draw(table: TableSpec, task: str, options: BreakdownFigure) -> FigureCanvasA
 def _draw_row(axes: Axes, label: str, estimates: list[Estimate | Missing], offset: float, number: int) -> None:
     """Draw the measures of one row; a measure without counted units has no point."""
     known = [(place, found) for place, found in enumerate(estimates) if isinstance(found, Estimate)]
-    means = [100 * found.mean for _, found in known]
-    # A number of the whole split is a point without an interval.
-    lows = [100 * (found.interval.low if found.interval else found.mean) for _, found in known]
-    highs = [100 * (found.interval.high if found.interval else found.mean) for _, found in known]
+    factors = [found.measure.factor for _, found in known]
+    means = [factor * found.mean for factor, (_, found) in zip(factors, known, strict=True)]
+    lows, highs = (
+        [factor * found.ends[end] for factor, (_, found) in zip(factors, known, strict=True)] for end in (0, 1)
+    )
     axes.errorbar(
         [place + offset for place, _ in known],
         means,
@@ -73,10 +80,9 @@ def _draw_row(axes: Axes, label: str, estimates: list[Estimate | Missing], offse
     )
 
 
-def _headings(comparison: Comparison, measures: list[str | None]) -> list[str]:
+def _headings(measures: list[Measure], metric: Measure) -> list[str]:
     """Return axis labels for the measures, one word per line; a prefix that all share with the metric is omitted."""
-    metric = comparison.metric()
-    names = [measure_words(measure or metric) for measure in measures]
+    names = [measure_words(measure) for measure in measures]
     if len(names) < 2:
         return names
     start = f"{measure_words(metric)} "

@@ -19,7 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from lavish.config.measures import Measure
 from lavish.planning.tables.schema import MetricAgainstCostFigure
+from lavish.reporting.columns import in_unit
 from lavish.reporting.comparison import Comparison, Missing, Reads, TableSpec, compare
 from lavish.reporting.figures.style import COLOURS, NoResult, notes
 from lavish.reporting.records import Cost
@@ -30,7 +32,7 @@ _COSTS = {
     "total_gmacs": ("total_macs", 1e9, "Total cost (GMACs per clip, log scale)"),
     "trainable_params": ("trainable_params", 1e6, "Trainable parameters (M, log scale)"),
 }
-FRONT = "Pareto front: no row with the same or a lower cost has a higher mean; intervals are not considered."
+FRONT = "Pareto front: no row with the same or a lower cost has a better mean; intervals are not considered."
 # Offsets (points) that labels are tried at.
 _HEIGHTS = tuple(range(-130, 131, 5))
 _Side = Literal["left", "right", "center"]
@@ -64,7 +66,7 @@ def draw(table: TableSpec, task: str, options: MetricAgainstCostFigure) -> Figur
     if not points:
         raise NoResult(excluded)
     if options.front:
-        _mark_front(points)
+        _mark_front(points, comparison.measure(task))
     return _draw(comparison, options, points, excluded)
 
 
@@ -74,6 +76,7 @@ def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point],
     excluded: list[str] = []
     seen: set[Path] = set()
     several = len(comparison.sections) > 1
+    factor = comparison.measure(task).factor
     for number, (title, rows) in enumerate(comparison.sections):
         for row in rows:
             found = row.results[task]
@@ -92,9 +95,9 @@ def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point],
                     label=f"{label} (baseline)" if found.is_baseline else label,
                     is_baseline=found.is_baseline,
                     cost=getattr(found.cost, key) / unit,
-                    mean=100 * result.mean,
-                    low=100 * result.low,
-                    high=100 * result.high,
+                    mean=factor * result.mean,
+                    low=factor * result.low,
+                    high=factor * result.high,
                     colour=COLOURS[(number if several else len(points)) % len(COLOURS)],
                     group=title,
                 )
@@ -102,12 +105,12 @@ def _points(comparison: Comparison, task: str, cost: str) -> tuple[list[_Point],
     return points, excluded
 
 
-def _mark_front(points: list[_Point]) -> None:
+def _mark_front(points: list[_Point], metric: Measure) -> None:
     """Mark the Pareto front: points that no other point beats in cost or metric without losing in the other."""
     for point in points:
         point.on_front = not any(
             other.cost <= point.cost
-            and other.mean >= point.mean
+            and not metric.better(point.mean, other.mean)
             and (other.cost, other.mean) != (point.cost, point.mean)
             for other in points
         )
@@ -121,7 +124,8 @@ def _draw(
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(options.title, loc="left", fontsize=13)
-    axes.set_ylabel(f"Test {comparison.metric()} (%)")
+    metric = comparison.measure()
+    axes.set_ylabel(f"Test {metric.name.replace('_', ' ')}{in_unit(metric)}")
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     free = [point for point in points if point.cost == 0]

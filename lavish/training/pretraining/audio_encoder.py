@@ -46,23 +46,29 @@ class Mixtures(NamedTuple):
     labels: Tensor
 
 
-def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
+def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: str | torch.device = "cpu") -> None:
     """Train an audio transformer on procedural sounds; write `out` (safetensors) and, beside it, its metadata.
 
     Args:
         spec: Keyword arguments of :class:`lavish.models.audio_encoders.transformer.AudioTransformer`.
         recipe: How many instances and mixtures, and the optimisation.
         out: The safetensors file; written atomically.
+        device: where it is trained.
     """
     held_out = max(1, recipe.instances // 4)
     counts = SplitCounts(train=recipe.instances, val=held_out, test=1)
     library = open_library(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
-    tensors, metadata = train_encoder(spec, recipe, library)
+    tensors, metadata = train_encoder(spec, recipe, library, device)
     write_weights(tensors, out, metadata)
 
 
 def train_encoder(
-    spec: dict[str, Any], recipe: PretrainConfig, library: SoundLibrary, *, progress: bool = True
+    spec: dict[str, Any],
+    recipe: PretrainConfig,
+    library: SoundLibrary,
+    device: str | torch.device = "cpu",
+    *,
+    progress: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train an audio transformer to classify the sounds of a mixture, by binary cross-entropy on mean features.
 
@@ -83,13 +89,15 @@ def train_encoder(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        head = nn.Linear(encoder.feature_dim, len(library.classes))
+        head = nn.Linear(encoder.feature_dim, len(library.classes)).to(device)
+        encoder.to(device)
         _fit(encoder.requires_grad_(True).train(), head, train, recipe, progress)
     metadata = {
         "source": "pretrain",
         "kind": "transformer",
         "spec": spec,
         "recipe": recipe.model_dump(mode="json"),
+        "device": head.weight.device.type,
         "classes": list(library.classes),
         "measured": measure(encoder.requires_grad_(False).eval(), head, val),
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -126,7 +134,8 @@ def draw_mixtures(
 @torch.inference_mode()
 def measure(encoder: AudioTransformer, head: nn.Linear, mixtures: Mixtures) -> dict[str, float]:
     """Return accuracies: per label, per mixture, and of the strongest label for mixtures of one sound."""
-    logits = torch.cat([head(encoder(part)) for part in mixtures.log_mels.split(256)])
+    device = head.weight.device
+    logits = torch.cat([head(encoder(part.to(device))).cpu() for part in mixtures.log_mels.split(256)])
     right = (logits > 0) == (mixtures.labels > 0)
     single = mixtures.labels.sum(dim=1) == 1
     named = logits[single].argmax(dim=1) == mixtures.labels[single].argmax(dim=1)
@@ -145,7 +154,8 @@ def _fit(encoder: AudioTransformer, head: nn.Linear, train: Mixtures, recipe: Pr
     with tqdm(total=recipe.epochs * batches, desc="pretrain", unit="batch", disable=not progress) as bar:
         for _ in range(recipe.epochs):
             for rows in torch.randperm(recipe.samples).split(recipe.batch_size):
-                loss = F.binary_cross_entropy_with_logits(head(encoder(train.log_mels[rows])), train.labels[rows])
+                logits = head(encoder(train.log_mels[rows].to(head.weight.device)))
+                loss = F.binary_cross_entropy_with_logits(logits, train.labels[rows].to(logits.device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

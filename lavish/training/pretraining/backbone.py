@@ -26,7 +26,6 @@ from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
-from lavish.training.device import choose, seed_everything
 
 _OBJECTS = (1, 4)  # minimum and maximum number of objects of a scene
 _HELD_OUT = 8  # one in this many scenes is held out, with other instances
@@ -34,10 +33,10 @@ _WEIGHT_DECAY = 0.05
 _WARMUP = 0.1
 
 
-def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path) -> None:
+def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: torch.device) -> None:
     """Train an explicit small 'vit' or 'swinv2' from scratch and write its weights and the measured accuracy to `out`.
 
-    Deterministic on a CPU: one thread, one seed.
+    Deterministic on a CPU with one thread.
     """
     size = spec.get("img_size")
     if model not in ("vit", "swinv2") or not isinstance(size, int):
@@ -46,13 +45,12 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
             f"'{model}' with {spec}: name one, or take weights from the hub or a file"
         )
     started = time.perf_counter()
-    device = choose("cpu", 1)
-    seed_everything(recipe.seed, device, deterministic=True)
-    backbone = build_backbone(model, spec, size)
+    torch.manual_seed(recipe.seed)
+    backbone = build_backbone(model, spec, size).to(device)
     backbone.requires_grad_(True)
     images, labels, classes = _scenes(backbone, recipe, "train", recipe.samples, size)
     held_out = _scenes(backbone, recipe, "val", max(1, recipe.samples // _HELD_OUT), size)
-    head = nn.Linear(backbone.feature_dim, classes + 1)
+    head = nn.Linear(backbone.feature_dim, classes + 1).to(device)
     _fit(backbone, head, images, labels, recipe)
     accuracy = _accuracy(backbone.eval(), head, *held_out)
     metadata = {
@@ -61,10 +59,11 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
         "spec": spec,
         "recipe": recipe.model_dump(),
         "object_token_accuracy": accuracy,
-        "seconds": round(time.perf_counter() - started, 1),
+        "device": device.type,
+        "wall_seconds": round(time.perf_counter() - started, 1),
     }
     write_weights(backbone.model.state_dict(), out, metadata)
-    print(f"pretrained {model}: {accuracy:.3f} of the held-out object tokens named, {metadata['seconds']} s")
+    print(f"pretrained {model}: {accuracy:.3f} of the held-out object tokens named, {metadata['wall_seconds']} s")
 
 
 def _scenes(
@@ -99,7 +98,7 @@ def _tokens(backbone: Backbone, images: Tensor) -> Tensor:
     return backbone.encode(images)[:, backbone.num_prefix_tokens :]
 
 
-def _fit(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, recipe: PretrainConfig) -> None:
+def _fit(backbone: Backbone, head: nn.Linear, images: Tensor, labels: Tensor, recipe: PretrainConfig) -> None:
     parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=_WEIGHT_DECAY)
     steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
@@ -109,8 +108,8 @@ def _fit(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, re
     for epoch in tqdm(range(recipe.epochs), desc="epochs", unit="epoch"):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed * 1000 + epoch))
         for chosen in order.split(recipe.batch_size):
-            logits = head(_tokens(backbone, images[chosen]))
-            loss = functional.cross_entropy(logits.flatten(0, 1), labels[chosen].flatten())
+            logits = head(_tokens(backbone, images[chosen].to(head.weight.device)))
+            loss = functional.cross_entropy(logits.flatten(0, 1), labels[chosen].flatten().to(logits.device))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -118,12 +117,12 @@ def _fit(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, re
 
 
 @torch.inference_mode()
-def _accuracy(backbone: Backbone, head: nn.Module, images: Tensor, labels: Tensor, background: int) -> float:
+def _accuracy(backbone: Backbone, head: nn.Linear, images: Tensor, labels: Tensor, background: int) -> float:
     """Return the accuracy on object tokens of held-out scenes, without background."""
     right = total = 0
     for start in range(0, len(images), 256):
         truth = labels[start : start + 256]
-        named = head(_tokens(backbone, images[start : start + 256])).argmax(dim=-1)
+        named = head(_tokens(backbone, images[start : start + 256].to(head.weight.device))).argmax(dim=-1).cpu()
         objects = truth != background
         right += int((named[objects] == truth[objects]).sum())
         total += int(objects.sum())

@@ -13,6 +13,7 @@ from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.io.checksums import sha256_of
 from lavish.planning.experiments import task_defaults
+from lavish.planning.run_labels import RunLabel, update_index
 from lavish.provenance import RECIPE_VERSION
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
@@ -37,13 +38,15 @@ def work(tmp_path_factory) -> Path:
     resolved = task_defaults([folder / "config/config.yaml"], "event_localization").model_dump(mode="json")
     resolved["adapter"]["options"]["latents"] = 4
     run_config = parse(RunConfig, resolved, "test")
-    weights, run = folder / "vit.safetensors", folder / "results/runs/event_localization-more_latents-0a1b2c3d"
+    weights, run = folder / "vit.safetensors", folder / "results/runs/event_localization-0a1b2c3d"
     provide_weights(run_config.backbone, weights)
     for seed in (0, 1):
         inputs = RunInputs(run_config, seed, folder / "data", weights)
         train(inputs, run / f"seed{seed}")
         evaluate(inputs, "test", run / f"seed{seed}")
     counts = dict.fromkeys(("total_params", "adapter_params", "adapter_macs", "total_macs"), 123_456)
+    label = RunLabel(run.name, "small", "event_localization", "more_latents", "More latents")
+    update_index(run.parent / "index.csv", [label], ["small"])
     (run / "cost.json").write_text(json.dumps({"trainable_params": 7_890, **counts}))
     return folder
 
@@ -51,7 +54,7 @@ def work(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(work)
-    return Path("results/runs/event_localization-more_latents-0a1b2c3d")
+    return Path("results/runs/event_localization-0a1b2c3d")
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -88,9 +91,8 @@ def test_a_record_holds_everything_its_numbers_depend_on(run, work):
 def test_a_training_is_shown_with_what_differs_from_the_defaults(run, work, capsys):
     text = shown(capsys, run / "seed1")
     for key, value in (
-        ("variant", "more_latents"),
+        ("table small", "variant more_latents (More latents), task event_localization"),
         ("seed", "1"),
-        ("task", "event_localization"),
         ("recipe version", str(RECIPE_VERSION)),
         ("selected on val", "of 3"),
         ("test", "(12 clips)"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lavish.config import sources
-from lavish.config.options import add_source, budget_option, option_model, summary
+from lavish.config.measures import Measure
+from lavish.config.options import add_source, budget_option, option_model, summary, task_measures
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError
@@ -46,7 +47,7 @@ def test_a_file_is_a_method(method: Path):
 
 def test_a_file_is_a_task(tmp_path: Path):
     add_source("tasks", write(tmp_path / "labels.py", TASK))
-    assert task_class("labels").metric == "accuracy"
+    assert task_class("labels").metric == Measure("accuracy") == task_measures("labels")["accuracy"]
 
 
 def test_options_of_a_file_are_read_without_importing_torch(method: Path):
@@ -81,11 +82,11 @@ def test_a_file_that_changed_since_planning_is_an_error(method: Path):
         parse(RunConfig, resolved, "test")
 
 
-def test_an_identity_contains_the_checksum_and_not_the_path(method: Path, tmp_path: Path):
+def test_an_identity_contains_the_code_and_not_the_path(method: Path, tmp_path: Path):
     def name() -> str:
         identities = Identities()
         identities.needs_inputs = False
-        return identities.run("task", "variant", run()).name
+        return identities.run(run()).name
 
     add_source("methods", method)
     first = name()
@@ -94,6 +95,9 @@ def test_an_identity_contains_the_checksum_and_not_the_path(method: Path, tmp_pa
     assert name() == first
     sources.forget_files()
     add_source("methods", write(tmp_path / "edited/mean.py", METHOD + "# edited\n"))
+    assert name() == first
+    sources.forget_files()
+    add_source("methods", write(tmp_path / "again/mean.py", METHOD + "EDITED = True\n"))
     assert name() != first
 
 

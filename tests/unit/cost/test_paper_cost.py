@@ -15,6 +15,7 @@ from lavish.learner.uninitialised import uninitialised_backbone, uninitialised_m
 from lavish.models.backbones.base import Backbone
 from lavish.planning.experiments import load
 from lavish.planning.identities import Run
+from tests.avsbench_files import write_s4
 
 ROOT = Path(__file__).parents[3]
 with (ROOT / "tests/reference/expected_cost.csv").open(newline="", encoding="utf-8") as lines:
@@ -75,10 +76,10 @@ def test_multiply_adds_of_adapters(
     check(variant, count_macs(model, example_clips(model, config.data), config.data.segments))
 
 
-def test_every_row_of_the_ablation_is_counted(runs: dict[str, Run]) -> None:
+def test_every_row_of_the_ablation_is_counted(runs: dict[str, Run], tmp_path: Path) -> None:
     counted = [run.config for run in runs.values()]
-    ablation = load([Path("config/config.yaml"), Path("config/paper.yaml")], official_folder()).table("ablation")
-    for run in ablation.runs:
+    ablation = load([Path("config/config.yaml"), Path("config/paper.yaml")], official_folders(tmp_path))
+    for run in ablation.table("ablation").runs:
         if run.config.task.name != "event_localization":
             continue
         # The data's checksum is part of a run that is trained, not of one that is only counted.
@@ -86,7 +87,13 @@ def test_every_row_of_the_ablation_is_counted(runs: dict[str, Run]) -> None:
         assert run.config.model_copy(update={"data": data}) in counted, run.name
 
 
-def official_folder() -> dict[str, object]:
-    """Return an override that lets the data set be any folder that exists."""
-    data = {"root": str(ROOT / "tests/reference")}
-    return {"tasks": {"event_localization": {"data": data}, "segmentation_s4": {"data": data}}}
+def official_folders(root: Path) -> dict[str, object]:
+    """Return an override that names the smallest data sets in the official layouts."""
+    write_s4(root / "s4")
+    (root / "ave/AVE").mkdir(parents=True)
+    lines = [f"{category}&{split}&good&0&10" for split, category in zip(("train", "val", "test"), "abc", strict=True)]
+    (root / "ave/Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *lines]) + "\n")
+    for split, line in zip(("train", "val", "test"), lines, strict=True):
+        (root / f"ave/{split}Set.txt").write_text(f"{line}\n")
+    roots = {"event_localization": root / "ave", "segmentation_s4": root / "s4"}
+    return {"tasks": {task: {"data": {"root": str(folder)}} for task, folder in roots.items()}}

@@ -74,7 +74,7 @@ def test_f_score_by_hand() -> None:
     assert curve[127] == pytest.approx(1.0)
     assert curve[180] == pytest.approx(1.3 * 1 * 0.5 / (0.3 * 1 + 0.5))  # 0.709: one of the two
     assert curve[254] == 0  # nothing predicted: 0/0 is 0
-    assert metrics.f_score(curve[np.newaxis]) == pytest.approx(1.0)
+    assert 0.2 < metrics.best_threshold(curve[np.newaxis]) < 0.6
 
 
 def test_a_probability_exactly_at_a_threshold_is_predicted() -> None:
@@ -97,11 +97,11 @@ def test_frames_without_an_object_count_in_iou_and_not_in_f() -> None:
     masks = torch.cat([frame(0, 0, 0, 0), frame(1, 0, 0, 0)])
     found = curves(probabilities, masks)
     assert np.isnan(found[0]).all()
-    assert metrics.f_score(found) == pytest.approx(1.0)
+    assert 0.1 < metrics.best_threshold(found) < 0.9
     # As published: each frame a batch, the one without an object counts as 0.
     assert metrics.published_f_scores(found, np.array([0, 1]), 2).tolist() == pytest.approx([0.0, 1.0])
     assert metrics.published_f_scores(found, np.array([0, 0]), 1).tolist() == pytest.approx([1.0])
-    assert np.isnan(metrics.f_score(found[:1]))
+    assert metrics.best_threshold(found[:1]) == 0.5  # nothing to choose it by
     assert metrics.mask_iou(probabilities, masks).tolist() == pytest.approx([0.75, 1.0], abs=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_the_well_defined_form_knows_no_batches_and_the_published_one_depends_on
         parts = [(probabilities[i : i + size], masks[i : i + size]) for i in range(0, 12, size)]
         found = np.concatenate([curves(*part) for part in parts])
         np.testing.assert_array_equal(found, whole)
-        assert metrics.f_score(found) == metrics.f_score(whole)
+        assert metrics.best_threshold(found) == metrics.best_threshold(whole)
         assert np.concatenate([metrics.mask_iou(*part) for part in parts]).mean() == iou.mean()
         groups = np.arange(12) // size
         published_f.add(round(float(metrics.published_f_scores(whole, groups, len(parts)).mean()), 6))
@@ -147,11 +147,16 @@ def test_group_means_leave_out_what_does_not_count() -> None:
 def test_the_best_threshold_of_several_is_the_one_in_the_middle() -> None:
     curve = np.zeros(255)
     curve[[3, 100, 140]] = 1
-    assert metrics.best_threshold(curve) == 140
-    assert metrics.best_threshold(np.ones(255)) == 127
+    assert metrics.best_threshold(np.stack([curve, np.full(255, np.nan), curve])) == 140 / 254
+    assert metrics.best_threshold(np.ones((1, 255))) == 127 / 254
+
+
+def test_every_threshold_is_found_again_after_it_was_stored() -> None:
+    stored = torch.tensor([k / 254 for k in range(255)])
+    assert [metrics.threshold_index(value.item()) for value in stored] == list(range(255))
 
 
 def test_no_frames_are_counted_as_none() -> None:
     counts = metrics.count_pixels(torch.empty(0, 2, 2), torch.empty(0, 2, 2))
     assert counts.predicted.shape == (0, 255)
-    assert np.isnan(metrics.f_score(metrics.f_curves(counts)))
+    assert metrics.best_threshold(metrics.f_curves(counts)) == 0.5

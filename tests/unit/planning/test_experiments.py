@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +16,16 @@ import pytest
 import yaml
 
 from lavish.config.hashing import canonical_json
-from lavish.config.schema import RunConfig
+from lavish.config.schema import (
+    AudioEncoderConfig,
+    BackboneConfig,
+    Config,
+    DataConfig,
+    FusionConfig,
+    NormalisationConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.planning import identities
@@ -102,8 +112,13 @@ def test_tables_share_equal_runs_with_different_names() -> None:
         lambda values: values["sections"][0]["rows"][1].update(variant="without_latents"),
     )
     loaded = load([CONFIG])
-    assert {name.split("-")[1] for name in loaded.runs} == {"lavish", "without_latents"}
+    assert len(loaded.runs) == 2
     assert loaded.table("small").runs == loaded.table("another").runs
+    shared = loaded.table("small").runs[1].name
+    assert {(label.table, label.variant) for label in loaded.labels if label.run == shared} == {
+        ("small", "avish"),
+        ("another", "without_latents"),
+    }
 
 
 def test_options_at_their_defaults_are_part_of_the_configuration() -> None:
@@ -114,8 +129,8 @@ def test_options_at_their_defaults_are_part_of_the_configuration() -> None:
 
 
 def test_another_kind_of_assets_replaces_their_configuration(tmp_path: Path) -> None:
-    (tmp_path / "assets/cat").mkdir(parents=True)
-    (tmp_path / "assets/cat/image.png").write_bytes(b"image")
+    (tmp_path / "assets/cat/images").mkdir(parents=True)
+    (tmp_path / "assets/cat/images/image.png").write_bytes(b"image")
     Path("more.yaml").write_text("defaults: {data: {compose: {assets: {kind: folder, root: assets}}}}")
     folder_assets = run("lavish", load([CONFIG, Path("more.yaml")])).config.data.compose.assets
     assert folder_assets.kind == "folder"
@@ -158,7 +173,7 @@ def test_a_figure_has_only_its_section() -> None:
     figure = {"kind": "metric_against_cost", "title": "Figure", "section": "Other"}
     change(TABLE, lambda values: values.update(sections=[*values["sections"], other], figures={"cost": figure}))
     drawn = load([CONFIG]).figure("cost")
-    assert [run.name.split("-")[1] for run in drawn.runs] == ["v2a"]
+    assert [run.config.fusion.direction for run in drawn.runs] == ["v2a"]
     assert [section["title"] for section in drawn.spec["sections"]] == ["Other", "Baseline"]
 
 
@@ -177,10 +192,10 @@ def test_a_row_is_run_on_every_task_of_the_columns() -> None:
     spec = loaded.table("small").spec
     [row, _] = spec["sections"][0]["rows"]
     assert list(row["runs"]) == [TASK, S4]
-    assert row["runs"][S4]["folder"].startswith("results/runs/segmentation_s4-lavish-")
+    assert row["runs"][S4]["folder"].startswith("results/runs/segmentation-")
     assert spec["titles"] == {TASK: "AVE", S4: "S4"}
     assert {run.config.task.name for run in loaded.table("small").runs} == {"event_localization", "segmentation"}
-    assert {name.rpartition("-")[0] for name in loaded.data} == {"composed_ave", "composed_avsbench_s4"}
+    assert {name.rpartition("-")[0] for name in loaded.data} == {"ave", "avsbench_s4"}
     assert "1500/300/700 clips" in spec["facts"]["data"]
     assert "composed (AVSBENCH-S4 layout)" in spec["facts"]["data"]
 
@@ -297,7 +312,9 @@ def test_recipe_version_is_part_of_every_identity(monkeypatch: pytest.MonkeyPatc
 
 def official(root: Path, annotation: str = "text") -> dict[str, Any]:
     (root / "AVE").mkdir(parents=True)
-    (root / "Annotations.txt").write_text(annotation)
+    (root / "Annotations.txt").write_text(f"header\n{annotation}&clip&good&0&10\n")
+    for name in ("trainSet.txt", "valSet.txt", "testSet.txt"):
+        (root / name).write_text(f"{annotation}&clip&good&0&10\n")
     (root / "AVE/clip.mp4").write_bytes(b"video")
     return {"tasks": {TASK: {"data": {"root": str(root), "compose": None, "num_classes": 28}}}}
 
@@ -309,6 +326,80 @@ def test_identity_of_a_data_set_on_disk_depends_on_content_not_path(tmp_path: Pa
     assert here[1].isdisjoint(other[1])
     assert here[3].isdisjoint(other[3])
     assert not here[0]  # nothing to compose
+
+
+def test_identity_of_a_data_set_on_disk_covers_what_its_lists_name(tmp_path: Path) -> None:
+    overrides = official(tmp_path / "ave")
+    before = names(overrides)
+    (tmp_path / "ave/AVE.zip").write_bytes(b"the archive it came from")
+    (tmp_path / "ave/AVE/unlisted.mp4").write_bytes(b"another video")
+    (tmp_path / "ave/ms3_meta_data.csv").write_text("of another data set in the same folder")
+    os.mkfifo(tmp_path / "ave/pipe")
+    assert names(overrides) == before
+    (tmp_path / "ave/AVE/clip.mp4").write_bytes(b"another")
+    assert names(overrides)[1].isdisjoint(before[1])
+
+
+def test_labels_places_and_tolerances_do_not_affect_identities(tmp_path: Path) -> None:
+    overrides = official(tmp_path / "ave")
+    before = names(overrides)
+    overrides["tasks"][TASK]["data"] |= {"name": "mine", "max_lost": 0.5}
+    assert names(overrides) == before
+
+
+def test_a_job_on_another_machine_does_not_look_at_the_data(tmp_path: Path) -> None:
+    overrides = official(tmp_path / "ave")
+    planned = names(overrides)
+    for file in (tmp_path / "ave").rglob("*.*"):
+        file.unlink()
+    loaded = load([CONFIG], overrides, trust_checksums=True)
+    assert set(loaded.runs) == planned[3]
+
+
+DEFAULTS = {
+    "training": {
+        "epochs": 50, "batch_size": 2, "batch_of": "units", "accumulate": 1, "lr_adapter": 5e-5, "lr_head": 4e-6,
+        "optimizer": "adam", "weight_decay": 0.0, "patience": 5, "precision": "float32", "deterministic": True,
+        "cpu_threads": 1, "cpu_dispatch": "avx2",
+        "schedule": {"kind": "constant", "warmup": 0.0, "factor": 0.35, "every": 3},
+    },
+    "fusion": {"direction": "both", "position": "default", "arrangement": "default", "layers": "all"},
+    "normalisation": {"frames": "imagenet", "audio": "train"},
+    "data": {
+        "format": "ave", "vocabulary": 0, "segments": 10, "segment_seconds": 1.0, "frame_size": 224,
+        "spectrogram": {
+            "sample_rate": 16000, "mel_bins": 48, "shift_ms": 20.0, "length_ms": 25.0, "frames": 48,
+            "window_seconds": 1.0, "window_margin": 0.1,
+        },
+    },
+    "backbone": {"stochastic_depth": False, "tune_norms": False, "positions": "bicubic", "classifier": "dropped"},
+    "audio_encoder": {"use": "join"},
+}  # fmt: skip
+"""Identities leave out what is at its default, so a default that changes must raise RECIPE_VERSION (and this text)."""
+
+
+def test_defaults_that_identities_leave_out_are_those_of_the_recipe() -> None:
+    models = {
+        "training": TrainingConfig, "fusion": FusionConfig, "normalisation": NormalisationConfig, "data": DataConfig,
+        "backbone": BackboneConfig, "audio_encoder": AudioEncoderConfig,
+    }  # fmt: skip
+    assert identities.RECIPE_VERSION == 3
+    for key, expected in DEFAULTS.items():
+        fields = models[key].model_fields
+        for name, value in expected.items():
+            default = fields[name].get_default(call_default_factory=True)
+            assert (default.model_dump(mode="json") if isinstance(default, Config) else default) == value, (key, name)
+
+
+def test_code_is_part_of_the_identity_of_its_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_rows(*ROWS, {"variant": "lora", "set": {"adapter": {"method": "lora", "options": {}}}})
+    before = {variant: run(variant).name for variant in ("lavish", "avish", "lora")}
+    digest_of = identities.code_digest
+    monkeypatch.setattr(
+        identities, "code_digest", lambda kind, name: "edited" if name == "lora" else digest_of(kind, name)
+    )
+    after = {variant: run(variant).name for variant in before}
+    assert [variant for variant in before if before[variant] != after[variant]] == ["lora"]
 
 
 def test_identity_of_a_weights_file_depends_on_content_not_path(tmp_path: Path) -> None:
@@ -467,7 +558,7 @@ def test_a_seed_listed_twice() -> None:
 def test_two_tables_with_figures_of_the_same_name() -> None:
     change(TABLE, lambda values: values.update(figures={"cost": FIGURE}))
     shutil.copy(TABLE, "config/tables/another.yaml")
-    assert "figure 'cost' is also one of table 'another'" in refused(overrides={"tables": ["small", "another"]})
+    assert "figure 'cost' is also one of table 'small'" in refused(overrides={"tables": ["small", "another"]})
 
 
 def test_missing_data_is_an_error_only_when_the_table_is_requested(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
+from lavish.planning import identities
 from lavish.planning.experiments import load
 from lavish.planning.published_practice import deviations
 from tests.stores import run_values
@@ -57,6 +58,7 @@ def test_options_that_change_no_number_are_no_deviation(changes: dict[str, objec
 
 def test_rows_of_the_paper_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(identities, "_listed_files", lambda _, root: root.iterdir())
     overrides = {"tasks": {"event_localization": {"data": {"root": "tests/reference"}}}}
     table = load([Path("config/config.yaml"), Path("config/paper.yaml")], overrides).table("paper_ave")
     rows = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MEASURES
 
 from lavish.errors import LavishError
 from lavish.reporting.comparison import parse_spec
@@ -61,6 +62,7 @@ def spec(make_run: Any, scores: dict[str, np.ndarray], counting: dict[str, np.nd
         "title": "Several tasks",
         "task": AVE,
         "titles": {AVE: "AVE", S4: "S4", AVQA: "AVQA"},
+        "measures": MEASURES,
         "baseline": "lavish",
         "columns": ["metric", "difference", f"metric@{S4}", f"difference@{S4}", f"mean:F_score@{S4}"],
         "seeds": [0, 1, 2],
@@ -272,3 +274,55 @@ def test_invalid_columns_are_named(spec: dict[str, Any], column: str, message: s
         parse_spec(spec)
     assert "key 'columns.5': " in str(caught.value)
     assert message in str(caught.value)
+
+
+def decibels(spec: dict[str, Any], make_run: Any, **further: Any) -> dict[str, np.ndarray]:
+    """Give the rows of the main task a metric in decibels, between -3 and 20."""
+    measure = {"name": "SI_SDR", "unit": "dB", "limits": (None, None), **further}
+    spec["measures"] = {AVE: {"SI_SDR": measure}}
+    spec["columns"] = ["metric", "difference"]
+    generator = np.random.default_rng(7)
+    scores = {name: generator.uniform(low, 20, (3, 60)) for name, low in (("ave", 0), ("ave_frozen", -3))}
+    for name, values in {**scores, "ave_audio": scores["ave"] - 20}.items():
+        make_run(name, values, metric="SI_SDR")
+    return scores
+
+
+def test_a_metric_that_is_no_fraction_keeps_its_unit_and_limits(
+    spec: dict[str, Any], make_run: Any, tmp_path: Path
+) -> None:
+    scores = decibels(spec, make_run)
+    text, rows, lines = written(spec, tmp_path)
+    assert rows["Variant"] == ["SI SDR (dB)", "95 % interval", "Difference (dB)", "p (Holm)"]
+    found = interval(scores["ave"])
+    assert found.low < found.mean < found.high
+    assert rows["LAVISH"][:2] == [f"{found.mean:.2f} ± {found.std:.2f}", f"[{found.low:.2f}, {found.high:.2f}]"]
+    test = paired_test(scores["ave_frozen"], scores["ave"])
+    assert rows["Frozen"][2].startswith(f"−{-test.difference:.2f} [")
+    assert rows["Audio only"][0].startswith("−")
+    assert "percentage points" not in text
+    assert float(lines[0]["mean"]) == pytest.approx(scores["ave"].mean())
+
+
+def test_an_interval_keeps_within_the_limits_of_its_measure(
+    spec: dict[str, Any], make_run: Any, tmp_path: Path
+) -> None:
+    scores = decibels(spec, make_run, limits=(9.9, None))
+    _, rows, _ = written(spec, tmp_path)
+    assert interval(scores["ave"]).low < 9.9
+    assert rows["LAVISH"][1].startswith("[9.90, ")
+
+
+def test_a_table_says_of_which_measures_less_is_better(spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
+    decibels(spec, make_run, higher_is_better=False)
+    assert "Lower is better: 'SI SDR'." in written(spec, tmp_path)[0]
+
+
+def test_a_measure_that_was_evaluated_otherwise_is_refused(spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
+    decibels(spec, make_run)
+    path = make_run.root / "ave/seed0/test/metrics.json"
+    values = json.loads(path.read_text())
+    other = {"name": "SI_SDR", "unit": "dB", "limits": [0.0, None], "higher_is_better": True, "threshold": "none"}
+    path.write_text(json.dumps(values | {"definitions": {"SI_SDR": other}}))
+    with pytest.raises(LavishError, match=r"ave: 'SI_SDR' was evaluated as Measure.*limits=\(0.0, None\)"):
+        written(spec, tmp_path)

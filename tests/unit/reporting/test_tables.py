@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from lavish.config.measures import Measure
 from lavish.errors import LavishError
-from lavish.reporting.columns import p_value, points, significant
+from lavish.reporting.columns import change, p_value, significant
 from lavish.reporting.records import read_run
 from lavish.reporting.statistics import holm, interval, paired_test
 from lavish.reporting.tables import write_table
@@ -289,7 +290,7 @@ def test_significant_digits(value: float, text: str) -> None:
     ("value", "text"), [(0.0361, "+3.6"), (-0.0361, "−3.6"), (-0.0001, "0.0"), (0.0004, "0.0"), (0, "0.0")]
 )
 def test_points(value: float, text: str) -> None:
-    assert points(value) == text
+    assert change(value, Measure("accuracy")) == text
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.66, "0.66"), (1, "1.00")])

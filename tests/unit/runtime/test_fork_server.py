@@ -33,7 +33,8 @@ if __name__ == "__main__":
 """
 
 # Ends with status 77 where the command would be run in the process itself.
-HAND_OVER = "import sys; from lavish.runtime.fork_client import hand_over; status = hand_over(sys.argv); "
+HAND_OVER = "import sys; from lavish.runtime.cpu_dispatch import limit; limit(); "
+HAND_OVER += "from lavish.runtime.fork_client import hand_over; status = hand_over(sys.argv); "
 HAND_OVER += "sys.exit(77 if status is None else status)"
 
 CONFIG = json.dumps(run_values())

@@ -93,7 +93,7 @@ def test_only_annotated_frames_count() -> None:
     columns = head.score(Segmented(logits.flatten(0, 1)), masks((1, 0)))
     np.testing.assert_allclose(columns["score"], 1, atol=1e-6)
     assert columns["annotated_frames"].tolist() == [1, 1, 1]
-    assert np.isnan(columns["_f_curves"][:, 1]).all()
+    np.testing.assert_allclose(columns["F_score"][:2], 1)
     np.testing.assert_allclose(head.score(Segmented(logits.flatten(0, 1)), masks())["score"], 0.5, atol=1e-6)
     first = Segmented(logits[:, 0])
     assert head.loss(first, masks((1, 0))) == head.loss(Segmented(logits.flatten(0, 1)), masks((1, 0)))
@@ -123,13 +123,27 @@ def test_the_threshold_is_chosen_on_validation_and_saved() -> None:
     columns = head.score(unsure, targets)
     assert columns["score"].tolist() == pytest.approx([0, 0, 1], abs=1e-6)
     np.testing.assert_array_equal(columns["mIoU_validation_threshold"], columns["score"])
+    assert head.summarise(columns)["F_score"] == 0
     head.calibrate(columns)
-    assert 0.048 < head.threshold.item() < 0.269  # between both probabilities
-    np.testing.assert_allclose(head.score(unsure, targets)["mIoU_validation_threshold"], 1, atol=1e-6)
-    np.testing.assert_array_equal(head.score(unsure, targets)["score"], columns["score"])
+    assert 0.048 < head.iou_threshold.item() < 0.269  # between both probabilities
+    assert 0.048 < head.f_threshold.item() < 0.269
+    calibrated = head.score(unsure, targets)
+    np.testing.assert_allclose(calibrated["mIoU_validation_threshold"], 1, atol=1e-6)
+    np.testing.assert_allclose(calibrated["F_score"][:2], 1)
+    assert np.isnan(calibrated["F_score"][2])  # without an object
+    np.testing.assert_array_equal(calibrated["score"], columns["score"])
     other = task()
     other.load_state_dict(head.state_dict())
-    assert other.threshold == head.threshold
+    assert (other.iou_threshold, other.f_threshold) == (head.iou_threshold, head.f_threshold)
+
+
+def test_the_f_score_of_a_split_takes_no_threshold_from_it() -> None:
+    head, targets = task(), masks()
+    head.calibrate(head.score(Segmented(logits_of(targets["masks"], high=3.0, low=1.0)), targets))
+    # On the evaluated split every probability is below the threshold, in the right order.
+    columns = head.score(Segmented(logits_of(targets["masks"], high=-1.0, low=-3.0)), targets)
+    assert head.summarise(columns)["F_score"] == 0
+    assert head.summarise(columns)["F_score_published"] == pytest.approx(2 / 3)
 
 
 def test_training_decodes_annotated_frames_alone_with_the_same_gradients() -> None:
@@ -314,5 +328,6 @@ def test_it_is_trained_evaluated_and_calibrated_by_the_common_code(tmp_path: Pat
     assert set(metrics["measures"]) == set(Segmentation.measures)
     assert metrics["measures"]["F_score"] > 0.7
     kept = load_file(tmp_path / "seed0/best.safetensors")
-    assert 0 < kept["task.threshold"] < 1
-    assert kept["task.threshold"] != 0.5
+    assert 0 < kept["task.iou_threshold"] < 1
+    assert kept["task.iou_threshold"] != 0.5
+    assert 0 < kept["task.f_threshold"] < 1

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lavish.config.measures import Measure
 from lavish.config.schema import RunConfig, ScheduleConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
+from lavish.tasks.event_localization import EventLocalization
 from lavish.training import loop as training
+from lavish.training.evaluation import evaluate as evaluate_model
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from lavish.training.schedule import schedule
 from tests.stores import run_values, write_store
@@ -75,6 +79,9 @@ def test_a_single_stream_trains_without_reading_the_other(data, weights, tmp_pat
     array = silent / "train" / ("frames.npy" if modalities == "audio" else "log_mels.npy")
     values = np.load(array)
     np.save(array, np.full_like(values, 255 if modalities == "audio" else np.nan))
+    manifest = json.loads((silent / "train/store.json").read_text())
+    manifest["checksums"][array.name] = sha256_of(array)
+    (silent / "train/store.json").write_text(json.dumps(manifest))
     config = configured(
         modalities=modalities, training={"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01}
     )
@@ -220,3 +227,37 @@ def test_a_training_that_is_cut_off_while_it_ends_is_ended_by_the_next_call(data
     for name in ("best.safetensors", "history.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "cut").glob("*so_far*")) + list((tmp_path / "cut").glob("resume*"))
+
+
+def test_half_precision_on_a_cpu_is_refused(data, weights, tmp_path):
+    with pytest.raises(LavishError, match=r"training\.precision: fp16 is for GPUs"):
+        run(configured(training={"epochs": 1, "precision": "fp16"}), data, weights, tmp_path / "run")
+
+
+def test_a_selection_without_any_score_is_one_message(data, weights, tmp_path, monkeypatch):
+    evaluated = training.evaluate
+    monkeypatch.setattr(
+        training, "evaluate", lambda *given, **more: replace(evaluated(*given, **more), value=float("nan"))
+    )
+    with pytest.raises(LavishError, match="accuracy was not a number after any epoch"):
+        run(configured(), data, weights, tmp_path / "run")
+
+
+def test_a_record_says_what_it_cannot_repeat(data, weights, tmp_path):
+    record = run(configured(), data, weights, tmp_path / "run")
+    assert record["nondeterministic_operators"] == []
+    assert record["gpu"] is None
+    assert record["checkpoint"] == sha256_of(tmp_path / "run/best.safetensors")
+
+
+def test_a_metric_of_which_less_is_better_selects_the_lowest_epoch(data, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(EventLocalization, "metric", Measure("distance", "m", (0.0, None), higher_is_better=False))
+    values = iter([0.5, 0.3, 0.4, float("nan")])
+
+    def evaluated(*arguments, **options):
+        return replace(evaluate_model(*arguments, **options), value=next(values))
+
+    monkeypatch.setattr(training, "evaluate", evaluated)
+    record = run(configured(training={"epochs": 4, "batch_size": 5}), data, weights, tmp_path)
+    assert (record["metric"], record["best_epoch"], record["best_value"]) == ("distance", 1, 0.3)
+    assert (tmp_path / "history.csv").read_text().startswith("epoch,train_loss,selection_distance")

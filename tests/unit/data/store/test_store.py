@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lavish.data.store import store as store_module
+from lavish.data.store.batches import SplitReader
 from lavish.data.store.store import FILES, SplitStore
 from lavish.errors import LavishError
+from lavish.io.checksums import sha256_of
 from tests.stores import write_store
 
 
@@ -82,6 +85,23 @@ def test_changed_contents_are_found_by_verification(split: Path, name: str) -> N
     (split / name).write_bytes(bytes(content))
     with pytest.raises(LavishError, match=rf"{name}: the contents have changed since preparation"):
         store.verify()
+
+
+def test_contents_are_compared_once_for_each_state_of_the_files(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(store_module, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
+    SplitStore(split).verify()
+    SplitStore(split).verify()
+    assert sorted(read) == sorted([*SplitStore(split).manifest["checksums"], "store.json", "store.json"])
+
+
+def test_a_training_refuses_zeroed_arrays_of_the_same_size(split: Path) -> None:
+    SplitReader(split, ("visual",))
+    frames = split / "frames.npy"
+    content = frames.read_bytes()
+    frames.write_bytes(content[:128] + bytes(len(content) - 128))
+    with pytest.raises(LavishError, match=r"frames\.npy: the contents have changed since preparation"):
+        SplitReader(split, ("visual",))
 
 
 def test_shapes_and_numbers_of_clips_must_agree(split: Path) -> None:

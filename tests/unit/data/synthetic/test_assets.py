@@ -197,21 +197,24 @@ def test_fingerprint_sees_names_and_contents_only(folder, tmp_path):
         (place / "b.txt").write_text("two")
         return place
 
-    original = fingerprint(copy(tmp_path / "one"))
+    def of(place):
+        return fingerprint(place, place.rglob("*.txt"))
+
+    original = of(copy(tmp_path / "one"))
     other = copy(tmp_path / "two")
-    (other / ".hidden").write_text("file managers leave these")
     os.utime(other / "b.txt", (1, 1))
-    assert fingerprint(other) == original and len(original) == 64
+    assert of(other) == original and len(original) == 64
+    assert fingerprint(other, [*other.rglob("*.txt"), other / "absent.txt"]) != original
     (other / "b.txt").write_text("Two")
-    assert fingerprint(other) != original
+    assert of(other) != original
     (other / "b.txt").rename(other / "c.txt")
     (other / "c.txt").write_text("two")
-    assert fingerprint(other) != original
+    assert of(other) != original
     with pytest.raises(LavishError, match="no such folder"):
-        fingerprint(tmp_path / "absent")
+        of(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(LavishError, match="empty"):
-        fingerprint(tmp_path / "empty")
+    with pytest.raises(LavishError, match="none of the files"):
+        of(tmp_path / "empty")
 
 
 def test_fingerprint_costs_the_workflow_no_import():

@@ -1,0 +1,44 @@
+"""Reading YAML and JSON files as their authors mean them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lavish.errors import LavishError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with two changes: `4e-6` is a number, as in JSON and YAML 1.2, and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key '{key.value}' is there twice: remove one", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML or JSON file.
+
+    Raises:
+        LavishError: the file is not UTF-8 or not YAML, or a key is there twice.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LavishError(f"{path}: not valid YAML: {error}") from None

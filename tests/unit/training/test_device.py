@@ -1,0 +1,128 @@
+"""Shares of GPUs, with made-up GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavish.training import device
+
+TAKE = """
+import sys
+from pathlib import Path
+from lavish.training.device import take_gpu
+print(take_gpu(["GPU-a", "GPU-b"], int(sys.argv[1]), Path(sys.argv[2])), flush=True)
+sys.stdin.read()
+"""
+
+
+class Jobs:
+    """Processes that each take a share of one of two GPUs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, jobs_per_gpu: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", TAKE, str(jobs_per_gpu), str(self.folder)]
+        job = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.processes.append(job)
+        return job
+
+    def gpu_of(self, job: subprocess.Popen[str]) -> int:
+        assert job.stdout is not None
+        return int(job.stdout.readline())
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    found = Jobs(tmp_path / "gpus")
+    yield found
+    for job in found.processes:
+        job.kill()
+        job.wait()
+
+
+def test_each_job_takes_a_free_gpu_and_the_next_waits_for_one(jobs: Jobs) -> None:
+    first, second = jobs.start(1), jobs.start(1)
+    taken = {jobs.gpu_of(first): first, jobs.gpu_of(second): second}
+    assert set(taken) == {0, 1}
+    third = jobs.start(1)
+    assert third.stderr is not None
+    assert "all shares of the 2 GPUs are taken" in third.stderr.readline()
+    taken[1].kill()  # nothing is cleaned up
+    assert jobs.gpu_of(third) == 1
+
+
+def test_gpus_are_shared_evenly(jobs: Jobs) -> None:
+    running = []
+    for _ in range(4):
+        running.append(jobs.gpu_of(jobs.start(2)))
+    assert running == [0, 1, 0, 1]
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Two GPUs that torch seems to find; return the chosen ones."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: type("Gpu", (), {"uuid": f"GPU-{gpu}"}))
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device, "_held", [])
+    return chosen
+
+
+def test_a_process_uses_the_gpu_that_it_has_taken(made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert device.choose("cuda", 1) == torch.device("cuda", 0)
+    assert device.choose("cuda", 1) == torch.device("cuda", 1)
+    assert made_up == [0, 1]
+
+
+def test_what_slurm_gives_is_taken_as_it_is(made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    started = time.monotonic()
+    assert [device.choose("cuda", 1).index for _ in range(3)] == [0, 0, 0]
+    assert time.monotonic() - started < 60
+
+
+def test_operators_that_are_not_deterministic_are_collected(recwarn: pytest.WarningsRecorder) -> None:
+    with device.nondeterministic_operators() as found:
+        for _ in range(2):
+            warnings.warn(
+                "upsample_bilinear2d_backward_out_cuda does not have a deterministic implementation, but you set "
+                "'torch.use_deterministic_algorithms(True, warn_only=True)'.",
+                stacklevel=1,
+            )
+        warnings.warn("Memory Efficient attention defaults to a non-deterministic algorithm.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert found == {"upsample_bilinear2d_backward_out_cuda", "Memory Efficient attention"}
+    assert [str(warning.message) for warning in recwarn] == ["something else"]
+
+
+def test_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    facts = device.gpu_facts(torch.device("cuda", 0))
+    assert facts is not None
+    assert (facts["name"], facts["capability"]) == ("NVIDIA H100", [9, 0])
+    assert set(facts) == {"name", "capability", "cuda", "cudnn"}
+    assert device.gpu_facts(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("platform", "bytes_"), [("darwin", 7), ("linux", 7 * 1024)])
+def test_peak_memory_has_the_unit_of_the_system(platform: str, bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.sys, "platform", platform)
+    monkeypatch.setattr(device.resource, "getrusage", lambda _: type("Usage", (), {"ru_maxrss": 7}))
+    assert device.peak_memory(torch.device("cpu")) == bytes_
