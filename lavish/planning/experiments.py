@@ -303,7 +303,8 @@ class _Resolver:
             **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
             "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
             "measures": {
-                task: {name: asdict(one) for name, one in draft.measures[task].items()} for task in table.tasks
+                task: {name: asdict(one) | {"limits": list(one.limits)} for name, one in draft.measures[task].items()}
+                for task in table.tasks
             },
             # A table of costs must not change with the seeds.
             "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
@@ -373,7 +374,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise LavishError(f"there is no configuration file {file}") from None
     if not isinstance(values, dict):
-        raise LavishError(f"{file} has no keys: expected `key: value` lines")
+        raise LavishError(f"{file}: there are no keys in it: expected `key: value` lines")
     return values
 
 

@@ -41,7 +41,7 @@ def test_unit_limits_direction_and_threshold_are_read_from_the_source(tmp_path: 
 @pytest.mark.parametrize(
     ("metric", "measures", "message"),
     [
-        ('"accuracy"', "()", "'accuracy' is no measure: write Measure('<name>')"),
+        ('"accuracy"', "()", r"'accuracy' is no measure: write Measure\('<name>'\)"),
         ('Measure("accuracy")', '("top_5",)', "'top_5' is no measure"),
         ('Measure("accuracy")', "[]", r"`measures` is \[\]: write a tuple"),
         ('Measure("accuracy", direction="up")', "()", "unexpected keyword argument 'direction'"),

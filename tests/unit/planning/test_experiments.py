@@ -531,7 +531,7 @@ def test_messages_name_all_merged_files() -> None:
 @pytest.mark.parametrize("content", ["seeds: [0", "- a\n- b\n", ""])
 def test_files_without_a_mapping(content: str) -> None:
     Path("more.yaml").write_text(content)
-    assert refused(Path("more.yaml")).startswith("more.yaml ")
+    assert refused(Path("more.yaml")).startswith("more.yaml: ")
 
 
 def test_each_backbone_needs_backbones() -> None:

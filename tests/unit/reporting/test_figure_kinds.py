@@ -36,7 +36,8 @@ def table(figure: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
     section = {"title": "Rows", "rows": list(rows)}
     figure = {"title": "A figure", "section": "Rows", **figure}
     return {
-        "name": "small", "title": "", "task": TASK, "measures": MEASURES, "baseline": rows[0]["variant"], "columns": ["metric"],
+        "name": "small", "title": "", "task": TASK, "measures": MEASURES,
+        "baseline": rows[0]["variant"], "columns": ["metric"],
         "seeds": [0, 1, 2], "sections": [section], "figures": {"figure": figure},
     }  # fmt: skip
 

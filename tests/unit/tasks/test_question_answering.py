@@ -91,7 +91,7 @@ def test_loss_is_that_of_answers_and_half_that_of_matches() -> None:
 def test_measures_are_the_types_of_the_data_set() -> None:
     names = ["_".join(("accuracy", *kind)).lower().replace("-", "_") for kind in TYPES]
     groups = ["_".join(("accuracy", group)).lower().replace("-", "_") for group in dict.fromkeys(t[0] for t in TYPES)]
-    assert list(QuestionAnswering.measures) == groups + names
+    assert [measure.name for measure in QuestionAnswering.measures] == groups + names
 
 
 def test_accuracies_by_hand() -> None:
@@ -111,7 +111,7 @@ def test_accuracies_by_hand() -> None:
     np.testing.assert_array_equal(columns["accuracy_audio_counting"], [1, 0, nan, nan, nan])
     np.testing.assert_array_equal(columns["accuracy_audio_visual_counting"], [nan, nan, nan, 1, nan])
     found = task.summarise(columns)
-    assert found.keys() == set(task.measures)
+    assert found.keys() == {measure.name for measure in task.measures}
     expected = {
         "accuracy_audio": 0.5,
         "accuracy_visual": 1.0,
@@ -269,6 +269,6 @@ def test_training_and_evaluation_of_questions_that_share_clips(tmp_path: Path) -
     assert columns["type"] == stored["types"].tolist()
     assert columns["clip"] == [f"-clip{clip:03d}" for clip in np.load(tmp_path / "test" / "units.npy")]
     right = np.array(columns["prediction"]) == stored["answers"]
-    assert metrics["measures"].keys() == set(QuestionAnswering.measures)
+    assert metrics["measures"].keys() == {measure.name for measure in QuestionAnswering.measures}
     assert metrics["measures"]["accuracy_audio"] == right[stored["types"] < 2].mean()
     assert metrics["measures"]["accuracy_audio_visual_temporal"] == right[stored["types"] == 8].mean()

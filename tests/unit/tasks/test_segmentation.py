@@ -325,7 +325,7 @@ def test_it_is_trained_evaluated_and_calibrated_by_the_common_code(tmp_path: Pat
     metrics = json.loads((tmp_path / "seed0/test/metrics.json").read_text())
     assert metrics["metric"] == "mIoU"
     assert metrics["value"] > 0.7
-    assert set(metrics["measures"]) == set(Segmentation.measures)
+    assert set(metrics["measures"]) == {measure.name for measure in Segmentation.measures}
     assert metrics["measures"]["F_score"] > 0.7
     kept = load_file(tmp_path / "seed0/best.safetensors")
     assert 0 < kept["task.iou_threshold"] < 1

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from lavish.config.measures import Measure
 from lavish.training.evaluation import Evaluation, write_evaluation
 
+METRIC = Measure("accuracy")
+DISTANCE = Measure("distance", "m", (0.0, None), higher_is_better=False)
 RESULT = Evaluation(
-    "accuracy",
+    METRIC,
     0.5,
     ["-a", "ü#2", ""],
     {
@@ -25,6 +28,7 @@ RESULT = Evaluation(
         "_curves": np.zeros((3, 2, 2)),
     },
     {"accuracy_audio": 0.625, "accuracy_visual": float("nan")},
+    (METRIC, DISTANCE),
 )
 
 
@@ -45,6 +49,15 @@ def test_a_measure_that_nothing_counts_for_is_left_out(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["measures"] == {"accuracy_audio": 0.625}
     assert (metrics["metric"], metrics["value"], metrics["units"]) == ("accuracy", 0.5, 3)
+
+
+def test_what_each_measure_is_stands_beside_its_number(tmp_path: Path) -> None:
+    write_evaluation(RESULT, tmp_path, {"seed": 1})
+    definitions = json.loads((tmp_path / "metrics.json").read_text())["definitions"]
+    assert list(definitions) == ["accuracy", "distance"]
+    assert definitions["distance"] == {
+        "name": "distance", "unit": "m", "limits": [0.0, None], "higher_is_better": False, "threshold": "none",
+    }  # fmt: skip
 
 
 def test_writing_does_not_import_pandas(tmp_path: Path) -> None:
