@@ -24,6 +24,9 @@ from lavish.training.device import autocast, peak_memory
 from lavish.training.evaluation import evaluate
 from lavish.training.schedule import schedule
 
+KEPT_STEP_SECONDS = 1000
+"""Steps, the latest, whose median duration the record gives; the resumable state holds them all."""
+
 if TYPE_CHECKING:
     from lavish.config.schema import TrainingConfig
     from lavish.learner.model import AudioVisualModel
@@ -168,6 +171,7 @@ def _epoch(
         total, units = total + group_loss * in_group, units + in_group
         progress.step += 1
         progress.step_seconds.append(time.perf_counter() - started)
+        del progress.step_seconds[:-KEPT_STEP_SECONDS]
     return total / units
 
 

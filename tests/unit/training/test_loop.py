@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from lavish.config.measures import Measure
 from lavish.config.schema import RunConfig, ScheduleConfig
@@ -138,6 +139,15 @@ def test_an_interrupted_segmentation_ends_with_the_same_numbers(weights, tmp_pat
     interrupted_equals_whole(config, tmp_path / "store", weights, tmp_path, monkeypatch)
 
 
+def test_the_resumable_state_does_not_grow_with_the_number_of_steps(data, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "KEPT_STEP_SECONDS", 3)
+    monkeypatch.setattr(training, "_write_history", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(configured(), data, weights, tmp_path / "run")
+    with safe_open(tmp_path / "run/resume.safetensors", framework="pt") as file:
+        assert len(json.loads(file.metadata()["progress"])["step_seconds"]) == 3
+
+
 def test_the_state_of_another_run_is_not_resumed(data, weights, tmp_path, monkeypatch):
     evaluated = training.evaluate
     monkeypatch.setattr(training, "evaluate", lambda *_, **__: (_ for _ in ()).throw(Killed))
@@ -206,8 +216,6 @@ def test_schedules():
 
 
 def test_only_trainable_tensors_and_batch_norm_buffers_are_saved(data, weights, tmp_path):
-    from safetensors import safe_open
-
     run(configured(), data, weights, tmp_path / "run")
     with safe_open(tmp_path / "run/best.safetensors", framework="pt") as file:
         names = set(file.keys())
