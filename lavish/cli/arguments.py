@@ -40,6 +40,24 @@ def add_command(
     return parser
 
 
+def alone(function: Callable[[argparse.Namespace], None], done: str | None = None) -> Callable[..., None]:
+    """Return a command's function that waits while another process writes the same output (`--out`).
+
+    If it had to wait and the output's file `done` is there (`.` is the output itself), it does nothing: outputs of long
+    jobs are named by what they are made from, so the other process has done this very work.
+    """
+
+    def run(options: argparse.Namespace) -> None:
+        from lavish.io.locks import locked
+
+        out = options.out if "out" in options else options.run / options.split
+        with locked(out) as had_to_wait:
+            if not (had_to_wait and done is not None and (out / done).exists()):
+                function(options)
+
+    return run
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add the options `--device` and `--jobs-per-gpu` to a command."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, read_config
+from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, alone, read_config
 from lavish.config.schema import BackboneConfig
 from lavish.config.validation import parse
 from lavish.data.formats.official import OFFICIAL
@@ -50,7 +50,7 @@ def _add_weights(actions: Subparsers) -> None:
     fetch = add_command(
         actions,
         "fetch",
-        _fetch_weights,
+        alone(_fetch_weights),
         "fetch weights from the model hub, or as a configuration says, and check their sha256",
     )
     what = fetch.add_mutually_exclusive_group(required=True)

@@ -12,6 +12,7 @@ from lavish.cli.arguments import (
     add_command,
     add_device_options,
     add_source_options,
+    alone,
     read_config,
     read_values,
 )
@@ -40,25 +41,29 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _add_data(commands: Subparsers) -> None:
-    compose = add_command(commands, "compose", _compose, "compose clips in a data set's official layout", config=True)
+    compose = add_command(
+        commands, "compose", alone(_compose, "."), "compose clips in a data set's official layout", config=True
+    )
     compose.add_argument("--out", type=Path, required=True, help="folder to write")
     compose.add_argument("--jobs", type=int, default=1, help="processes")
 
-    prepare = add_command(commands, "prepare", _prepare, "decode one split into the prepared store", config=True)
+    prepare = add_command(
+        commands, "prepare", alone(_prepare, "store.json"), "decode one split into the prepared store", config=True
+    )
     prepare.add_argument("--root", type=Path, required=True, help="folder in the official layout")
     prepare.add_argument("--split", choices=SPLITS, required=True)
     prepare.add_argument("--out", type=Path, required=True, help="folder to write")
     prepare.add_argument("--jobs", type=int, default=1, help="processes")
 
     pretrain = add_command(
-        commands, "pretrain", _pretrain, "train a small frozen backbone or audio encoder", config=True
+        commands, "pretrain", alone(_pretrain, "."), "train a small frozen backbone or audio encoder", config=True
     )
     pretrain.add_argument("--kind", choices=tuple(WEIGHT_KINDS), required=True)
     pretrain.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     add_device_options(pretrain)
 
     summary = "compute a separate audio encoder's features of one split"
-    encode = add_command(commands, "encode-audio", _encode_audio, summary, config=True)
+    encode = add_command(commands, "encode-audio", alone(_encode_audio, "."), summary, config=True)
     encode.add_argument("--weights", type=Path, required=True)
     encode.add_argument("--data", type=Path, required=True, help="prepared split")
     encode.add_argument("--out", type=Path, required=True, help="npy file to write")
@@ -67,9 +72,9 @@ def _add_data(commands: Subparsers) -> None:
 
 def _add_runs(commands: Subparsers) -> None:
     train = add_command(commands, "train", _train, "train one run with one seed", config=True)
-    evaluate = add_command(commands, "evaluate", _evaluate, "evaluate a trained run on a split", config=True)
+    evaluate = add_command(commands, "evaluate", alone(_evaluate), "evaluate a trained run on a split", config=True)
     summary = "write a trained run's predictions for some clips, to be looked at"
-    examples = add_command(commands, "examples", _examples, summary, config=True)
+    examples = add_command(commands, "examples", alone(_examples), summary, config=True)
     for parser in (train, evaluate, examples):
         parser.add_argument("--seed", type=int, required=True)
         parser.add_argument("--data", type=Path, required=True, help="prepared store")
@@ -88,22 +93,24 @@ def _add_runs(commands: Subparsers) -> None:
     )
     examples.add_argument("--overlays", type=Path, help="also write a PNG of each clip to this folder")
 
-    cost = add_command(commands, "cost", _cost, "count parameters and multiply-adds of a run", config=True)
+    cost = add_command(commands, "cost", alone(_cost), "count parameters and multiply-adds of a run", config=True)
     cost.add_argument("--out", type=Path, required=True, help="JSON file to write")
     for parser in (train, evaluate, examples, cost):
         add_source_options(parser, "methods", "tasks")
 
 
 def _add_tables(commands: Subparsers) -> None:
-    match = add_command(commands, "match", _match, "find sizes that match the trainable parameters of another method")
+    match = add_command(
+        commands, "match", alone(_match), "find sizes that match the trainable parameters of another method"
+    )
     match.add_argument("--requests", required=True, help="JSON text or file: for each name `config` and `target`")
     match.add_argument("--out", type=Path, required=True, help="JSON file to write")
 
-    table = add_command(commands, "table", _table, "write a table as Markdown, CSV and LaTeX")
+    table = add_command(commands, "table", alone(_table), "write a table as Markdown, CSV and LaTeX")
     table.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
     table.add_argument("--out", type=Path, required=True, help="path to write, without suffix")
 
-    figure = add_command(commands, "figure", _figure, "draw a figure of a table")
+    figure = add_command(commands, "figure", alone(_figure), "draw a figure of a table")
     figure.add_argument("--table", required=True, help="JSON text or the path of a JSON file")
     figure.add_argument("--figure", required=True, help="name of the figure in the table's file")
     figure.add_argument("--out", type=Path, required=True, help="SVG, PDF or PNG file to write")

@@ -6,20 +6,16 @@ Every job reads files and writes files; nothing else passes between jobs.
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import Timeout, UnixFileLock
 
 from lavish.config.hashing import digest
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
+from lavish.io.locks import locked
 from lavish.provenance import RECIPE_VERSION
 
 if TYPE_CHECKING:
@@ -99,33 +95,10 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
 
 def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out) as had_to_wait:
+    with locked(out) as had_to_wait:
         if had_to_wait and (out / "record.json").exists():
             return  # the process that held the lock has finished this very training
         _train(inputs, out)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder and yield whether another process held the lock: a training may outlive its workflow.
-
-    The kernel releases the lock when the process ends, even if it is killed.
-    """
-    lock = UnixFileLock(folder / "lock")
-    try:
-        lock.acquire(blocking=False)
-        had_to_wait = False
-    except Timeout:
-        print(f"another process is training in {folder}: waiting for it to end", file=sys.stderr)
-        lock.acquire()
-        had_to_wait = True
-    try:
-        yield had_to_wait
-    finally:
-        # While it is held: waiting processes notice that the file is gone and create a new one.
-        (folder / "lock").unlink(missing_ok=True)
-        lock.release()
 
 
 def _train(inputs: RunInputs, out: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -92,8 +92,12 @@ def full_disk(call: Call, rng: random.Random) -> Iterator[None]:
     """A file system with a few bytes left; the round's folder is a small tmpfs."""
     filler = call.folder / "filler"
     left = rng.choice([0, 4096, 65536, 1 << 20])
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(call.folder).free - left))
+    # Bit by bit, because the jobs take room at the same time.
+    with filler.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while file.write(bytes(65536)):
+                pass
+        file.truncate(max(0, file.tell() - left))
     try:
         yield
     finally:

@@ -68,7 +68,7 @@ def test_a_read_only_folder_is_one_message(inputs: list[str], disk: Path) -> Non
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     failed = train(inputs, disk / "run")
     assert failed.returncode == 1
-    assert f"lavish train: {disk / 'run'}: read-only file system: make it writable" in failed.stderr
+    assert f"lavish train: {disk / '.run.lock'}: read-only file system: make it writable" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 

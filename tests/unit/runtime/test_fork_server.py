@@ -196,8 +196,7 @@ class Waiting:
     """A training that waits for another one, which holds the lock of its folder."""
 
     def __init__(self, server: Server, out: Path, command: Sequence[str] = ("-c", HAND_OVER)) -> None:
-        out.mkdir()
-        self.lock = (out / "lock").open("w")
+        self.lock = out.with_name(f".{out.name}.lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         others = children(server.pid)
         files = ["--data", "absent", "--weights", "absent", "--out", str(out)]
@@ -208,7 +207,7 @@ class Waiting:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert "another process is training in" in self.said()
+        assert "another process is writing" in self.said()
         [self.pid] = children(server.pid) - others
 
     def said(self) -> str:
@@ -285,7 +284,7 @@ def test_a_command_is_repeated_after_the_server_was_killed(environment, tmp_path
     server.process.kill()
     assert waiting.said() == "lavish train: failed because the fork server ended; running it again without it\n"
     wait_for(lambda: not Path(f"/proc/{waiting.pid}").exists())
-    assert "another process is training in" in waiting.said()
+    assert "another process is writing" in waiting.said()
     waiting.lock.close()
     status, said = waiting.end()
     assert status == 1 and "absent" in said and "Traceback" not in said
