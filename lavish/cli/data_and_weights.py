@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from lavish.cli.arguments import WEIGHT_KINDS, Subparsers, add_command, alone, read_config
-from lavish.config.schema import BackboneConfig
+from lavish.config.schema import BackboneConfig, HubWeights
 from lavish.config.validation import parse
 from lavish.data.formats.official import OFFICIAL
 from lavish.errors import LavishError
@@ -16,7 +16,7 @@ from lavish.errors import LavishError
 def add_to(commands: Subparsers) -> None:
     """Add the commands to the parser of `lavish`."""
     _add_data(_actions(commands, "data", "check a data set on disk, unpack an archive"))
-    _add_weights(_actions(commands, "weights", "fetch weights, check a file of weights"))
+    _add_weights(_actions(commands, "weights", "fetch weights, pin those of the hub, check a file of weights"))
 
 
 def _actions(commands: Subparsers, name: str, summary: str) -> Subparsers:
@@ -61,7 +61,21 @@ def _add_weights(actions: Subparsers) -> None:
     fetch.add_argument("--sha256", help="with --model: checksum that the file must have")
     fetch.add_argument("--repository", help="with --model: hub repository (default: timm's own for the model)")
     fetch.add_argument("--filename", help="with --model: file of the repository (default: model.safetensors)")
+    fetch.add_argument(
+        "--frozen", action="store_true", help="only what is in config/weights.lock.yaml, or pinned by commit and sha256"
+    )
     fetch.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+
+    lock = add_command(
+        actions,
+        "lock",
+        _lock_weights,
+        "write the commits and checksums of a configuration's hub weights to config/weights.lock.yaml",
+    )
+    lock.add_argument(
+        "--configfile", type=Path, action="append", default=[], help="merged into config/config.yaml; may be repeated"
+    )
+    lock.add_argument("--update", action="store_true", help="take the newest state of all, not only of new files")
 
     check = add_command(
         actions, "check", _check_weights, "describe a weights file, and check whether it is the expected one"
@@ -95,6 +109,7 @@ def _unpack(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
+    from lavish.planning.weights_lock import WeightsLock
     from lavish.training.jobs import provide_weights
 
     pins = {key: getattr(options, key) for key in ("revision", "sha256", "repository", "filename")}
@@ -102,10 +117,27 @@ def _fetch_weights(options: argparse.Namespace) -> None:
     if options.config is not None:
         if pins:
             raise LavishError(f"--{next(iter(pins))} goes with --model; with --config it is a key of `weights`")
-        provide_weights(read_config(options.config, WEIGHT_KINDS[options.kind]), options.out)
-        return
-    values = {"model": options.model, "weights": {"source": "hub", **pins}}
-    provide_weights(parse(BackboneConfig, values, "--model"), options.out)
+        config = read_config(options.config, WEIGHT_KINDS[options.kind])
+    else:
+        config = parse(BackboneConfig, {"model": options.model, "weights": {"source": "hub", **pins}}, "--model")
+    if isinstance(config.weights, HubWeights):
+        model = config.model if isinstance(config, BackboneConfig) else config.kind
+        pinned = WeightsLock(ask_hub=True, frozen=options.frozen).pinned(config.weights, model)
+        config = config.model_copy(update={"weights": pinned})
+    provide_weights(config, options.out)
+
+
+def _lock_weights(options: argparse.Namespace) -> None:
+    from lavish.planning.experiments import weights_on_hub
+    from lavish.planning.weights_lock import WeightsLock
+
+    lock = WeightsLock(ask_hub=True, update=options.update)
+    known = set(lock.entries)
+    for weights, model in weights_on_hub([Path("config/config.yaml"), *options.configfile]):
+        lock.pinned(weights, model)
+    for name, entry in lock.entries.items():
+        what = "kept" if name not in lock.written else "updated" if name in known else "added"
+        print(f"{what:8}{name}  commit {entry.revision[:8]}  sha256 {entry.sha256[:8]}")
 
 
 def _check_weights(options: argparse.Namespace) -> None:

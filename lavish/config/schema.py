@@ -155,7 +155,7 @@ class PretrainConfig(Config):
 
 
 class HubWeights(Config):
-    """Weights from the model hub, pinned by the timm name with its tag (in `model`), revision and sha256."""
+    """Weights from the model hub; config/weights.lock.yaml pins them to a commit and a sha256."""
 
     source: Literal["hub"] = "hub"
     repository: str | None = Field(default=None, description="Hub repository; by default timm's own for the model.")
@@ -482,6 +482,11 @@ class WorkflowConfig(Config):
     )
     jobs_per_gpu: int = Field(
         default=1, ge=1, description="Jobs that share a GPU of this machine; a small backbone leaves most of it idle."
+    )
+    frozen_weights: bool = Field(
+        default=False,
+        description="Refuse weights from the model hub that are neither in config/weights.lock.yaml nor pinned by a "
+        "commit and a sha256.",
     )
     fork_server: bool = Field(
         default=True,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing, write_text
 from lavish.io.checksums import check_sha256, sha256_of
+from lavish.io.hub import HubFile, download
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -144,28 +145,13 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
     An interrupted download is resumed, and an `out` that already has the pinned sha256 is kept. `model` is the
     timm name with its tag; the repository defaults to timm's.
     """
-    repository = weights.repository or f"timm/{model}"
-    facts = {"source": "hub", "repository": repository, "revision": weights.revision, "model": model}
+    file = HubFile(weights.repository or f"timm/{model}", weights.filename, weights.revision)
+    facts = {"source": "hub", "repository": file.repository, "revision": file.revision, "model": model}
     if weights.sha256 and out.is_file() and sha256_of(out) == weights.sha256.lower():
         read_weights(out, only_header=True)
         describe_weights(out, facts)
         return
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        cached = Path(hf_hub_download(repository, weights.filename, revision=weights.revision))
-    except LocalEntryNotFoundError as error:
-        raise LavishError(
-            f"the model hub is out of reach and {repository}/{weights.filename} is not in its cache ({error}); fetch "
-            "the file where there is a network and give it as `weights: {source: file, path: ...}`"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise LavishError(
-            f"{repository}/{weights.filename} at revision {weights.revision} could not be fetched: {first}; check "
-            "weights.repository, weights.filename and weights.revision, or give a local file"
-        ) from None
+    cached = download(file)
     read_weights(cached, only_header=True)
     check_sha256(cached, weights.sha256, "weights.sha256")
     with replacing(out) as temporary:

@@ -16,7 +16,7 @@ from typing import Any
 from lavish.config.measures import Measure
 from lavish.config.merging import merge
 from lavish.config.options import task_measures
-from lavish.config.schema import RunConfig, WorkflowConfig
+from lavish.config.schema import HubWeights, RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.yaml_files import read_yaml
@@ -27,6 +27,7 @@ from lavish.planning.tables.captions import describe_matches, describe_run, desc
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
 from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
+from lavish.planning.weights_lock import WeightsLock
 
 TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
@@ -145,7 +146,11 @@ class Experiments:
 
 
 def load(
-    files: Sequence[Path], overrides: Mapping[str, Any] | None = None, *, trust_checksums: bool = False
+    files: Sequence[Path],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    trust_checksums: bool = False,
+    ask_hub: bool = False,
 ) -> Experiments:
     """Read configuration files, merge each into the previous ones, and resolve every table.
 
@@ -153,21 +158,52 @@ def load(
         files: YAML files, merged by :func:`lavish.config.merging.merge`.
         overrides: values from the command line, merged last.
         trust_checksums: see :class:`lavish.planning.identities.Identities`.
+        ask_hub: see :class:`lavish.planning.weights_lock.WeightsLock`.
 
     Raises:
         LavishError: naming file, row and key of the first mistake. Missing inputs are only an error when a table that
             needs them is requested.
     """
+    return _resolver(files, overrides or {}, trust_checksums=trust_checksums, ask_hub=ask_hub).resolve()
+
+
+def weights_on_hub(files: Sequence[Path]) -> list[tuple[HubWeights, str]]:
+    """Return the weights from the model hub that the results of a configuration need, each with the model's name.
+
+    Data need not be there.
+
+    Raises:
+        LavishError: naming file, row and key of the first mistake.
+    """
+    resolver = _resolver(files, {})
+    found: dict[str, tuple[HubWeights, str]] = {}
+    for draft in resolver.drafts():
+        if not needs_results(draft.table.columns):
+            continue
+        for config in (config for variant in draft.variants.values() for config in variant.configs.values()):
+            encoder = config.audio_encoder
+            users = [(config.backbone.weights, config.backbone.model)]
+            users += [(encoder.weights, encoder.kind)] if encoder is not None and encoder.use != "none" else []
+            for weights, model in users:
+                if isinstance(weights, HubWeights):
+                    found[f"{model} {weights}"] = (weights, model)
+    return list(found.values())
+
+
+def _resolver(
+    files: Sequence[Path], overrides: Mapping[str, Any], *, trust_checksums: bool = False, ask_hub: bool = False
+) -> _Resolver:
     base = _read_yaml(files[0])
     values = base
     for file in files[1:]:
         values = merge(values, _read_yaml(file))
     where = " + ".join(str(file) for file in files)
-    config = parse(WorkflowConfig, merge(values, overrides or {}), where)
+    config = parse(WorkflowConfig, merge(values, overrides), where)
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
-    return _Resolver(config, where, base, files[0], trust_checksums=trust_checksums).resolve()
+    lock = WeightsLock(ask_hub=ask_hub, frozen=config.frozen_weights)
+    return _Resolver(config, where, base, files[0], Identities(trust_checksums=trust_checksums, lock=lock))
 
 
 def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
@@ -185,11 +221,11 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
 
 class _Resolver:
     def __init__(
-        self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path, *, trust_checksums: bool
+        self, config: WorkflowConfig, where: str, base: Mapping[str, Any], base_file: Path, identities: Identities
     ) -> None:
         self.config, self.where = config, where
         self.base, self.base_file = base, base_file
-        self.identities = Identities(trust_checksums=trust_checksums)
+        self.identities = identities
         self.experiments = Experiments(
             seeds=config.seeds,
             device=config.device,
@@ -201,13 +237,16 @@ class _Resolver:
             weights=self.identities.weights,
         )
 
-    def resolve(self) -> Experiments:
+    def drafts(self) -> list[Draft]:
         files = {name: TABLES / f"{name}.yaml" for name in self.config.tables}
         for name, file in files.items():
             if not file.is_file():
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
-        drafts = [self._draft(name, file) for name, file in files.items()]
+        return [self._draft(name, file) for name, file in files.items()]
+
+    def resolve(self) -> Experiments:
+        drafts = self.drafts()
         matches = sizes({name: one for draft in drafts for name, one in draft.requests().items()})
         for draft in drafts:
             self._table(draft.with_sizes(matches))

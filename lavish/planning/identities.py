@@ -22,6 +22,7 @@ from lavish.config.schema import (
     DataConfig,
     FileWeights,
     FolderAssetsConfig,
+    HubWeights,
     RunConfig,
     Split,
 )
@@ -30,6 +31,7 @@ from lavish.data.formats.official import OFFICIAL
 from lavish.errors import LavishError
 from lavish.io.checksum_cache import Checksums
 from lavish.io.checksums import check_sha256
+from lavish.planning.weights_lock import WeightsLock
 from lavish.provenance import RECIPE_VERSION
 
 CHECKSUMS = Path(".snakemake/lavish-checksums.json")
@@ -94,19 +96,21 @@ class Identities:
     Args:
         trust_checksums: take known checksums of data and weights without looking at the files, as jobs on other
             machines do.
+        lock: pins weights from the model hub; by default the lock file, without asking the hub.
 
     Attributes:
         needs_inputs: whether data and weights must exist and are part of identities; false for tables of costs.
         runs, data, composed, weights: everything named so far.
     """
 
-    def __init__(self, *, trust_checksums: bool = False) -> None:
+    def __init__(self, *, trust_checksums: bool = False, lock: WeightsLock | None = None) -> None:
         self.needs_inputs = True
         self.runs: dict[str, Run] = {}
         self.data: dict[str, DataSet] = {}
         self.composed: dict[str, DataSet] = {}
         self.weights: dict[str, Weights] = {}
         self._checksums = Checksums(CHECKSUMS, trusted=trust_checksums)
+        self._lock = WeightsLock() if lock is None else lock
 
     def run(self, config: RunConfig) -> Run:
         """Return the run of a resolved configuration."""
@@ -207,6 +211,12 @@ class Identities:
                 except LavishError as error:
                     raise MissingInput(str(error), f"weights differ from the pinned ones: {source.path}") from None
                 source = source.model_copy(update={"sha256": measured})
+        elif isinstance(source, HubWeights) and self.needs_inputs:
+            model = config.model if isinstance(config, BackboneConfig) else config.kind
+            try:
+                source = self._lock.pinned(source, model)
+            except LavishError as error:
+                raise MissingInput(str(error), f"weights not pinned: {source.repository or model}") from None
         # Settings of how weights are used are removed, so that rows which differ in them share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
@@ -216,7 +226,9 @@ class Identities:
             kind, model = "audio_encoder", config.kind
             spec, code = chosen_options("audio_encoders", model, config.spec), code_digest("audio_encoders", model)
             config = AudioEncoderConfig(kind=config.kind, spec=spec, code=code, weights=source)
-        content = config.model_dump(mode="json", exclude={"weights": {"path"}}, exclude_defaults=True)
+        # Once the checksum is known, the place says nothing more.
+        places = {"path"} if source.source != "hub" or source.sha256 is None else {"repository", "filename", "revision"}
+        content = config.model_dump(mode="json", exclude={"weights": places}, exclude_defaults=True)
         name = f"{model}-{digest(kind, content, source.source, RECIPE_VERSION)}"
         return self.weights.setdefault(name, Weights(name, kind, config))
 

@@ -52,7 +52,12 @@ config_files = [
 ]
 # A job on another machine parses all this again. It trusts the checksums that the workflow has just computed: hundreds of
 # jobs must not ask a shared file system about every file of a data set.
-plan = functools.partial(load, trust_checksums=not workflow.is_main_process)
+# Neither it nor a dry run asks the model hub what the revisions of weights stand for.
+plan = functools.partial(
+    load,
+    trust_checksums=not workflow.is_main_process,
+    ask_hub=workflow.is_main_process and not workflow.output_settings.dryrun,
+)
 experiments = or_stop(plan, config_files, workflow.config_settings.config)
 
 # Where the workflow writes what each table and figure shows.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lavish.config.options import budget_option, has_sites, is_cross_modal
-from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
+from lavish.config.schema import BackboneConfig, DataConfig, HubWeights, RunConfig
 from lavish.planning.identities import Run, without_places
 from lavish.planning.parameter_budgets import Match
 from lavish.planning.published_practice import deviations
@@ -110,10 +110,15 @@ def _describe_data(data: DataConfig) -> str:
 
 def _describe_weights(model: str, config: BackboneConfig) -> str:
     sizes = ", ".join(f"{key} {value}" for key, value in config.spec.items())
+    weights = config.weights
     source = {
-        "hub": "weights from the model hub",
+        "hub": f"weights from the model hub{_short(weights.sha256) if isinstance(weights, HubWeights) else ''}",
         "file": "weights from a file",
         "pretrain": "pretrained in the workflow",
         "random": "untrained",
-    }[config.weights.source]
+    }[weights.source]
     return f"{model} ({sizes}; {source})" if sizes else f"{model} ({source})"
+
+
+def _short(sha256: str | None) -> str:
+    return "" if sha256 is None else f", sha256 {sha256[:8]}"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 import shutil
-import socket
 import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,11 +19,7 @@ from lavish.config.schema import FileWeights
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
 from lavish.models.weights import read_weights, take_file, write_weights
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-# The command `lavish` without the pauses between retries of the hub's client.
-FETCH = "import sys, time; time.sleep = lambda _: None; from lavish.cli.main import main; sys.exit(main())"
+from tests.hub import Hub, serve
 
 
 def small_file(path: Path) -> Path:
@@ -81,84 +72,39 @@ def test_a_wrong_checksum_is_an_error_with_both_values(tmp_path):
     assert not out.exists()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A stand-in of the model hub with one repository and one file."""
-
-    content = b""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        if self.path != f"/timm/vit_tiny_patch16_224.test/resolve/{REVISION}/model.safetensors":
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", REVISION)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(self.content)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path):
-    Hub.content = small_file(tmp_path / "hub.safetensors").read_bytes()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serve(Hub(small_file(tmp_path / "hub.safetensors").read_bytes())) as hub:
+        yield hub
 
 
-def fetch(endpoint: str, tmp_path: Path, **weights: str) -> subprocess.CompletedProcess[str]:
-    config = {"model": "vit_tiny_patch16_224.test", "weights": {"source": "hub", "revision": REVISION, **weights}}
-    return fetch_with(endpoint, tmp_path, "--config", json.dumps(config))
+def fetch(hub: Hub, folder: Path, *arguments: str, reachable: bool = True) -> subprocess.CompletedProcess[str]:
+    return hub.lavish(folder, "weights", "fetch", *arguments, "--out", "out.safetensors", reachable=reachable)
 
 
-def fetch_with(endpoint: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", FETCH, "weights", "fetch", *arguments, "--out", str(tmp_path / "out.safetensors")],
-        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def configured(hub: Hub, **weights: str) -> tuple[str, str]:
+    weights = {"source": "hub", "revision": hub.revision, **weights}
+    return "--config", json.dumps({"model": "vit_tiny_patch16_224.test", "weights": weights})
 
 
 def test_fetched_weights_are_checked_and_described(hub, tmp_path):
-    expected = hashlib.sha256(Hub.content).hexdigest()
-    done = fetch(hub, tmp_path, sha256=expected)
+    done = fetch(hub, tmp_path, *configured(hub, sha256=hub.sha256))
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "out.json").read_text())
-    assert facts["sha256"] == expected
-    assert facts["revision"] == REVISION
+    assert facts["sha256"] == hub.sha256
+    assert facts["revision"] == hub.revision
     assert facts["repository"] == "timm/vit_tiny_patch16_224.test"
 
 
 def test_fetched_weights_with_a_wrong_checksum_are_refused(hub, tmp_path):
-    done = fetch(hub, tmp_path, sha256="f" * 64)
+    done = fetch(hub, tmp_path, *configured(hub, sha256="f" * 64))
     assert done.returncode == 1
     assert "weights.sha256 says " + "f" * 64 in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_an_unreachable_hub_is_one_error_message(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-    done = fetch(endpoint, tmp_path)
+def test_an_unreachable_hub_is_one_error_message(hub, tmp_path):
+    done = fetch(hub, tmp_path, *configured(hub, sha256=hub.sha256), reachable=False)
     assert done.returncode == 1
     assert "the model hub is out of reach" in done.stderr
     assert "weights: {source: file, path: ...}" in done.stderr
@@ -166,26 +112,25 @@ def test_an_unreachable_hub_is_one_error_message(tmp_path):
 
 
 def test_a_missing_file_on_the_hub_is_one_error_message(hub, tmp_path):
-    done = fetch(hub, tmp_path, filename="absent.safetensors")
+    done = fetch(hub, tmp_path, *configured(hub, filename="absent.safetensors"))
     assert done.returncode == 1
     assert "could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_fetching_by_model_name(hub, tmp_path):
-    expected = hashlib.sha256(Hub.content).hexdigest()
-    arguments = ["--model", "vit_tiny_patch16_224.test", "--revision", REVISION, "--sha256", expected]
-    done = fetch_with(hub, tmp_path, *arguments)
+    arguments = ["--model", "vit_tiny_patch16_224.test", "--revision", hub.revision, "--sha256", hub.sha256]
+    done = fetch(hub, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "out.json").read_text())["sha256"] == expected
-    # A pinned file that is complete is not requested again: this address does not answer, and the cache is empty.
-    shutil.rmtree(tmp_path / "cache")
-    done = fetch_with("http://127.0.0.1:9", tmp_path, *arguments)
+    assert json.loads((tmp_path / "out.json").read_text())["sha256"] == hub.sha256
+    # A pinned file that is complete is not requested again: the hub does not answer, and the cache is empty.
+    shutil.rmtree(tmp_path / "hub_cache")
+    done = fetch(hub, tmp_path, *arguments, reachable=False)
     assert done.returncode == 0, done.stderr
     (tmp_path / "out.safetensors").write_bytes(b"half")
-    done = fetch_with(hub, tmp_path, *arguments)
+    done = fetch(hub, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.safetensors").read_bytes() == Hub.content
+    assert (tmp_path / "out.safetensors").read_bytes() == hub.content
 
 
 def test_revision_is_refused_with_a_configuration(capsys, tmp_path):
