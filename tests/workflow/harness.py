@@ -40,6 +40,7 @@ case $command in
   fork-server) echo "$socket" >> server.txt; echo ready; cat > /dev/null; echo ended >> server.txt ;;
   *) leave "$out" ;;
 esac
+if [ "${HANG_AFTER:-}" = "$command" ]; then sleep 60; fi
 """
 
 TABLE = {

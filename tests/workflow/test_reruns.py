@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 from harness import ROOT, Workflow
 
@@ -164,6 +165,23 @@ def test_a_second_call_in_the_same_folder_is_refused(edited: Workflow) -> None:
         refused = edited.call("results/table_small.md")
     assert refused.returncode != 0
     assert "Another Snakemake is running in this folder" in refused.stdout
+
+
+@pytest.mark.parametrize(("command", "output"), [("prepare", "train/store.json"), ("pretrain", "*.safetensors")])
+def test_what_depends_on_incomplete_outputs_is_made_by_the_next_call(
+    tmp_path: Path, command: str, output: str
+) -> None:
+    """Snakemake alone would make the incomplete outputs again, and nothing else."""
+    workflow = Workflow.with_small_table(tmp_path)
+    call = workflow.start("results/table_small.md", HANG_AFTER=command)
+    while not list((tmp_path / "results").rglob(output)):
+        assert call.poll() is None
+        time.sleep(0.05)
+    os.killpg(call.pid, signal.SIGKILL)
+    call.communicate()
+    result = workflow.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "results/table_small.md").exists()
 
 
 def test_a_killed_call_is_resumed_by_the_next_one(edited: Workflow) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import sysconfig
 import time
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -130,9 +131,26 @@ def leave_the_future():
                     os.utime(file, (now, now))
 
 
+def remove_incomplete():
+    """Remove the outputs that killed jobs left, as Snakemake would do before it makes them again.
+
+    While they exist, Snakemake makes only them, without what depends on them: it takes for granted that such jobs are
+    run as well, and then leaves them out because their inputs are marked `ancient`.
+    """
+    notes = Path(".snakemake/incomplete")
+    for note in [path for path in notes.rglob("*") if path.is_file()]:
+        parts = note.relative_to(notes).parts  # those of a long name begin with @
+        with contextlib.suppress(ValueError, OSError):
+            output = Path(urlsafe_b64decode("".join(part.removeprefix("@") for part in parts)).decode())
+            if output.is_dir():
+                shutil.rmtree(output)
+            else:
+                output.unlink()
+
+
 def prepared(function):
-    """Take the lock, share the GPUs among jobs on this machine and correct the times of files before a function of the
-    workflow writes or deletes something. Dry runs and the jobs themselves do none of this.
+    """Take the lock, share the GPUs among jobs on this machine, correct the times of files and remove incomplete ones
+    before a function of the workflow writes or deletes something. Dry runs and the jobs themselves do none of this.
     """
 
     @functools.wraps(function)
@@ -142,6 +160,8 @@ def prepared(function):
         if workflow.is_main_process and not dry:
             take_lock()
             leave_the_future()
+            if plugin and not (plugin.common_settings.touch_exec or workflow.execution_settings.ignore_incomplete):
+                remove_incomplete()
             if plugin and plugin.common_settings.local_exec:
                 share_gpus()
         return function(*arguments, **options)
