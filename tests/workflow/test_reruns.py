@@ -168,9 +168,7 @@ def test_a_second_call_in_the_same_folder_is_refused(edited: Workflow) -> None:
 
 
 @pytest.mark.parametrize(("command", "output"), [("prepare", "train/store.json"), ("pretrain", "*.safetensors")])
-def test_what_depends_on_incomplete_outputs_is_made_by_the_next_call(
-    tmp_path: Path, command: str, output: str
-) -> None:
+def test_what_depends_on_incomplete_outputs_is_made_by_the_next_call(tmp_path: Path, command: str, output: str) -> None:
     """Snakemake alone would make the incomplete outputs again, and nothing else."""
     workflow = Workflow.with_small_table(tmp_path)
     call = workflow.start("results/table_small.md", HANG_AFTER=command)
