@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 # Stamps that carry a checksum: a changed lock makes a new environment, a changed pyproject.toml installs lavish again.
 checksum = $(shell $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:16])' $(1))
 PACKAGES := $(VENV)/packages-$(call checksum,requirements.lock)
+SLURM := $(abspath $(VENV))/slurm-$(call checksum,profiles/slurm/requirements.txt)
 READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
 
 # Tests and tools share the machine by processes, not by threads.
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test test-faults check reference format schemas lock
+.PHONY: help environment table smoke test test-faults test-cluster check reference format schemas lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +38,9 @@ ROUNDS ?= 200
 SEED ?= 0
 test-faults: $(READY)  ## ROUNDS rounds of a small workflow, with a fault in each
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults
+
+test-cluster: $(READY) $(SLURM)  ## a table on a Slurm cluster, with jobs and a node that die; root starts one if necessary
+	PYTHONPATH=$(SLURM) $(BIN)/python -m pytest --numprocesses=0 -s tests/cluster
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -72,6 +76,9 @@ $(PACKAGES):
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements.lock || \
 	    $(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
 	touch $@
+
+$(SLURM): | $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ --requirement profiles/slurm/requirements.txt
 
 $(READY): $(PACKAGES)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
