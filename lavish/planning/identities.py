@@ -34,6 +34,9 @@ from lavish.io.checksums import check_sha256
 from lavish.planning.weights_lock import WeightsLock
 from lavish.provenance import RECIPE_VERSION
 
+# Where weights are, as opposed to what they are.
+_PLACES = {"path", "repository", "filename", "revision"}
+
 CHECKSUMS = Path(".snakemake/lavish-checksums.json")
 
 
@@ -226,8 +229,8 @@ class Identities:
             kind, model = "audio_encoder", config.kind
             spec, code = chosen_options("audio_encoders", model, config.spec), code_digest("audio_encoders", model)
             config = AudioEncoderConfig(kind=config.kind, spec=spec, code=code, weights=source)
-        # Once the checksum is known, the place says nothing more.
-        places = {"path"} if source.source != "hub" or source.sha256 is None else {"repository", "filename", "revision"}
+        # A file of the hub is identified by its place only as long as nobody has asked for its checksum.
+        places = {"path"} if isinstance(source, HubWeights) and source.sha256 is None else _PLACES
         content = config.model_dump(mode="json", exclude={"weights": places}, exclude_defaults=True)
         name = f"{model}-{digest(kind, content, source.source, RECIPE_VERSION)}"
         return self.weights.setdefault(name, Weights(name, kind, config))
@@ -277,8 +280,8 @@ def without_places(config: RunConfig) -> dict[str, Any]:
         mode="json",
         exclude={
             "data": {"name": True, "root": True, "max_lost": True, "compose": {"assets": {"root"}}},
-            "backbone": {"weights": {"path"}},
-            "audio_encoder": {"weights": {"path"}},
+            "backbone": {"weights": _PLACES},
+            "audio_encoder": {"weights": _PLACES},
             "adapter": {"source"},
             "task": {"source"},
         },

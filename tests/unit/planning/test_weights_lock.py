@@ -12,10 +12,12 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from lavish.config.schema import HubWeights
+from lavish.config.schema import BackboneConfig, HubWeights
 from lavish.errors import LavishError
 from lavish.io.hub import HubFile, HubUnreachable
 from lavish.planning import weights_lock
+from lavish.planning.experiments import task_defaults
+from lavish.planning.identities import Identities, without_places
 from lavish.planning.weights_lock import LOCK, WeightsLock
 from tests.hub import Hub, serve
 
@@ -160,3 +162,16 @@ def test_a_damaged_lock_is_one_message(folder: Path, content: str, message: str)
     (folder / LOCK).write_text(content)
     with pytest.raises(LavishError, match=message):
         WeightsLock(folder / LOCK)
+
+
+def test_the_content_names_a_run_and_the_commit_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = task_defaults([ROOT / "config/config.yaml"], "event_localization")
+    backbone = BackboneConfig(model="vit_tiny_patch16_224.augreg_in21k", weights=HubWeights())
+    runs = []
+    for commit, sha256 in (("a", "b"), ("c", "b"), ("c", "d")):
+        Answers(monkeypatch, (commit * 40, sha256 * 64))
+        lock = WeightsLock(folder / LOCK, ask_hub=True, update=True)
+        runs.append(Identities(lock=lock).run(config.model_copy(update={"backbone": backbone})))
+    older, moved, newer = runs
+    assert older.name == moved.name != newer.name
+    assert without_places(older.config) == without_places(moved.config) != without_places(newer.config)
