@@ -262,7 +262,7 @@ def _open(archive: Path, folder: Path) -> Iterator[Iterator[_Member]]:
 def _no_archive(archive: Path, start: bytes) -> LavishError:
     if (download := instead_of_file(start)) is not None:
         return LavishError(f"{archive} is {download}")
-    if _is_part(archive, start):
+    if _PART.search(archive.name) or _is_part(archive, start):
         return _a_part(archive)
     for signature, name in _OTHER_FORMATS.items():
         if start.startswith(signature):
