@@ -33,8 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     if nobody reads the output any more.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show must not stop a command
+        # What the terminal cannot show must not stop a command. In a forked process, the server has done it.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            stream.reconfigure(errors="backslashreplace")
     command = "lavish"
     try:
         try:
