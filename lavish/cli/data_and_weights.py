@@ -106,6 +106,8 @@ def _unpack(options: argparse.Namespace) -> None:
     done = unpack(options.archive, options.out, max_bytes=int(options.max_gigabytes * 1e9))
     state = "already unpacked, nothing to do" if done.earlier else "unpacked"
     print(f"{options.out}: {done.files} files, {done.size / 1e6:.1f} MB, {state}")
+    for remark in done.remarks:
+        print(f"remark: {remark}")
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:

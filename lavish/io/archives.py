@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import json
 import lzma
+import re
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,13 +29,19 @@ from tqdm import tqdm
 
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
+from lavish.io.downloads import instead_of_file
 
 MARK = ".unpacked.json"
 """File in an unpacked folder: the archive's sha256 and the size of every file. Hidden, so readers ignore it."""
 
 MAX_MEMBERS = 5_000_000
 _CHUNK = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK00")
+_OTHER_FORMATS = {b"7z\xbc\xaf": "7z", b"Rar!": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
+_PART = re.compile(r"\.(z\d\d|\d{2,3})$", re.IGNORECASE)
+_END_OF_ZIP = b"PK\x05\x06"
+_END_OF_ZIP_REACH = 22 + 65535  # the record itself and the comment behind it
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Unpacked:
     files: int
     size: int
     earlier: bool
+    remarks: tuple[str, ...] = ()
+    """What is odd about the names of the files."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class _Member:
     name: str
     size: int
     open: Callable[[], IO[bytes]] | None
+    garbled: bool = False
+    """Whether the name is probably not what its author saw, because the archive does not say how it is encoded."""
 
 
 def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
@@ -77,11 +90,11 @@ def unpack(archive: Path, out: Path, *, max_bytes: int) -> Unpacked:
     out.parent.mkdir(parents=True, exist_ok=True)
     limit = min(max_bytes, shutil.disk_usage(out.parent).free)
     with _partial_folder(out) as folder:
-        sizes = _write_members(archive, folder, limit)
-        mark = {"archive": archive.name, "sha256": checksum, "files": sizes}
+        sizes, remarks = _write_members(archive, folder, limit)
+        mark = {"archive": archive.name, "sha256": checksum, "files": sizes, "remarks": remarks}
         (folder / MARK).write_text(json.dumps(mark, indent=0) + "\n", encoding="utf-8")
         folder.rename(out)  # over an empty folder at most
-    return Unpacked(len(sizes), sum(sizes.values()), earlier=False)
+    return Unpacked(len(sizes), sum(sizes.values()), earlier=False, remarks=tuple(remarks))
 
 
 def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
@@ -94,7 +107,7 @@ def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
         return None
     try:
         mark = json.loads((out / MARK).read_text(encoding="utf-8"))
-        sizes: dict[str, int] = mark["files"]
+        sizes: dict[str, int] = dict(mark["files"])
         same = mark["sha256"] == checksum
     except (OSError, ValueError, KeyError, TypeError):
         raise LavishError(f"{out} holds other files, not an unpacked archive: give another --out") from None
@@ -108,7 +121,7 @@ def _earlier(out: Path, archive: Path, checksum: str) -> Unpacked | None:
             f"{out}: {len(changed)} of the {len(sizes)} files of {archive.name} are gone or have another length "
             f"('{changed[0]}'): remove the folder and unpack again, or give another --out"
         )
-    return Unpacked(len(sizes), sum(sizes.values()), earlier=True)
+    return Unpacked(len(sizes), sum(sizes.values()), earlier=True, remarks=tuple(mark.get("remarks", ())))
 
 
 def _size(path: Path) -> int | None:
@@ -142,10 +155,12 @@ def _partial_folder(out: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
-    """Write all files of an archive to an empty folder; return their sizes by name."""
+def _write_members(archive: Path, folder: Path, limit: int) -> tuple[dict[str, int], list[str]]:
+    """Write all files of an archive to an empty folder; return their sizes by name, and remarks on the names."""
     sizes: dict[str, int] = {}
+    garbled: list[str] = []
     total = 0
+    member = None
     try:
         with _open(archive, folder) as members, tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None) as bar:
             for number, member in enumerate(members):
@@ -167,14 +182,22 @@ def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
                 if written != member.size:
                     raise LavishError(f"{archive}: '{member.name}' is cut off: get the archive again")
                 sizes[str(path)] = written
+                if member.garbled:
+                    garbled.append(str(path))
                 bar.update(written)
     except (FileExistsError, NotADirectoryError):
+        assert member is not None
         raise LavishError(f"{archive}: '{member.name}' comes twice, or is both a file and a folder") from None
     except _DAMAGED as error:
         raise LavishError(f"{archive}: damaged archive ({error}): get it again") from None
     except UnicodeError:
-        raise LavishError(f"{archive}: {member.name!r} is not a valid name on this file system") from None
-    except RuntimeError as error:  # what zipfile says of an encrypted member
+        what = "a name" if member is None else repr(member.name)
+        raise LavishError(f"{archive}: {what} is not valid text, or no valid name on this file system") from None
+    except NotImplementedError as error:
+        raise LavishError(
+            f"{archive}: {_lower(error)}; the archive is not damaged: unpack it with unzip or 7z"
+        ) from None
+    except RuntimeError as error:  # what zipfile says of a compression that this Python was built without
         raise LavishError(f"{archive}: {error}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -182,16 +205,38 @@ def _write_members(archive: Path, folder: Path, limit: int) -> dict[str, int]:
         raise LavishError(f"{archive}: {error.strerror or error}") from None
     if not sizes:
         raise LavishError(f"{archive}: no file in it")
-    return sizes
+    return sizes, _remarks(sizes, garbled)
+
+
+def _remarks(names: Iterable[str], garbled: list[str]) -> list[str]:
+    remarks = []
+    if garbled:
+        remarks.append(
+            f"{len(garbled)} names are not in the encoding that the archive implies and are probably garbled "
+            f"(the first: {garbled[0]!r}): if so, unpack with `unzip -O ENCODING` or 7z"
+        )
+    forms = Counter(unicodedata.normalize("NFC", name) for name in names if not name.isascii())
+    alike = [name for name, count in forms.items() if count > 1]
+    if alike:
+        remarks.append(
+            f"{len(alike)} names occur in several Unicode forms that look the same (the first: {alike[0]!r})"
+        )
+    return remarks
+
+
+def _lower(error: Exception) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:
     """Return the path of a member below the folder; LavishError for a name that could leave it."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or str(path) == MARK:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or path.parts[:1] == (MARK,):
         raise LavishError(
-            f"{archive}: the entry {name!r} is not a path below the folder (an absolute path, '..', a backslash): "
-            "refused, nothing was unpacked; get the archive from its authors"
+            f"{archive}: the entry {name!r} is not a path below the folder (an absolute path, '..', a backslash), or "
+            f"has the name {MARK}, which unpacking needs: refused, nothing was unpacked; get the archive from its "
+            "authors"
         )
     return path
 
@@ -199,17 +244,52 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
 @contextmanager
 def _open(archive: Path, folder: Path) -> Iterator[Iterator[_Member]]:
     with archive.open("rb") as file:
-        start = file.read(4)
-    if start in (b"PK\x03\x04", b"PK\x05\x06"):
+        start = file.read(512)
+    if start.startswith(_ZIP):
+        if _is_part(archive, start):
+            raise _a_part(archive)
         with zipfile.ZipFile(archive) as opened:
             yield _zip_members(archive, opened)
         return
     try:
         tar = tarfile.open(archive)  # noqa: SIM115
     except tarfile.ReadError:
-        raise LavishError(f"{archive}: neither a zip nor a tar archive") from None
+        raise _no_archive(archive, start) from None
     with tar:
         yield _tar_members(archive, tar, folder)
+
+
+def _no_archive(archive: Path, start: bytes) -> LavishError:
+    if (download := instead_of_file(start)) is not None:
+        return LavishError(f"{archive} is {download}")
+    if _PART.search(archive.name) or _is_part(archive, start):
+        return _a_part(archive)
+    for signature, name in _OTHER_FORMATS.items():
+        if start.startswith(signature):
+            return LavishError(f"{archive}: the format {name} is not supported: unpack it with 7z")
+    return LavishError(f"{archive}: neither a zip nor a tar archive")
+
+
+def _a_part(archive: Path) -> LavishError:
+    return LavishError(
+        f"{archive} is a part of a split archive: put all parts into one folder and unpack them with 7z, or join "
+        "them first (.zip.001, .zip.002, ...: `cat NAME.zip.* > NAME.zip`; .z01, ..., .zip: "
+        "`zip -s 0 NAME.zip --out ONE.zip`)"
+    )
+
+
+def _is_part(archive: Path, start: bytes) -> bool:
+    """Return whether a file is a part of a split zip archive, of which only the last has the record at its end."""
+    if start.startswith(b"PK\x07\x08"):
+        return True
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - _END_OF_ZIP_REACH))
+        tail = file.read()
+    end = tail.rfind(_END_OF_ZIP)
+    if end < 0:
+        return _PART.search(archive.name) is not None
+    disk = int.from_bytes(tail[end + 4 : end + 6], "little")
+    return disk not in (0, 0xFFFF)  # the latter stands for a number in the record of a large archive
 
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -217,10 +297,15 @@ def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _no_plain_file(archive, info.filename)
+        if info.flag_bits & 1:
+            raise LavishError(f"{archive}: '{info.filename}' is encrypted: unpack it with unzip or 7z and its password")
         if info.is_dir():
             yield _Member(info.filename, 0, None)
         else:
-            yield _Member(info.filename, info.file_size, _opener(opened.open, info))
+            # zipfile reads names that are not marked as UTF-8 in the encoding of DOS: symbols mean that it is another.
+            garbled = not info.flag_bits & 0x800 and not all(c.isascii() or c.isalpha() for c in info.filename)
+            opener = _opener(opened.open, info)
+            yield _Member(info.filename, info.file_size, opener, garbled or "\ufffd" in info.filename)
 
 
 def _tar_members(archive: Path, opened: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
@@ -232,7 +317,8 @@ def _tar_members(archive: Path, opened: tarfile.TarFile, folder: Path) -> Iterat
         if info.isdir():
             yield _Member(info.name, 0, None)
         else:
-            yield _Member(info.name, info.size, _opener(opened.extractfile, info))
+            garbled = any("\ud800" <= c <= "\udfff" or c == "\ufffd" for c in info.name)  # bytes that are not UTF-8
+            yield _Member(info.name, info.size, _opener(opened.extractfile, info), garbled)
         opened.members = []  # type: ignore[attr-defined]  # keep no list of a million members in memory
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing, write_text
 from lavish.io.checksums import check_sha256, sha256_of
+from lavish.io.downloads import instead_of_file
 from lavish.io.hub import HubFile, download
 
 if TYPE_CHECKING:
@@ -25,47 +26,97 @@ def read_weights(path: Path, *, only_header: bool = False) -> dict[str, Tensor]:
 
     Raises LavishError for a missing file and for a file of another format: reading a pickle can run code.
     """
+    tensors = _tensors(path)
+    if only_header:
+        next(tensors, None)
+        return {}
+    return dict(tensors)
+
+
+def check_content(path: Path) -> None:
+    """Raise LavishError unless a safetensors file is complete and holds finite numbers; reads tensor by tensor."""
+    for name, tensor in _tensors(path):
+        if "mask" not in name:  # masks of attention may be infinite, and are no weights
+            _check_finite(tensor, f"{path}: tensor '{name}'")
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, key: str, prefix: str = "") -> None:
+    """Copy `tensors` into `module`, or raise LavishError that says what is missing, left over or does not fit.
+
+    Args:
+        module: its parameters and buffers must have exactly the names of the tensors.
+        tensors: finite numbers, of any precision.
+        path: the file of the tensors, for messages.
+        key: key of the configuration that describes the module, for messages.
+        prefix: prefix of the names in the file, for messages.
+    """
+    expected = module.state_dict()
+    differences = {
+        "not in the file": sorted(expected.keys() - tensors.keys()),
+        "only in the file": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [name for name, own in expected.items() if tensors.get(name, own).shape != own.shape],
+    }
+    if any(differences.values()):
+        found = [
+            f"{len(names)} {what} ({_few(f'{prefix}{name}' for name in names)})"
+            for what, names in differences.items()
+            if names
+        ]
+        for name in differences["of another shape"][:1]:
+            found[-1] += f", the first {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        raise LavishError(
+            f"{path} does not fit this {type(module).__name__} of {len(expected)} tensors: {'; '.join(found)}; does "
+            f"{key} describe these weights?"
+        )
+    for name, tensor in sorted(tensors.items()):
+        where = f"{path}: tensor '{prefix}{name}'"
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise LavishError(f"{where} is {tensor.dtype} instead of {expected[name].dtype}; the file is damaged")
+        _check_finite(tensor, where)
+    module.load_state_dict(tensors)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise LavishError(f"no weights at {path}: check the path under `weights`")
     try:
         with safe_open(path, framework="pt") as file:
-            return {} if only_header else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        with path.open("rb") as file:
-            start = file.read(2)
-        kind = (
-            "a pickle (.pt, .pth, .bin)" if start in (b"PK", b"\x80\x02", b"\x80\x04") else "damaged or another format"
-        )
+            for key in file.keys():  # noqa: SIM118
+                yield key, file.get_tensor(key)
+    except SafetensorError as error:
+        raise LavishError(f"{path} is not a safetensors file but {_kind(path, error)}") from None
+
+
+def _kind(path: Path, error: Exception) -> str:
+    """Return what a file is that is not a complete safetensors file, and what to do about it."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty: fetch it again"
+    if (download := instead_of_file(start)) is not None:
+        return download
+    if start.startswith((b"PK", b"\x80")):
+        return "a pickle (.pt, .pth, .bin): if you trust it, convert it with safetensors.torch.save_file"
+    if start[8:9] == b"{":  # after the length of the header, which is JSON
+        return f"a part of one, cut off or damaged ({error}): fetch it again"
+    return "damaged or another format: fetch it again, or convert it with safetensors.torch.save_file"
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return ", ".join(quoted[:most] + ["..."] * (len(quoted) > most))
+
+
+def _check_finite(tensor: Tensor, where: str) -> None:
+    # Types of one byte have no `isfinite`.
+    wrong = int((~(tensor.float() if tensor.element_size() == 1 else tensor).isfinite()).sum())
+    if wrong:
         raise LavishError(
-            f"{path} is not a safetensors file but {kind}; if you trust it, convert it with safetensors.torch.save_file"
-        ) from None
-
-
-def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, spec: str, prefix: str = "") -> None:
-    """Copy `tensors` into `module`, or raise LavishError naming the first one that is missing or does not fit.
-
-    Args:
-        module: its parameters and buffers must have exactly the names of the tensors.
-        tensors: finite numbers, of any precision.
-        path: the file of the tensors, for messages.
-        spec: key of the configuration that gives the module's sizes, for messages.
-        prefix: prefix of the names in the file, for messages.
-    """
-    expected = module.state_dict()
-    hint = f"for this {type(module).__name__}; do the sizes in {spec} describe these weights?"
-    for name in sorted(expected.keys() - tensors.keys()):
-        raise LavishError(f"{path}: tensor '{prefix}{name}' is missing {hint}")
-    for name in sorted(tensors.keys() - expected.keys()):
-        raise LavishError(f"{path}: tensor '{prefix}{name}' is unexpected {hint}")
-    for name, tensor in sorted(tensors.items()):
-        where, own = f"{path}: tensor '{prefix}{name}'", expected[name]
-        if tensor.shape != own.shape:
-            raise LavishError(f"{where} has shape {tuple(tensor.shape)} instead of {tuple(own.shape)} {hint}")
-        if tensor.is_floating_point() != own.is_floating_point() or not tensor.isfinite().all():
-            raise LavishError(f"{where} does not hold finite real numbers; the file is damaged")
-    module.load_state_dict(tensors)
+            f"{where} does not hold finite real numbers ({wrong} of {tensor.numel()} are NaN or infinite): the file is "
+            "damaged or its training diverged: fetch it again, or use another"
+        )
 
 
 def write_weights(tensors: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
@@ -84,14 +135,14 @@ def describe_weights(path: Path, metadata: dict[str, Any]) -> None:
 
 
 def inspect_weights(path: Path) -> dict[str, str]:
-    """Return a description of a safetensors file as text; only its header is interpreted.
+    """Return a description of a safetensors file as text.
 
-    Raises LavishError for a missing file, for a file of another format, and if the description beside it
-    (`<name>.json`) belongs to another content.
+    Raises LavishError for a missing file, for a file of another format, for numbers that are not finite, and if the
+    description beside it (`<name>.json`) belongs to another content.
     """
     from safetensors import safe_open
 
-    read_weights(path, only_header=True)
+    check_content(path)
     tensors, parameters, types = 0, 0, set()
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118
@@ -132,7 +183,7 @@ def read_description(path: Path, measured: str) -> dict[str, Any]:
 
 def take_file(weights: FileWeights, out: Path) -> None:
     """Check a safetensors file on disk and link (or copy) it to `out`."""
-    read_weights(weights.path, only_header=True)
+    check_content(weights.path)
     check_sha256(weights.path, weights.sha256, "weights.sha256")
     with replacing(out) as temporary:
         shutil.copyfile(weights.path, temporary)
@@ -148,11 +199,11 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
     file = HubFile(weights.repository or f"timm/{model}", weights.filename, weights.revision)
     facts = {"source": "hub", "repository": file.repository, "revision": file.revision, "model": model}
     if weights.sha256 and out.is_file() and sha256_of(out) == weights.sha256.lower():
-        read_weights(out, only_header=True)
+        check_content(out)
         describe_weights(out, facts)
         return
     cached = download(file)
-    read_weights(cached, only_header=True)
+    check_content(cached)
     check_sha256(cached, weights.sha256, "weights.sha256")
     with replacing(out) as temporary:
         shutil.copyfile(cached, temporary)

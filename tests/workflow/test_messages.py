@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import Workflow
+import pytest
+from harness import ROOT, Workflow
 
 
 def message(workflow: Workflow, *arguments: str) -> str:
@@ -61,3 +62,22 @@ def test_unknown_table(tmp_path: Path) -> None:
     assert message(workflow, "results/table_smal.md") == (
         "the configuration has no table 'smal' (did you mean 'small'?)"
     )
+
+
+@pytest.mark.parametrize("name", ["a {b} {c", 'it\'s 100% "x"', "hé 猫 $HOME \\ `x`"])
+def test_a_project_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    workflow = Workflow.with_small_table(tmp_path / name)
+    assert workflow.planned("results/table_small.md")["table"] == 1
+    made = workflow.call("results/table_small.md")
+    assert made.returncode == 0, made.stdout
+    assert (tmp_path / name / "results/table_small.md").is_file()
+
+
+def test_rules_in_a_path_with_braces_are_one_message(tmp_path: Path) -> None:
+    """Snakemake itself fails at them, with a traceback."""
+    repository = tmp_path / "a {b}"
+    repository.symlink_to(ROOT)
+    workflow = Workflow.with_small_table(tmp_path)
+    said = message(workflow, "--snakefile", str(repository / "Snakefile"))
+    assert said == f"Snakemake cannot read rules from a path with braces ('{repository}'): rename or move the folder."

@@ -45,6 +45,16 @@ def or_stop(function, *arguments):
         sys.exit(1)
 
 
+def check_own_folder(folder):
+    """Refuse a path whose braces Snakemake would take for wildcards of the environment's file; results may lie anywhere."""
+    if set("{}") & set(folder):
+        raise LavishError(
+            f"Snakemake cannot read rules from a path with braces ('{folder}'): rename or move the folder."
+        )
+
+
+or_stop(check_own_folder, workflow.basedir)
+
 # Snakemake merges the files into `config` key by key. That is wrong where a file selects another kind of something, such
 # as assets from a folder instead of procedural ones: `load` then drops the keys of the former kind.
 config_files = [

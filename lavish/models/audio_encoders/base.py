@@ -39,5 +39,5 @@ class AudioEncoder(nn.Module, ABC):
         """Return features float32 (B, segments, D) of a batch `clips` (B, ...) of the store's array :attr:`reads`."""
 
     def load_weights(self, path: Path) -> None:
-        """Load a safetensors file; LavishError names the first missing, unexpected or misshapen tensor."""
+        """Load a safetensors file; LavishError names tensors that are missing, left over or misshapen."""
         load_exactly(self, read_weights(path), path, "audio_encoder.spec")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ import timm
 import torch
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from lavish.errors import LavishError, did_you_mean
 from lavish.models.backbones.base import Backbone
@@ -19,6 +21,7 @@ from lavish.models.backbones.vit import ViTBackbone
 from lavish.models.weights import load_exactly, read_weights
 
 _EXPLICIT = {"vit": VisionTransformer, "swinv2": SwinTransformerV2}
+_HEADS = ("head", "head_dist", "attn_pool")  # what timm calls classifiers and pooling that are not used here
 
 
 def build_backbone(
@@ -38,20 +41,25 @@ def build_backbone(
         spec: constructor arguments of timm's class, for 'vit' and 'swinv2'.
         image_size: height and width of the video frames, pixels. A Swin V2 is built for it; a ViT resamples its
             position embedding. 0 is the size that a named model was pretrained at.
-        weights: a safetensors file; without one the weights are initialised from torch's random state.
+        weights: a safetensors file, for a named model in any naming that timm reads; without one the weights are
+            initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
 
     Raises:
         LavishError: the name or the spec is unknown to timm, or the weights do not fit.
     """
-    model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size, weights)
-    if name in _EXPLICIT and weights is not None:
-        load_exactly(model, read_weights(weights), weights, "backbone.spec")
+    model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size)
     backbone: Backbone
     if name.startswith("swinv2"):
         backbone = SwinV2Backbone(model, name)
     else:
         backbone = ViTBackbone(model, name, positions=positions)
+    if weights is not None:
+        tensors = read_weights(weights)
+        if name in _EXPLICIT:
+            load_exactly(model, tensors, weights, "backbone.spec")
+        else:
+            load_exactly(model, _in_timms_names(tensors, model, weights), weights, f"backbone.model '{name}'")
     backbone.freeze(stochastic_depth=stochastic_depth, tune_norms=tune_norms)
     return backbone
 
@@ -88,7 +96,7 @@ def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
         raise LavishError(f"backbone.spec does not fit '{name}': {error}") from None
 
 
-def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
+def _named(name: str, image_size: int) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         family = timm.list_models(["vit_*", "deit*", "swinv2_*"])
@@ -98,31 +106,42 @@ def _named(name: str, image_size: int, weights: Path | None) -> nn.Module:
         arguments |= {"img_size": image_size} if image_size else {}
     else:
         arguments["dynamic_img_size"] = True
-    if weights is not None:
-        # timm's loading is only strict if the head is removed from the file here: if timm removes it, it also accepts
-        # the file of another model and leaves the missing tensors random.
-        tensors = _without_head(read_weights(weights), name)
-        overlay = {"state_dict": tensors, "num_classes": 0, "hf_hub_id": None, "url": None}
-        arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    try:
+        return timm.create_model(name, **arguments)
+    except (RuntimeError, TypeError) as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise LavishError(f"backbone.model '{name}' could not be built: {reason}") from None
+
+
+def _in_timms_names(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Convert the published weights of a named model to timm's present names and to the model's size, without heads.
+
+    timm converts by itself when it loads a file, but then leaves tensors random that the file lacks.
+    """
+    convert = sys.modules[type(model).__module__].checkpoint_filter_fn
+    if isinstance(model, VisionTransformer):
+        convert = partial(convert, adapt_layer_scale=True)  # DeiT III
     try:
         with torch.no_grad():
-            model = timm.create_model(name, **arguments)
-        model.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
-        return model
-    except (RuntimeError, TypeError) as error:
-        lines = [line.strip() for line in str(error).strip().splitlines()]
-        # torch's first line is only a heading.
-        reason = textwrap.shorten(" ".join(lines[:2]), 300, placeholder=" ...")
+            converted = convert(_without_prefix(tensors, path), model)
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise LavishError(f"{path} could not be converted to timm's {type(model).__name__}: {error}") from None
+    return {name: tensor for name, tensor in converted.items() if name.split(".")[0] not in _HEADS}
+
+
+def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the image model without what wrappers put before their names (`module.`, `state_dict.`)."""
+    stem = "patch_embed.proj.weight"  # of every model that timm's names describe
+    prefixes = sorted(
+        prefix for name in tensors if (prefix := name.removesuffix(stem)) != name and prefix[-1:] in ("", ".")
+    )
+    if len(prefixes) > 1:
         raise LavishError(
-            f"backbone.model '{name}' could not be built{f' from {weights}' if weights else ''}: {reason}"
-        ) from None
-
-
-def _without_head(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    known = _pretrained(name)
-    heads = (known.classifier if known else None) or "head"
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    return {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in heads}
+            f"{path} holds several models ({', '.join(map(repr, prefixes))}): save the tensors of one to a file of its "
+            "own"
+        )
+    prefix = prefixes[0] if prefixes else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def check_fit(path: Path, model: str) -> None:

@@ -35,6 +35,16 @@ class ViTBackbone(Backbone):
             raise LavishError(
                 f"backbone.model '{name}' embeds patches by {type(model.patch_embed).__name__}, not a convolution"
             )
+        if model.global_pool not in ("token", "avg"):
+            raise LavishError(
+                f"backbone.model '{name}' pools by '{model.global_pool}', which is not supported: use a model that "
+                "pools by its class token or by the mean of the patches"
+            )
+        if positions == "linear" and (model.pos_embed is None or model.no_embed_class or hasattr(model, "dist_token")):
+            raise LavishError(
+                f"backbone.model '{name}' has no sequence of positions that begins with that of its class token alone, "
+                "so they cannot be resized as one: set backbone.positions to bicubic"
+            )
         self.model: Any = model
         self._name = name
         self.widths = (model.embed_dim,) * len(model.blocks)

@@ -78,6 +78,7 @@ def test_a_read_only_folder_is_one_message(inputs: list[str], disk: Path) -> Non
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.npy"), "out.npy: no space left on device: free some"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "no space left on device: free some"),
         (OSError("[Errno 30] Read-only file system: 'table.parquet'"), "read-only file system: make it writable"),
+        (OSError(errno.ENOSPC, "full", "source", None, "copy"), "copy: no space left on device: free some"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "out"), "out: permission denied: make it accessible"),
     ],
 )

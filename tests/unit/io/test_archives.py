@@ -96,7 +96,16 @@ def test_zip_archives_with_folders_are_unpacked_and_unpacked_once(place: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["../precious.txt", "a/../../precious.txt", "/tmp/lavish-escaped.txt", "..\\precious.txt", ".unpacked.json"]
+    "name",
+    [
+        "../precious.txt",
+        "a/../../precious.txt",
+        "/tmp/lavish-escaped.txt",
+        "..\\precious.txt",
+        ".unpacked.json",
+        ".unpacked.json/x",
+        "./.unpacked.json/x",
+    ],
 )
 def test_names_that_leave_the_folder_are_refused(place: Path, name: str) -> None:
     refused(zipped(place / "a.zip", {**FILES, name: b"evil"}), place / "out", "is not a path below the folder")
@@ -156,10 +165,102 @@ def test_damaged_cut_off_and_other_files_are_refused(place: Path) -> None:
     (place / "a.tar.gz").write_bytes(whole[:20_000])
     refused(place / "a.tar.gz", place / "out", "damaged archive|is cut off")
     (place / "page.zip").write_text("<html>not found</html>")
-    refused(place / "page.zip", place / "out", "neither a zip nor a tar archive")
+    refused(place / "page.zip", place / "out", "page.zip is a web page, not the file itself")
+    (place / "pointer.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 7\n")
+    refused(place / "pointer.tar", place / "out", "pointer.tar is a git-lfs pointer, .* `git lfs pull`")
+    (place / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(600))
+    refused(place / "a.7z", place / "out", "the format 7z is not supported: unpack it with 7z")
+    (place / "noise.zip").write_bytes(bytes(range(256)) * 8)
+    refused(place / "noise.zip", place / "out", "neither a zip nor a tar archive")
     refused(tarred(place / "empty.tar"), place / "out", "no file in it")
     refused(tarred(place / "twice.tar", files={"a": b"1", "a/b": b"2"}), place / "out", "comes twice")
     refused(place / "absent.zip", place / "out", "no such file")
+
+
+def test_a_compression_that_is_not_supported_is_no_damage(place: Path) -> None:
+    archive = zipped(place / "a.zip", FILES)
+    content = archive.read_bytes()
+    local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+    changed = bytearray(content)
+    changed[local + 8] = changed[central + 10] = 9  # deflate64
+    archive.write_bytes(changed)
+    refused(archive, place / "out", "compression method is not supported; the archive is not damaged: .* unzip or 7z")
+
+
+def test_the_deflate64_archive_of_the_cases_is_no_damage(shared: Path, place: Path) -> None:
+    case = shared / "cases/deflate64_zip/d64.zip"
+    if not case.is_file():
+        pytest.skip(f"no {case}")
+    with pytest.raises(LavishError, match="not supported; the archive is not damaged"):
+        unpack(case, place / "out", max_bytes=GIGABYTE)
+
+
+def test_an_encrypted_archive_is_named(place: Path) -> None:
+    archive = zipped(place / "a.zip", FILES)
+    changed = bytearray(archive.read_bytes())
+    changed[changed.index(b"PK\x03\x04") + 6] |= 1
+    changed[changed.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(changed)
+    refused(archive, place / "out", "'AVE/-a.mp4' is encrypted: unpack it with unzip or 7z and its password")
+
+
+def test_parts_of_a_split_archive_are_named(place: Path) -> None:
+    whole = zipped(place / "whole.zip", {"noise": os.urandom(9000)}).read_bytes()
+    for name, content in {
+        "a.zip.001": whole[:5000],
+        "a.zip.002": whole[5000:],
+        "a.z01": b"PK\x07\x08" + whole[:5000],
+    }.items():
+        (place / name).write_bytes(content)
+        refused(place / name, place / "out", rf"{name} is a part of a split archive: .* 7z, or join")
+    last = bytearray(whole)
+    last[last.rindex(b"PK\x05\x06") + 4] = 1  # number of this disk
+    (place / "a.zip").write_bytes(last)
+    refused(place / "a.zip", place / "out", "is a part of a split archive")
+    (place / "a.zip").write_bytes(last[5000:])
+    refused(place / "a.zip", place / "out", "is a part of a split archive")
+
+
+def unmarked(archive: Path) -> Path:
+    """Take the marks that the names are UTF-8 from a zip archive."""
+    content = bytearray(archive.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + flags] &= ~8 & 255
+            at = content.find(signature, at + 4)
+    archive.write_bytes(content)
+    return archive
+
+
+def test_garbled_names_are_reported(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {"plain.txt": b"1", "n\u00e9.txt": b"2", "\u732b.txt": b"3"}
+    assert not unpack(zipped(place / "good.zip", files), place / "good", max_bytes=GIGABYTE).remarks
+    archive = unmarked(zipped(place / "a.zip", files))
+    for _ in range(2):  # a later call that has nothing to do says it again
+        assert main(["data", "unpack", str(archive), "--out", str(place / "out")]) == 0
+        assert "remark: 2 names are not in the encoding that the archive implies" in capsys.readouterr().out
+    archive = tarred(place / "a.tar", files={b"n\xe9.txt".decode(errors="surrogateescape"): b"1"})
+    assert "1 names are not in the encoding" in unpack(archive, place / "tar", max_bytes=GIGABYTE).remarks[0]
+
+
+def test_a_name_in_the_encoding_of_dos_is_no_remark(place: Path) -> None:
+    archive = zipped(place / "a.zip", {"nXX.txt": b"1"})
+    archive.write_bytes(archive.read_bytes().replace(b"nXX", b"n\x82\x81"))
+    assert not unpack(archive, place / "out", max_bytes=GIGABYTE).remarks
+    assert contents(place / "out") == {"n\u00e9\u00fc.txt": b"1"}
+
+
+def test_names_that_look_the_same_are_reported(place: Path) -> None:
+    archive = zipped(place / "a.zip", {"\u00e9.txt": b"1", "e\u0301.txt": b"2"})
+    remarks = unpack(archive, place / "out", max_bytes=GIGABYTE).remarks
+    assert remarks == ("1 names occur in several Unicode forms that look the same (the first: '\u00e9.txt')",)
+
+
+def test_a_name_that_is_not_the_utf8_it_claims_to_be_is_one_message(place: Path) -> None:
+    archive = zipped(place / "a.zip", {"n\u00e9.txt": b"2"})
+    archive.write_bytes(archive.read_bytes().replace("\u00e9".encode(), b"\xe9\xe9"))
+    refused(archive, place / "out", "a name is not valid text")
 
 
 def test_what_an_interrupted_call_left_is_not_trusted(place: Path) -> None:

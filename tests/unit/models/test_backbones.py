@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -131,9 +133,12 @@ def test_a_named_model_loads_a_local_file_with_timms_own_rules(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("blocks.1.mlp.fc1.weight"), r"Missing key.*blocks\.1\.mlp\.fc1\.weight"),
-        (lambda tensors: tensors.update(surplus=torch.ones(1)), r"Unexpected key.*surplus"),
-        (lambda tensors: tensors.update({"norm.weight": torch.ones(3)}), r"size mismatch for norm\.weight"),
+        (
+            lambda tensors: tensors.pop("blocks.1.mlp.fc1.weight"),
+            r"1 not in the file \('blocks\.1\.mlp\.fc1\.weight'\)",
+        ),
+        (lambda tensors: tensors.update(surplus=torch.ones(1)), r"1 only in the file \('surplus'\)"),
+        (lambda tensors: tensors.update({"norm.weight": torch.ones(3)}), r"1 of another shape \('norm\.weight'\)"),
     ],
     ids=["missing", "unknown", "other shape"],
 )
@@ -143,15 +148,100 @@ def test_a_named_model_is_never_loaded_in_part(tmp_path, change, message):
     change(tensors)
     path = tmp_path / "deit.safetensors"
     save_file(tensors, path)
-    with pytest.raises(LavishError, match=rf"deit\.safetensors: .*{message}"):
+    with pytest.raises(LavishError, match=rf"deit\.safetensors does not fit .*{message}"):
         build_backbone("deit_tiny_patch16_224", {}, 224, weights=path)
 
 
-def test_a_loaded_model_keeps_no_second_copy_of_its_weights(tmp_path):
+def test_what_does_not_fit_is_listed_from_both_sides(tmp_path):
     path = tmp_path / "deit.safetensors"
-    save_file(timm.create_model("deit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    model = build_backbone("deit_tiny_patch16_224", {}, 224, weights=path).model
-    assert "state_dict" not in model.pretrained_cfg
+    tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
+    save_file({name.replace("attn.proj", "attn.out"): tensor for name, tensor in tensors.items()}, path)
+    with pytest.raises(LavishError) as caught:
+        build_backbone("deit_tiny_patch16_224", {}, 224, weights=path)
+    assert "24 not in the file ('blocks.0.attn.proj.bias', 'blocks.0.attn.proj.weight', " in str(caught.value)
+    assert "24 only in the file ('blocks.0.attn.out.bias', 'blocks.0.attn.out.weight', " in str(caught.value)
+
+
+@pytest.mark.parametrize("others", ["", "text"])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "state_dict.", "model.module.", "visual.trunk."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix, others):
+    saved = timm.create_model("vit_tiny_patch16_224")
+    tensors = {f"{prefix}{name}": tensor for name, tensor in saved.state_dict().items()}
+    if others:
+        tensors["logit_scale"] = torch.ones(1)
+    save_file(tensors, tmp_path / "w.safetensors")
+    loaded = build_backbone("vit_tiny_patch16_224", {}, 224, weights=tmp_path / "w.safetensors").model
+    assert torch.equal(loaded.blocks[3].mlp.fc1.weight, saved.blocks[3].mlp.fc1.weight)
+    assert torch.equal(loaded.pos_embed, saved.pos_embed)
+
+
+def test_a_file_of_several_models_is_refused(tmp_path):
+    tensors = timm.create_model("vit_tiny_patch16_224").state_dict()
+    both = {
+        f"{prefix}{name}": tensor.clone() for name, tensor in tensors.items() for prefix in ("teacher.", "student.")
+    }
+    save_file(both, tmp_path / "w.safetensors")
+    with pytest.raises(LavishError, match=r"w\.safetensors holds several models \('student\.', 'teacher\.'\)"):
+        build_backbone("vit_tiny_patch16_224", {}, 224, weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_is_loaded_as_float32(tmp_path, precision):
+    saved = timm.create_model("vit_tiny_patch16_224").state_dict()
+    save_file({name: tensor.to(precision) for name, tensor in saved.items()}, tmp_path / "w.safetensors")
+    loaded = build_backbone("vit_tiny_patch16_224", {}, 224, weights=tmp_path / "w.safetensors").model.state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, saved[name].to(precision).float())
+
+
+def swin_in_microsofts_names(tensors):
+    """Swin V2 as Microsoft publishes it: patch merging at the end of a stage, a plain head, and buffers."""
+    published = {
+        re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name).replace(
+            "head.fc.", "head."
+        ): tensor
+        for name, tensor in tensors.items()
+    }
+    return published | {
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(64, 64, dtype=torch.long),
+        "layers.0.blocks.0.attn.relative_coords_table": torch.zeros(1, 15, 15, 2),
+        "layers.0.blocks.1.attn_mask": torch.zeros(64, 64, 64),
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_swin_v2_in_microsofts_names_gives_the_features_of_timms_conversion(tmp_path, prefix):
+    torch.manual_seed(0)
+    name = "swinv2_tiny_window8_256.ms_in1k"
+    saved = timm.create_model(name).eval()
+    published = swin_in_microsofts_names(saved.state_dict())
+    save_file({f"{prefix}{key}": tensor for key, tensor in published.items()}, tmp_path / "w.safetensors")
+    backbone = build_backbone(name, {}, 256, weights=tmp_path / "w.safetensors").eval()
+    assert all(torch.equal(tensor, saved.state_dict()[key]) for key, tensor in backbone.model.state_dict().items())
+    images = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        difference = backbone.encode(images) - saved.forward_features(images).flatten(1, 2)
+    assert difference.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("deit3_small_patch16_224", {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}),
+        ("vit_base_patch32_clip_224", {}),
+        ("vit_base_patch16_siglip_gap_224", {"head": "attn_pool"}),
+    ],
+)
+def test_published_names_of_plain_transformers_are_read(tmp_path, name, published):
+    tensors = {}
+    for key, tensor in timm.create_model(name, num_classes=3).state_dict().items():
+        for present, earlier in published.items():
+            key = key.replace(present, earlier)
+        tensors[key] = tensor
+    save_file(tensors, tmp_path / "w.safetensors")
+    loaded = build_backbone(name, {}, 224, weights=tmp_path / "w.safetensors").model
+    assert torch.equal(loaded.blocks[1].attn.qkv.weight, tensors["blocks.1.attn.qkv.weight"])
 
 
 @pytest.mark.parametrize(
@@ -160,6 +250,7 @@ def test_a_loaded_model_keeps_no_second_copy_of_its_weights(tmp_path):
         ("vit_base_patch17_224", {}, r"timm knows no 'vit_base_patch17_224' \(did you mean"),
         ("swinv2_cr_tiny_ns_224", {}, r"another architecture"),
         ("vit", {"widht": 3}, r"backbone.spec does not fit 'vit'"),
+        ("vit_base_patch16_siglip_224", {}, r"'vit_base_patch16_siglip_224' pools by 'map', which is not supported"),
     ],
 )
 def test_models_that_cannot_be_are_refused(name, spec, message):
@@ -167,16 +258,23 @@ def test_models_that_cannot_be_are_refused(name, spec, message):
         build_backbone(name, spec, 224)
 
 
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "deit3_small_patch16_224"])
+def test_positions_that_are_no_sequence_are_not_resized_as_one(name):
+    """A linear resize would drop the distillation token, or take a patch's position for the class token's."""
+    with pytest.raises(LavishError, match=rf"'{name}' .* set backbone\.positions to bicubic"):
+        build_backbone(name, {}, 224, positions="linear")
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"embed_dim": 32}, r"tensor 'blocks\.0\.attn\.proj\.bias' has shape \(32,\) instead of \("),
-        ({"depth": SMALL_VIT["depth"] - 1}, r"tensor 'blocks\..*' is missing for this VisionTransformer"),
-        ({"depth": SMALL_VIT["depth"] + 1}, r"tensor 'blocks\..*' is unexpected for this VisionTransformer"),
+        ({"embed_dim": 32}, r".* of another shape \('cls_token', .* instead of \("),
+        ({"depth": SMALL_VIT["depth"] - 1}, r"VisionTransformer .* 12 not in the file \('blocks\.3\..*, \.\.\.\)"),
+        ({"depth": SMALL_VIT["depth"] + 1}, r"VisionTransformer .* 12 only in the file \('blocks\.4\..*, \.\.\.\)"),
     ],
 )
 def test_weights_of_another_model_are_refused(tmp_path, other, message):
     path = tmp_path / "other.safetensors"
     save_file(build_backbone("vit", SMALL_VIT | other, 32).model.state_dict(), path)
-    with pytest.raises(LavishError, match=rf"other\.safetensors: {message}.*backbone\.spec"):
+    with pytest.raises(LavishError, match=rf"other\.safetensors does not fit this {message}.*backbone\.spec"):
         build_backbone("vit", SMALL_VIT, 32, weights=path)

@@ -18,6 +18,7 @@ from lavish.cli.main import main
 from lavish.config.schema import FileWeights
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
+from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import read_weights, take_file, write_weights
 from tests.hub import Hub, serve
 
@@ -55,10 +56,58 @@ def test_a_pickle_is_refused_without_loading_it(tmp_path):
 def test_damaged_and_missing_files_are_errors(tmp_path):
     path = small_file(tmp_path / "w.safetensors")
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(LavishError, match=r"w\.safetensors is not a safetensors file but damaged"):
+    with pytest.raises(
+        LavishError, match=r"w\.safetensors is not a safetensors file but a part of one, cut off or damaged"
+    ):
         read_weights(path)
     with pytest.raises(LavishError, match=r"no weights at .*absent"):
         read_weights(tmp_path / "absent.safetensors")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 113466040\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+        (b"\n<!DOCTYPE html><html><body>Access denied</body></html>", "a web page, not the file itself"),
+        (b"", "empty: fetch it again"),
+        (b"no tensors at all", "damaged or another format"),
+    ],
+)
+def test_what_was_saved_instead_of_weights_is_named_with_its_remedy(tmp_path, content, message):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    for read in (read_weights, lambda path: take_file(FileWeights(path=path), tmp_path / "out.safetensors")):
+        with pytest.raises(LavishError, match=rf"w\.safetensors is not a safetensors file but {message}") as caught:
+            read(path)
+        assert message.startswith("damaged") or "convert" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [4, 40, 80])
+def test_a_cut_off_file_is_fetched_again(tmp_path, length):
+    path = small_file(tmp_path / "w.safetensors")
+    assert path.stat().st_size > length
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(LavishError, match=r"w\.safetensors is not a safetensors file but .*fetch it again"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_found_in_every_file_of_weights(capsys, tmp_path, number):
+    path = tmp_path / "w.safetensors"
+    tensors = timm.create_model("deit_tiny_patch16_224").state_dict()
+    tensors["blocks.0.attn.qkv.weight"][0, 0] = number
+    save_file(tensors, path)
+    message = r"tensor 'blocks\.0\.attn\.qkv\.weight' does not hold finite real numbers \(1 of 110592"
+    with pytest.raises(LavishError, match=message):
+        build_backbone("deit_tiny_patch16_224", {}, 224, weights=path)
+    with pytest.raises(LavishError, match=message):
+        take_file(FileWeights(path=path), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    assert main(["weights", "check", str(path)]) == 1
+    assert "does not hold finite real numbers" in capsys.readouterr().err
 
 
 def test_a_wrong_checksum_is_an_error_with_both_values(tmp_path):

@@ -162,20 +162,22 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = small_file(tmp_path / "w.safetensors")
     del tensors["model.encoder.layers.1.fc2.bias"]
     save_file(tensors, tmp_path / "w.safetensors")
-    with pytest.raises(LavishError, match=r"w\.safetensors.*'model\.encoder\.layers\.1\.fc2\.bias' is missing"):
+    with pytest.raises(
+        LavishError, match=r"w\.safetensors.*1 not in the file \('model\.encoder\.layers\.1\.fc2\.bias'\)"
+    ):
         build("whisper", SMALL, tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.encoder.layers.2.fc1.bias", "classifier.weight"])
 def test_unexpected_tensor_is_named(tmp_path: Path, name: str) -> None:
     small_file(tmp_path / "w.safetensors", extra={name: torch.zeros(1)})
-    with pytest.raises(LavishError, match=rf"w\.safetensors.*'{name}' is unexpected"):
+    with pytest.raises(LavishError, match=rf"w\.safetensors.*(only in the file \('{name}'|'{name}' is unexpected)"):
         build("whisper", SMALL, tmp_path / "w.safetensors")
 
 
 def test_ill_shaped_tensor_is_named(tmp_path: Path) -> None:
     small_file(tmp_path / "w.safetensors")
-    with pytest.raises(LavishError, match=r"'model\.encoder\.conv1\.weight' has shape \(16, 20, 3\).*\(16, 40, 3\)"):
+    with pytest.raises(LavishError, match=r"'model\.encoder\.conv1\.weight'\), the first \(16, 20, 3\).*\(16, 40, 3\)"):
         build("whisper", SMALL | {"mel_bins": 40}, tmp_path / "w.safetensors")
 
 

@@ -113,10 +113,15 @@ def test_a_forked_command_writes_and_prints_the_same(server, tmp_path):
     ("arguments", "status", "said"),
     [
         (["cost", "--config", "{}", "--out", "cost.json"], 1, "lavish cost: --config:\n  missing key 'task'"),
-        (["cost", "--config", CONFIG, "--out", "/dev/null/cost.json"], 1, "FileExistsError: "),
+        (
+            ["cost", "--config", CONFIG, "--out", "/dev/null/cost.json"],
+            1,
+            "lavish cost: /dev/null: file exists: remove it",
+        ),
+        (["cost", "--config", CONFIG, "--out", "/proc/absent/cost.json"], 1, "unexpected FileNotFoundError: "),
         (["cost", "--config", CONFIG], 2, "lavish cost: error: the following arguments are required: --out"),
     ],
-    ids=["message", "traceback", "usage"],
+    ids=["message", "storage", "traceback", "usage"],
 )
 def test_errors_reach_the_client(server, arguments, status, said):
     done = server.call(*arguments)
