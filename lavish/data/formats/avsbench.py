@@ -20,10 +20,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_table, unique_names
+from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_table, unique_names, unread_media
 from lavish.errors import LavishError, did_you_mean
 
 SEGMENTS = 5  # of one second, if there are no frames to count
@@ -111,6 +111,22 @@ class AvsbenchSubset:
                 f"segment, but data.segments is {segments}: correct the key"
             )
         return Targets({})
+
+    def unread(self, root: Path) -> dict[str, int]:
+        """Return the videos and pictures whose names or folders are not those of frames, masks and audio."""
+        media = self._base(root) / self.media
+        row = Row("video", "train", "category")
+        frames, masks = len(self.frames_path(row).parts) + 1, len(self.media_path(row).parts) + 2
+
+        def is_read(path: PurePath) -> bool:
+            *_, name = parts = path.relative_to(media.relative_to(root)).parts
+            if parts[0] == "raw_videos":
+                return len(parts) == masks and path.suffix == ".mp4"
+            pattern, depth = (_FRAME, frames + 1) if parts[0] == "visual_frames" else (_MASK, masks + 1)
+            return len(parts) == depth and pattern.search(name) is not None
+
+        videos = [] if (media / "audio_wav").is_dir() else [media / "raw_videos"]
+        return unread_media(root, [media / "visual_frames", media / "gt_masks", *videos], is_read)
 
     def _masks(self, folder: Path, row: Row, segments: int) -> tuple[Path | None, ...]:
         present = _numbered(folder, _MASK)
