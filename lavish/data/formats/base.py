@@ -113,7 +113,7 @@ def unread_media(root: Path, folders: Iterable[Path], is_read: Callable[[PurePat
     Args:
         root: the folder of the data set.
         folders: those below it that hold media; they may be missing.
-        is_read: whether the format reads a file, or a folder that is called like one as a clip; called with the path relative to the root.
+        is_read: whether the format reads a file, or a folder that is called like one; called with its path below `root`.
 
     Returns:
         A description with the first names -> count, as in :attr:`Targets.notes`; empty if everything can be read.
@@ -122,7 +122,7 @@ def unread_media(root: Path, folders: Iterable[Path], is_read: Callable[[PurePat
     for folder in folders:
         for place, inner, names in os.walk(folder):
             here = PurePath(place).relative_to(root)
-            inner[:] = [name for name in inner if not (name.startswith(".") or _kind(name) and is_read(here / name))]
+            inner[:] = [name for name in inner if not (name.startswith(".") or (_kind(name) and is_read(here / name)))]
             for name in names:
                 if (kind := _kind(name)) and not name.startswith(".") and not is_read(here / name):
                     found[kind].append((here / name).as_posix())
