@@ -113,7 +113,7 @@ def unread_media(root: Path, folders: Iterable[Path], is_read: Callable[[PurePat
     Args:
         root: the folder of the data set.
         folders: those below it that hold media; they may be missing.
-        is_read: whether the format reads a file, or a folder that is called like one; called with its path below `root`.
+        is_read: whether the format reads a file, or a folder that is called like one, given its path below the root.
 
     Returns:
         A description with the first names -> count, as in :attr:`Targets.notes`; empty if everything can be read.
