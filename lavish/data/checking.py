@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lavish.data.formats.base import ClipSource, missing_media, read_lines, read_records
+from lavish.data.formats.base import ClipSource, exists, missing_media, read_lines, read_records
 from lavish.data.formats.official import OFFICIAL, Official
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import Clip, Outcome, run_all
@@ -215,7 +215,7 @@ def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findi
         f"{source.video.name}: segment {number}"
         for source in sources
         for number, frame in enumerate(source.segment_frames, start=1)
-        if frame is None and source.video.exists()
+        if frame is None and exists(source.video)
     ]
     if missing:
         found.problems.append(
@@ -228,7 +228,7 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
     masks = [mask for source in sources for mask in source.masks if mask is not None]
     if not masks:
         return
-    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not mask.exists()]
+    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not exists(mask)]
     found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} present")
     if missing:
         found.problems.append(

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_table, unique_names, unread_media
+from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_table, unique_names, unread_media
 from lavish.errors import LavishError, did_you_mean
 
 SEGMENTS = 5  # of one second, if there are no frames to count
@@ -182,7 +182,7 @@ def _count_segments(numbered: Sequence[Mapping[int, Path]]) -> int:
 
 def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
     """Return the files of a video's folder by the number at the end of their names; empty for a missing folder."""
-    if not folder.is_dir():
+    if not exists(folder) or not folder.is_dir():
         return {}
     # The later of two files with one number wins. Hidden files are created by file managers.
     paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith(folder.name), path.name))

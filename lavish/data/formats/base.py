@@ -96,10 +96,15 @@ class Reader(Protocol):
         """Return what :func:`unread_media` says of the folders of this format, whatever the lists name."""
 
 
+def exists(path: Path) -> bool:
+    """Return whether a file of a listed name exists; unlike Path.exists, also for a name that no file can have."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def missing_media(source: ClipSource) -> str | None:
     """Return the reason why a clip cannot be read at all (a path that does not exist), or None."""
     for path in dict.fromkeys((source.video, source.audio)):
-        if not path.exists():
+        if not exists(path):
             # Reports are copied along with a prepared store, so they name files relative to the data set.
             return f"missing {path.parent.name}/{path.name}"
     return None

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_records, unread_clips
+from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_records, unread_clips
 from lavish.errors import LavishError, did_you_mean
 
 TYPES = (
@@ -81,7 +81,7 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     if folders:
         # A video that no folder contains is reported as missing in the first.
         files = {video: [folder / f"{video}.mp4" for folder in folders] for video in videos}
-        paths = {video: next((path for path in all_ if path.exists()), all_[0]) for video, all_ in files.items()}
+        paths = {video: next((path for path in all_ if exists(path)), all_[0]) for video, all_ in files.items()}
         return [ClipSource(video, path, path) for video, path in paths.items()]
     if frames.is_dir() and audio.is_dir():
         return [ClipSource(video, frames / video, audio / f"{video}.wav") for video in videos]

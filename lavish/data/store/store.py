@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
@@ -39,6 +40,22 @@ MASKS = "masks.npy"
 FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
 
 _REMEDY = "prepare the split again (lavish prepare)"
+
+
+class _Array(BaseModel):
+    shape: list[int]
+    dtype: str
+
+
+class _Manifest(BaseModel):
+    """What must be in the manifest for a store to be opened."""
+
+    classes: list[str]
+    vocabulary: int
+    valid_frames: int
+    arrays: dict[str, _Array]
+    sizes: dict[str, int]
+    checksums: dict[str, str]
 
 
 class SplitStore:
@@ -70,9 +87,13 @@ class SplitStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.manifest: dict[str, Any] = self._json(MANIFEST)
-        absent = {"classes", "vocabulary", "valid_frames", "arrays", "sizes", "checksums"} - self.manifest.keys()
-        if absent:
-            raise LavishError(f"{self.path / MANIFEST}: no key '{min(absent)}': {_REMEDY}")
+        try:
+            _Manifest.model_validate(self.manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            problem = f"no key '{key}'" if first["type"] == "missing" else f"key '{key}': {first['msg']}"
+            raise LavishError(f"{self.path / MANIFEST}: {problem}: {_REMEDY}") from None
         for name in sorted({*FILES, *self.manifest["sizes"]}):
             self._check_size(name)
         self.classes: list[str] = self.manifest["classes"]

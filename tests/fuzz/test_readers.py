@@ -1,0 +1,54 @@
+"""Whatever a file holds: a reader answers with what it read or with a LavishError, in limited time and memory.
+
+`make test-fuzz EXAMPLES=10000 SEED=0` tries many contents; the same number of examples and seed give the same ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("memory is limited on Linux", allow_module_level=True)
+
+from children import Child
+from hypothesis import HealthCheck, given, seed, settings
+from mutations import mutated
+from readers import READERS
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
+SEED = int(os.environ.get("SEED", "0"))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_only_a_lavish_error_comes_out(name: str, tmp_path: Path, record_property) -> None:
+    fuzzed = READERS[name]
+    files = {file: (tmp_path / file).read_bytes() for file in fuzzed.write(tmp_path)}
+    count, start = 0, time.monotonic()
+    with Child(fuzzed.read, tmp_path) as child:
+        for file, content in files.items():
+            child.run(file, content)  # the valid files are read as well
+
+        @seed(SEED)
+        @settings(
+            max_examples=max(1, round(EXAMPLES * fuzzed.share)),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(mutated(files))
+        def examine(change: tuple[str, bytes]) -> None:
+            nonlocal count
+            count += 1
+            child.run(*change)
+
+        try:
+            examine()
+        finally:
+            record_property("reader", name)
+            record_property("examples", count)
+            record_property("seconds", time.monotonic() - start)
