@@ -393,7 +393,9 @@ class _Resolver:
         with PUBLISHED.open(newline="", encoding="utf-8") as lines:
             try:
                 return {row["id"]: row for row in csv.DictReader(lines)}
-            except csv.Error as error:
+            except KeyError:
+                raise LavishError(f"{PUBLISHED}: there is no column 'id': restore the first line") from None
+            except (csv.Error, UnicodeDecodeError) as error:
                 raise LavishError(f"{PUBLISHED}: not a table ({error}): correct it") from None
 
     def _published(self, id: str, where: str) -> dict[str, str]:

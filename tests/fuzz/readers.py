@@ -31,7 +31,7 @@ from lavish.reporting.records import read_cost, read_run
 from tests.avsbench_files import write_ms3, write_s4
 from tests.media_files import grey_levels, tone, write_media
 from tests.stores import write_store
-from tests.unit.conftest import RunMaker
+from tests.unit.conftest import MEASURES, TASK, RunMaker
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,20 +124,20 @@ def _read_format(name: str) -> Callable[[Path, str], None]:
 
     def read(folder: Path, _: str) -> None:
         for split in SPLITS:
-            _refused(layout.targets, folder, split, segments=segments, segment_seconds=seconds)
-            for source in _refused(layout.clips, folder, split) or []:
+            refused(layout.targets, folder, split, segments=segments, segment_seconds=seconds)
+            for source in refused(layout.clips, folder, split) or []:
                 missing_media(source)
                 for path in filter(None, (source.video, source.audio, *source.segment_frames, *source.masks)):
                     assert ".." not in path.parts and path.is_relative_to(folder), path
-        names = _refused(layout.classes, folder)
+        names = refused(layout.classes, folder)
         assert names is None or 0 < len(set(names)) == len(names)
-        _refused(layout.vocabulary, folder)
+        refused(layout.vocabulary, folder)
         layout.unread(folder)
 
     return read
 
 
-def _refused(function: Callable, *arguments, **named):
+def refused(function: Callable, *arguments, **named):
     """Call a function; return None if it raises a LavishError, each of which has one message."""
     try:
         return function(*arguments, **named)
@@ -157,7 +157,7 @@ def _write_configuration(folder: Path) -> list[str]:
 
 def _read_configuration(folder: Path, _: str) -> None:
     os.chdir(folder)
-    _refused(load, [Path("config/config.yaml"), Path("own.yaml")], {"tables": ["ave"]})
+    refused(load, [Path("config/config.yaml"), Path("own.yaml")], {"tables": ["ave"]})
 
 
 def _write_store(folder: Path) -> list[str]:
@@ -166,25 +166,27 @@ def _write_store(folder: Path) -> list[str]:
 
 
 def _read_store(folder: Path, _: str) -> None:
-    if (store := _refused(SplitStore, folder / "train")) is not None:
-        _refused(store.verify)
+    if (store := refused(SplitStore, folder / "train")) is not None:
+        refused(store.verify)
         shutil.rmtree(folder / "train" / "verified.json", ignore_errors=True)
 
 
 def _write_records(folder: Path) -> list[str]:
-    definition = {"title": "Loss", "unit": "", "limits": [0, None]}
     run = RunMaker(folder)("run", [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]], columns={"late": [[0.0, 0.5, 1.0]] * 2})
     for seed in (0, 1):
-        metrics = run / f"seed{seed}/test/metrics.json"
         origin = {"checkpoint": "0" * 64, "weights": {"sha256": "1" * 64}}
-        values = json.loads(metrics.read_text()) | {"origin": origin, "definitions": {"loss": definition}}
-        metrics.write_text(json.dumps(values))
+        for name, more in (
+            ("test/metrics.json", {"origin": origin, "definitions": MEASURES[TASK]}),
+            ("record.json", origin),
+        ):
+            path = run / f"seed{seed}" / name
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
     return [path.relative_to(folder).as_posix() for path in run.rglob("*.*")]
 
 
 def _read_records(folder: Path, _: str) -> None:
-    _refused(read_run, folder / "run", [0, 1])
-    _refused(read_cost, folder / "run")
+    refused(read_run, folder / "run", [0, 1])
+    refused(read_cost, folder / "run")
 
 
 # --- weights and archives ---
@@ -201,8 +203,8 @@ def _write_weights(folder: Path) -> list[str]:
 
 
 def _read_weights(folder: Path, _: str) -> None:
-    _refused(read_weights, folder / "w.safetensors")
-    _refused(inspect_weights, folder / "w.safetensors")
+    refused(read_weights, folder / "w.safetensors")
+    refused(inspect_weights, folder / "w.safetensors")
 
 
 def _write_archives(folder: Path) -> list[str]:
@@ -224,7 +226,7 @@ def _write_archives(folder: Path) -> list[str]:
 def _read_archive(folder: Path, name: str) -> None:
     before = sorted(folder.iterdir())
     out = folder / "out"
-    unpacked = _refused(unpack, folder / name, out, max_bytes=1 << 24)
+    unpacked = refused(unpack, folder / name, out, max_bytes=1 << 24)
     assert (unpacked is not None) == out.exists()
     shutil.rmtree(out, ignore_errors=True)
     assert sorted(folder.iterdir()) == before
@@ -248,18 +250,17 @@ def _write_pictures(folder: Path) -> list[str]:
 
 
 def _read_picture(folder: Path, name: str) -> None:
-    path = folder / name
-    for read in (
-        lambda: read_segment_frames([path, None], 16),
-        lambda: read_folder_frames(folder, [0.5, 4.5, 8.5], 9.0, 16),
-        lambda: decode_masks([path, None], 16),
-    ):
-        try:
-            array, _ = read()
-        except MediaError as error:
-            assert str(error)
-        else:
-            assert array.dtype == np.uint8 and array.shape[1:3] == (16, 16)
+    refused(_decode, read_segment_frames, [folder / name, None], 16)
+    refused(_decode, read_folder_frames, folder, [0.5, 4.5, 8.5], 9.0, 16)
+    refused(_decode, decode_masks, [folder / name, None], 16)
+
+
+def _decode(function: Callable, *arguments) -> None:
+    try:
+        array, _ = function(*arguments)
+    except MediaError as error:
+        raise LavishError(str(error)) from None
+    assert array.dtype == np.uint8 and array.shape[1:3] == (16, 16)
 
 
 _MELS = SpectrogramConfig().model_dump()
@@ -294,8 +295,13 @@ def _read_clip(folder: Path, name: str) -> None:
     path = folder / name
     video = folder / "a.mp4" if path.suffix == ".wav" else path
     values = ClipValues(folder, 3, 1.0, 16, _MELS)
-    [outcome] = decode_chunk(values, [(0, ClipSource("clip", video, path))])
-    assert outcome.status in ("ok", "repaired") or outcome.reason
+    refused(_decode_clip, values, ClipSource("clip", video, path))
+
+
+def _decode_clip(values: ClipValues, source: ClipSource) -> None:
+    [outcome] = decode_chunk(values, [(0, source)])
+    if outcome.status == "excluded":
+        raise LavishError(outcome.reason)
 
 
 READERS = {

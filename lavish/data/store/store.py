@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +93,13 @@ class SplitStore:
             key = ".".join(map(str, first["loc"]))
             problem = f"no key '{key}'" if first["type"] == "missing" else f"key '{key}': {first['msg']}"
             raise LavishError(f"{self.path / MANIFEST}: {problem}: {_REMEDY}") from None
-        for name in sorted({*FILES, *self.manifest["sizes"]}):
+        arrays, sizes = self.manifest["arrays"].keys(), self.manifest["sizes"].keys()
+        for name in [*ARRAYS, *({MASKS} & sizes)]:
+            if name not in arrays:
+                raise LavishError(f"{self.path / MANIFEST}: no key 'arrays.{name}': {_REMEDY}")
+        for name in (sizes | self.manifest["checksums"].keys()) - {*FILES, MASKS}:
+            raise LavishError(f"{self.path / MANIFEST}: '{name}' is no file of a prepared split: {_REMEDY}")
+        for name in sorted({*FILES, *sizes}):
             self._check_size(name)
         self.classes: list[str] = self.manifest["classes"]
         self.vocabulary: int = self.manifest["vocabulary"]
@@ -103,7 +108,7 @@ class SplitStore:
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
             try:
                 self.clips = [row["clip"] for row in csv.DictReader(file)]
-            except (csv.Error, KeyError) as error:
+            except (csv.Error, KeyError, UnicodeDecodeError) as error:
                 raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {_REMEDY}") from None
         self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
         self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
@@ -157,7 +162,7 @@ class SplitStore:
         try:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # what NumPy raises of damaged files has no end: SyntaxError, TokenError, ...
             raise LavishError(f"{self.path / name}: cannot be read as arrays ({error}): {_REMEDY}") from None
 
     def _check_size(self, name: str) -> None:
@@ -170,7 +175,7 @@ class SplitStore:
     def _load(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
         try:
             return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
-        except ValueError as error:
+        except Exception as error:
             raise LavishError(f"{self.path / name}: cannot be read as an array ({error}): {_REMEDY}") from None
 
     def _map(self, name: str) -> np.ndarray:
