@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -12,6 +11,7 @@ from lavish.config.options import add_source
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
+from lavish.io.yaml_files import parse_json, read_yaml
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What commands are added to."""
@@ -88,14 +88,12 @@ def read_values(text: str, option: str) -> Any:
     """Return what `--config` or `--table` holds: JSON text, or the content of a JSON or YAML file."""
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
+            return parse_json(text, option)
+        except ValueError as error:
             raise LavishError(f"{option}: not valid JSON: {error}") from None
     path = Path(text)
     if not path.is_file():
         raise LavishError(f"{option}: no file '{path}' (give JSON text that begins with '{{', or a path)")
-    from lavish.io.yaml_files import read_yaml
-
     return read_yaml(path)  # JSON is YAML
 
 

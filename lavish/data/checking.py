@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lavish.data.formats.base import ClipSource, missing_media, read_lines
-from lavish.data.formats.official import OFFICIAL, Official, TextFile
+from lavish.data.formats.base import ClipSource, exists, missing_media, read_lines, read_records
+from lavish.data.formats.official import OFFICIAL, Official
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import Clip, Outcome, run_all
 from lavish.errors import LavishError, did_you_mean
@@ -85,6 +84,7 @@ def check_data_set(
         return found
     _check_class_and_word_counts(format_name, official, root, found)
     media = _check_clips(format_name, official, root, segments, segment_seconds, found)
+    found.remarks += [f"{count} {what}" for what, count in reader(format_name).unread(root).items()]
     present = [source for source in media if not missing_media(source)]
     selected = present if sample is None else _evenly_spaced(present, sample)
     if selected:
@@ -124,7 +124,11 @@ def _check_text_files(official: Official, root: Path, found: Findings) -> bool:
         try:
             lines = [line.strip() for line in read_lines(base / name, "restore the published file")]
             lines = [line for line in lines if line]
-            entries = _entries(base / name, lines, published)
+            entries = (
+                len(read_records(base / name, "restore the published file"))
+                if name.endswith(".json")
+                else max(0, len(lines) - published.header)
+            )
         except LavishError as error:
             found.add(name, "unreadable")
             found.problems.append(str(error))
@@ -150,16 +154,6 @@ def _check_text_files(official: Official, root: Path, found: Findings) -> bool:
         if inner:
             found.problems[-1] += f"; but {inner[0]} has {required[0]}: give that folder as --root"
     return not found.problems
-
-
-def _entries(path: Path, lines: Sequence[str], published: TextFile) -> int:
-    """Return the number of entries of a text file."""
-    if path.suffix != ".json":
-        return max(0, len(lines) - published.header)
-    try:
-        return len(json.loads("\n".join(lines)))
-    except (ValueError, TypeError) as error:
-        raise LavishError(f"{path}: not a JSON list ({error}): restore the published file") from None
 
 
 def _check_class_and_word_counts(format_name: str, official: Official, root: Path, found: Findings) -> None:
@@ -221,7 +215,7 @@ def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findi
         f"{source.video.name}: segment {number}"
         for source in sources
         for number, frame in enumerate(source.segment_frames, start=1)
-        if frame is None and source.video.exists()
+        if frame is None and exists(source.video)
     ]
     if missing:
         found.problems.append(
@@ -234,7 +228,7 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
     masks = [mask for source in sources for mask in source.masks if mask is not None]
     if not masks:
         return
-    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not mask.exists()]
+    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not exists(mask)]
     found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} present")
     if missing:
         found.problems.append(

@@ -391,9 +391,18 @@ class _Resolver:
         if not PUBLISHED.is_file():
             raise LavishError(f"there is no {PUBLISHED}: it contains the published numbers that tables refer to")
         with PUBLISHED.open(newline="", encoding="utf-8") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            published: dict[str, dict[str, str]] = {}
             try:
-                return {row["id"]: row for row in csv.DictReader(lines)}
-            except csv.Error as error:
+                for row in rows:
+                    where = f"{PUBLISHED}, line {rows.line_num}"
+                    if "id" not in row or None in row or None in row.values():
+                        raise LavishError(f"{where}: other columns than in the first line, or no 'id': correct it")
+                    if row["id"] in published:
+                        raise LavishError(f"{where}: id '{row['id']}' is there twice: remove one")
+                    published[row["id"]] = row
+                return published
+            except (csv.Error, UnicodeDecodeError) as error:
                 raise LavishError(f"{PUBLISHED}: not a table ({error}): correct it") from None
 
     def _published(self, id: str, where: str) -> dict[str, str]:

@@ -158,7 +158,7 @@ def read_evaluation(directory: Path, split: str = "test") -> EvaluationRecord:
 def _definitions(values: dict[str, Any], path: Path) -> dict[str, Measure]:
     try:
         return {name: Measure(**one | {"limits": tuple(one["limits"])}) for name, one in values.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise LavishError(f"{path}: key 'definitions': {error}: evaluate again") from None
 
 
@@ -212,9 +212,12 @@ def read_run(run: Path, seeds: Sequence[int], split: str = "test") -> RunResult:
                 )
         for what, of in (
             ("the checkpoint", lambda values: values.get("checkpoint")),
-            ("the frozen weights", lambda values: values.get("weights", {}).get("sha256")),
+            ("the frozen weights", lambda values: (values.get("weights") or {}).get("sha256")),
         ):
-            trained, evaluated = of(record.values), of(evaluation.origin)
+            try:
+                trained, evaluated = of(record.values), of(evaluation.origin)
+            except AttributeError:
+                raise LavishError(f"{directory}: key 'weights' holds no checksum: evaluate or train again") from None
             if None not in (trained, evaluated) and trained != evaluated:
                 raise LavishError(
                     f"{directory / split / 'metrics.json'}: of {what} with sha256 {evaluated}, but record.json is of "
@@ -267,7 +270,7 @@ def _read_predictions(
         table = pq.read_table(path, columns=["clip", "score", *present])
         clips = table.column("clip").cast(pa.string()).to_pylist()
         numbers = {name: table.column(name).cast(pa.float64()).to_numpy() for name in ("score", *present)}
-    except (pa.ArrowException, KeyError, OSError) as error:
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise LavishError(f"{path}: no table with the columns 'clip' and 'score' ({error}): evaluate again") from None
     scores = numbers.pop("score")
     if len(scores) < 2:

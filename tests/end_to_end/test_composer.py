@@ -74,6 +74,7 @@ def test_layout_is_the_official_one(composed):
     assert lines[1:] == lists and len(lists) == 26
     ids = [line.split("&")[1] for line in lists]
     assert len(set(ids)) == 26 and all(len(name) == 11 for name in ids) and sum(name[0] == "-" for name in ids) >= 3
+    assert not ave.unread(composed)
     assert sorted(path.name for path in (composed / "AVE").iterdir()) == sorted(f"{name}.mp4" for name in ids)
     assert json.loads((composed / "composition.json").read_text())["compose"]["clips"]["train"] == 17
 

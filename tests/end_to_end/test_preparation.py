@@ -351,3 +351,13 @@ def test_the_store_says_what_it_was_made_of(reference: dict[str, bytes]) -> None
     assert manifest["clips"] == CLIPS
     assert manifest["segments"] == 3
     assert set(manifest["checksums"]) == set(reference) - {"store.json"}
+
+
+def test_videos_that_cannot_be_read_are_named_once_and_in_the_manifest(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "AVE" / "other.mkv").touch()
+    prepare(config(), root, "train", tmp_path / "train", jobs=1)
+    note = "videos not read, because of their folder or ending: AVE/other.mkv"
+    assert json.loads((tmp_path / "train" / "store.json").read_text())["notes"] == {note: 1}
+    assert capsys.readouterr().err.count(f"{root}, split train: 1 {note}\n") == 1

@@ -81,3 +81,25 @@ def test_rules_in_a_path_with_braces_are_one_message(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     said = message(workflow, "--snakefile", str(repository / "Snakefile"))
     assert said == f"Snakemake cannot read rules from a path with braces ('{repository}'): rename or move the folder."
+
+
+def test_a_key_that_a_configuration_file_has_twice(tmp_path: Path) -> None:
+    """Snakemake reads the files as well, and takes the last one."""
+    workflow = Workflow.with_small_table(tmp_path)
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("tasks:\n  event_localization:\n    data: {compose: null}\n    data: {segments: 3}\n")
+    said = message(workflow, "--configfile", "config/smoke.yaml", str(twice))
+    assert "twice.yaml: not valid YAML: key 'data' is there twice: remove one\n" in said
+    assert "line 4, column 5" in said
+
+
+@pytest.mark.parametrize("option", ["--configfile", "--configfiles", "--configfile="])
+def test_a_second_option_for_configuration_files(tmp_path: Path, option: str) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    file = tmp_path / "seeds.yaml"
+    file.write_text("seeds: [0]\n")
+    second = [f"{option}{file}"] if option.endswith("=") else [option, str(file)]
+    assert message(workflow, "--configfile", str(file), *second) == (
+        "`--configfile` is there twice: give it once, with all files: `--configfile a.yaml b.yaml`"
+    )
+    assert workflow.planned("--configfile", str(file), str(file))["table"] == 1

@@ -55,6 +55,17 @@ def check_own_folder(folder):
 
 or_stop(check_own_folder, workflow.basedir)
 
+
+def refuse_second_option():
+    """Refuse a second `--configfile`: Snakemake takes the last one and says nothing of the others."""
+    # An abbreviation is the same option; `--configfile a.yaml b.yaml` is right, and merges both.
+    options = [word for word in sys.argv if word.startswith("--configf")]
+    if workflow.is_main_process and len(options) > 1:
+        raise LavishError("`--configfile` is there twice: give it once, with all files: `--configfile a.yaml b.yaml`")
+
+
+or_stop(refuse_second_option)
+
 # Snakemake merges the files into `config` key by key. That is wrong where a file selects another kind of something, such
 # as assets from a folder instead of procedural ones: `load` then drops the keys of the former kind.
 config_files = [

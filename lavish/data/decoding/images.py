@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lavish.data.decoding.container import Container, MediaError
-
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
+from lavish.data.formats.base import PICTURES
 
 
 class _Frame(NamedTuple):
@@ -134,7 +133,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
     for path in sorted(folder.iterdir()):
         name = re.fullmatch(r"(.*?)([0-9]+)", path.stem)
         # Hidden files are skipped: macOS creates one beside each file on foreign disks.
-        if name is None or path.name.startswith(".") or path.suffix.lower() not in _SUFFIXES:
+        if name is None or path.name.startswith(".") or path.suffix.lower() not in PICTURES:
             continue
         series = series or (name[1], path)
         other = series[1] if name[1] != series[0] else found.get(int(name[2]))

@@ -25,7 +25,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, read_class_names, read_lines, read_table, unique_names
+from lavish.data.formats.base import (
+    VIDEOS,
+    ClipSource,
+    Targets,
+    read_class_names,
+    read_lines,
+    read_table,
+    unique_names,
+    unread_media,
+)
 from lavish.errors import LavishError, did_you_mean
 
 _TABLE = "clips.csv"
@@ -33,9 +42,6 @@ _CLASSES = "classes.txt"
 _EXCLUDED = f"clips excluded, of a class that {_CLASSES} does not list"
 _COLUMNS = ("path", "label", "split")
 _VIDEO_FOLDERS = ("UCF-101", "videos")
-_SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
-}  # fmt: skip
 _LAYOUTS = (
     f"give {_TABLE} with the columns {','.join(_COLUMNS)}, or class folders train/<class>/<video>, val/..., test/..., "
     "or lists trainlist01.txt, vallist01.txt, testlist01.txt of <class>/<video>"
@@ -75,6 +81,19 @@ def targets(root: Path, split: str, *, segments: int, segment_seconds: float) ->
     indices = {name: index for index, name in enumerate(names)}
     labels = np.array([indices[clip.label] for clip in listed], dtype=np.int64)
     return Targets({"labels": labels}, notes={_EXCLUDED: excluded} if excluded else {})
+
+
+def unread(root: Path) -> dict[str, int]:
+    """Return the videos and pictures that are neither in a class folder nor at a place that a list could name."""
+    if (root / _TABLE).exists():
+        return {}  # which names any file
+    if any(_lists(root, name) for name in SPLITS):
+        return unread_media(root, [root / name for name in _VIDEO_FOLDERS], lambda path: len(path.parts) == 3)
+    return unread_media(
+        root,
+        [root],
+        lambda path: len(path.parts) == 3 and path.parts[0] in SPLITS and path.suffix.lower() in VIDEOS,
+    )
 
 
 def _data_set(root: Path, split: str) -> tuple[list[str], list[_Clip], int]:
@@ -193,7 +212,7 @@ def _folders(root: Path, split: str) -> list[_Clip]:
     return [
         _Clip(str(path), f"{path.parent.name}/{path.name}", path, path.parent.name)
         for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.parts[-2:])
+        if path.suffix.lower() in VIDEOS and not any(part.startswith(".") for part in path.parts[-2:])
     ]
 
 

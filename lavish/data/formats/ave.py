@@ -25,7 +25,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_class_names, read_lines, unique_names
+from lavish.data.formats.base import (
+    ClipSource,
+    Targets,
+    is_plain_name,
+    read_class_names,
+    read_lines,
+    unique_names,
+    unread_clips,
+)
 from lavish.errors import LavishError, did_you_mean
 
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -97,6 +105,11 @@ def targets(root: Path, split: str, *, segments: int, segment_seconds: float) ->
             )
         labels[clip, (centres >= row.start) & (centres < row.end)] = indices[row.label]
     return Targets({"labels": labels})
+
+
+def unread(root: Path) -> dict[str, int]:
+    """Return the videos and pictures that are at no place that a list could name."""
+    return unread_clips(root, ["AVE"])
 
 
 def _list(root: Path, split: str) -> list[_Row]:

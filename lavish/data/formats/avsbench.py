@@ -20,10 +20,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_table, unique_names
+from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_table, unique_names, unread_media
 from lavish.errors import LavishError, did_you_mean
 
 SEGMENTS = 5  # of one second, if there are no frames to count
@@ -112,6 +112,22 @@ class AvsbenchSubset:
             )
         return Targets({})
 
+    def unread(self, root: Path) -> dict[str, int]:
+        """Return the videos and pictures whose names or folders are not those of frames, masks and audio."""
+        media = self._base(root) / self.media
+        row = Row("video", "train", "category")
+        frames, masks = len(self.frames_path(row).parts) + 1, len(self.media_path(row).parts) + 2
+
+        def is_read(path: PurePath) -> bool:
+            *_, name = parts = path.relative_to(media.relative_to(root)).parts
+            if parts[0] == "raw_videos":
+                return len(parts) == masks and path.suffix == ".mp4"
+            pattern, depth = (_FRAME, frames + 1) if parts[0] == "visual_frames" else (_MASK, masks + 1)
+            return len(parts) == depth and pattern.search(name) is not None
+
+        videos = [] if (media / "audio_wav").is_dir() else [media / "raw_videos"]
+        return unread_media(root, [media / "visual_frames", media / "gt_masks", *videos], is_read)
+
     def _masks(self, folder: Path, row: Row, segments: int) -> tuple[Path | None, ...]:
         present = _numbered(folder, _MASK)
         masks = [present.get(number, folder / f"{row.video}_{number}.png") for number in range(1, segments + 1)]
@@ -166,7 +182,7 @@ def _count_segments(numbered: Sequence[Mapping[int, Path]]) -> int:
 
 def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
     """Return the files of a video's folder by the number at the end of their names; empty for a missing folder."""
-    if not folder.is_dir():
+    if not exists(folder) or not folder.is_dir():
         return {}
     # The later of two files with one number wins. Hidden files are created by file managers.
     paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith(folder.name), path.name))

@@ -35,3 +35,4 @@ classes = _LAYOUT.classes
 vocabulary = _LAYOUT.vocabulary
 clips = _LAYOUT.clips
 targets = _LAYOUT.targets
+unread = _LAYOUT.unread

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePath
+from typing import Any, Protocol
 
 import numpy as np
 
 from lavish.errors import LavishError
+from lavish.io.yaml_files import parse_json
 
 NOT_ANNOTATED = 255
 """Value of all mask pixels of a segment without annotation."""
+
+VIDEOS = frozenset(
+    (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+)
+"""Endings of the videos that formats with any kind of video read, in lower case."""
+
+PICTURES = frozenset((".jpg", ".jpeg", ".png"))
+"""Endings of the pictures that are read as frames, in lower case."""
+
+# Endings by which files that are not read are recognised as media.
+_ALL_VIDEOS = VIDEOS | {
+    ".264", ".265", ".3g2", ".amv", ".asf", ".divx", ".dv", ".f4v", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t",
+    ".m2ts", ".m2v", ".mjpeg", ".mjpg", ".mod", ".mp4v", ".mpe", ".mpv", ".mxf", ".nut", ".ogm", ".qt", ".rm",
+    ".rmvb", ".tod", ".trp", ".vob", ".wtv", ".xvid", ".y4m",
+}  # fmt: skip
+_ALL_PICTURES = PICTURES | {
+    ".avif", ".bmp", ".dib", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pgm",
+    ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -70,14 +92,67 @@ class Reader(Protocol):
     def targets(self, root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
         """Return the targets of the listed clips."""
 
+    def unread(self, root: Path) -> dict[str, int]:
+        """Return what :func:`unread_media` says of the folders of this format, whatever the lists name."""
+
+
+def exists(path: Path) -> bool:
+    """Return whether a file of a listed name exists; unlike Path.exists, also for a name that no file can have."""
+    return os.path.exists(path)  # noqa: PTH110
+
 
 def missing_media(source: ClipSource) -> str | None:
     """Return the reason why a clip cannot be read at all (a path that does not exist), or None."""
     for path in dict.fromkeys((source.video, source.audio)):
-        if not path.exists():
+        if not exists(path):
             # Reports are copied along with a prepared store, so they name files relative to the data set.
             return f"missing {path.parent.name}/{path.name}"
     return None
+
+
+def unread_media(root: Path, folders: Iterable[Path], is_read: Callable[[PurePath], bool]) -> dict[str, int]:
+    """Count the videos and pictures that a format cannot read for their place or ending.
+
+    Folders are only listed: no file is opened and no link followed. Hidden files and folders are left out.
+
+    Args:
+        root: the folder of the data set.
+        folders: those below it that hold media; they may be missing.
+        is_read: whether the format reads a file, or a folder that is called like one, given its path below the root.
+
+    Returns:
+        A description with the first names -> count, as in :attr:`Targets.notes`; empty if everything can be read.
+    """
+    found: dict[str, list[str]] = {"videos": [], "pictures": []}
+    for folder in folders:
+        for place, inner, names in os.walk(folder):
+            here = PurePath(place).relative_to(root)
+            inner[:] = [name for name in inner if not (name.startswith(".") or (_kind(name) and is_read(here / name)))]
+            for name in names:
+                if (kind := _kind(name)) and not name.startswith(".") and not is_read(here / name):
+                    found[kind].append((here / name).as_posix())
+    notes = {}
+    for kind, paths in found.items():
+        # A name need not be text, and the description goes into a JSON file.
+        examples = [os.fsencode(path).decode(errors="backslashreplace") for path in sorted(paths)[:_NAMED]]
+        if examples:
+            more = ", ..." if len(paths) > _NAMED else ""
+            notes[f"{kind} not read, because of their folder or ending: {', '.join(examples)}{more}"] = len(paths)
+    return notes
+
+
+def _kind(name: str) -> str | None:
+    suffix = PurePath(name).suffix.lower()
+    return "videos" if suffix in _ALL_VIDEOS else "pictures" if suffix in _ALL_PICTURES else None
+
+
+def unread_clips(root: Path, videos: Sequence[str]) -> dict[str, int]:
+    """Return :func:`unread_media` of a format with ``<videos>/<id>.mp4``, or without such a folder extracted frames."""
+    if folders := [root / name for name in videos if (root / name).is_dir()]:
+        return unread_media(root, folders, lambda path: len(path.parts) == 2 and path.suffix == ".mp4")
+    return unread_media(
+        root, [root / "video_frames"], lambda path: len(path.parts) == 3 and path.suffix.lower() in PICTURES
+    )
 
 
 _texts: ContextVar[set[Path] | None] = ContextVar("texts", default=None)
@@ -99,11 +174,24 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     if (recorded := _texts.get()) is not None:
         recorded.add(path)
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LavishError(f"{path}: not UTF-8 text (byte {error.start}): {remedy}") from None
     except OSError as error:
         raise LavishError(f"{path}: {error.strerror or error}: {remedy}") from None
+    # Not str.splitlines, for which a name would end at U+2028, too.
+    return text.removesuffix("\n").split("\n")
+
+
+def read_records(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """Return the records of a JSON file; raises like :func:`read_lines`, also for other content."""
+    try:
+        records = parse_json("\n".join(read_lines(path, remedy)), str(path))
+    except ValueError as error:
+        raise LavishError(f"{path}: not JSON ({error}): {remedy}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise LavishError(f"{path}: not a list of records: {remedy}")
+    return records
 
 
 def read_class_names(path: Path, remedy: str) -> list[str]:
@@ -122,7 +210,7 @@ def read_table(path: Path, remedy: str) -> tuple[list[str], list[tuple[int, list
 
     White space around fields is removed. Raises the errors of :func:`read_lines`, and a LavishError for malformed CSV.
     """
-    rows = csv.reader(read_lines(path, remedy), strict=True)
+    rows = csv.reader((f"{line}\n" for line in read_lines(path, remedy)), strict=True)
     try:
         header = [name.strip() for name in next(rows, [])]
         table = [(rows.line_num, [field.strip() for field in fields]) for fields in rows]

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_lines
+from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_records, unread_clips
 from lavish.errors import LavishError, did_you_mean
 
 TYPES = (
@@ -81,7 +81,7 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     if folders:
         # A video that no folder contains is reported as missing in the first.
         files = {video: [folder / f"{video}.mp4" for folder in folders] for video in videos}
-        paths = {video: next((path for path in all_ if path.exists()), all_[0]) for video, all_ in files.items()}
+        paths = {video: next((path for path in all_ if exists(path)), all_[0]) for video, all_ in files.items()}
         return [ClipSource(video, path, path) for video, path in paths.items()]
     if frames.is_dir() and audio.is_dir():
         return [ClipSource(video, frames / video, audio / f"{video}.wav") for video in videos]
@@ -124,6 +124,11 @@ def targets(root: Path, split: str, *, segments: int, segment_seconds: float) ->
     )
 
 
+def unread(root: Path) -> dict[str, int]:
+    """Return the videos and pictures that are at no place that a list could name."""
+    return unread_clips(root, _VIDEOS)
+
+
 @dataclass(frozen=True)
 class _Questions:
     """The questions of a split and notes on its files."""
@@ -153,7 +158,7 @@ def _read(root: Path, split: str) -> _Questions:
     questions: list[_Question] = []
     deleted = 0
     for path in [whole] if whole.is_file() or not parts else parts:
-        records = _records(path)
+        records = read_records(path, _REMEDY)
         if path != whole:
             notes[f"questions from {path.name}, in place of {whole.name}"] = len(records)
         for number, record in enumerate(records, start=1):
@@ -164,17 +169,6 @@ def _read(root: Path, split: str) -> _Questions:
     if not questions:
         raise LavishError(f"{whole}: contains no question: {_REMEDY}")
     return _Questions(questions, notes | {"questions excluded, marked as deleted": deleted})
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    text = "\n".join(read_lines(path, _REMEDY))
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LavishError(f"{path}: not JSON ({error}): {_REMEDY}") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise LavishError(f"{path}: not a list of records: {_REMEDY}")
-    return records
 
 
 def _question(record: dict[str, Any], where: str) -> _Question:

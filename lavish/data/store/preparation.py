@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     layout = reader(config.format)
     sources = layout.clips(root, split)
     targets = layout.targets(root, split, segments=config.segments, segment_seconds=config.segment_seconds)
+    notes = targets.notes | layout.unread(root)
     classes = layout.classes(root)
     words = layout.vocabulary(root)
     for key, value, found in (("num_classes", config.num_classes, classes), ("vocabulary", config.vocabulary, words)):
@@ -72,6 +74,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     folder = out.with_name(out.name + ".partial")
     values = ClipValues(folder, config.segments, config.segment_seconds, config.frame_size, spectrogram)
 
+    for what, number in notes.items():
+        print(f"{root}, split {split}: {number} {what}", file=sys.stderr)
     outcomes = {
         index: Outcome(index, "excluded", reason)
         for index, source in enumerate(sources)
@@ -105,7 +109,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             "vocabulary": len(words),
             "clips": len(kept),
             "units": len(units),
-            "notes": targets.notes,
+            "notes": notes,
             "segments": config.segments,
             "valid_frames": valid_frames,
             **_describe({name: arrays.get(name, folder / name) for name in (*array_names(folder), *FILES)}),
@@ -262,7 +266,8 @@ def _describe(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # The names of files need not be text.
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

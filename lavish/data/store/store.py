@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
@@ -39,6 +39,22 @@ MASKS = "masks.npy"
 FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
 
 _REMEDY = "prepare the split again (lavish prepare)"
+
+
+class _Array(BaseModel):
+    shape: list[int]
+    dtype: str
+
+
+class _Manifest(BaseModel):
+    """What must be in the manifest for a store to be opened."""
+
+    classes: list[str]
+    vocabulary: int
+    valid_frames: int
+    arrays: dict[str, _Array]
+    sizes: dict[str, int]
+    checksums: dict[str, str]
 
 
 class SplitStore:
@@ -70,10 +86,20 @@ class SplitStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.manifest: dict[str, Any] = self._json(MANIFEST)
-        absent = {"classes", "vocabulary", "valid_frames", "arrays", "sizes", "checksums"} - self.manifest.keys()
-        if absent:
-            raise LavishError(f"{self.path / MANIFEST}: no key '{min(absent)}': {_REMEDY}")
-        for name in sorted({*FILES, *self.manifest["sizes"]}):
+        try:
+            _Manifest.model_validate(self.manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            problem = f"no key '{key}'" if first["type"] == "missing" else f"key '{key}': {first['msg']}"
+            raise LavishError(f"{self.path / MANIFEST}: {problem}: {_REMEDY}") from None
+        arrays, sizes = self.manifest["arrays"].keys(), self.manifest["sizes"].keys()
+        for name in [*ARRAYS, *({MASKS} & sizes)]:
+            if name not in arrays:
+                raise LavishError(f"{self.path / MANIFEST}: no key 'arrays.{name}': {_REMEDY}")
+        for name in (sizes | self.manifest["checksums"].keys()) - {*FILES, MASKS}:
+            raise LavishError(f"{self.path / MANIFEST}: '{name}' is no file of a prepared split: {_REMEDY}")
+        for name in sorted({*FILES, *sizes}):
             self._check_size(name)
         self.classes: list[str] = self.manifest["classes"]
         self.vocabulary: int = self.manifest["vocabulary"]
@@ -82,7 +108,7 @@ class SplitStore:
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
             try:
                 self.clips = [row["clip"] for row in csv.DictReader(file)]
-            except (csv.Error, KeyError) as error:
+            except (csv.Error, KeyError, UnicodeDecodeError) as error:
                 raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {_REMEDY}") from None
         self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
         self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
@@ -136,7 +162,7 @@ class SplitStore:
         try:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # what NumPy raises of damaged files has no end: SyntaxError, TokenError, ...
             raise LavishError(f"{self.path / name}: cannot be read as arrays ({error}): {_REMEDY}") from None
 
     def _check_size(self, name: str) -> None:
@@ -149,7 +175,7 @@ class SplitStore:
     def _load(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
         try:
             return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
-        except ValueError as error:
+        except Exception as error:
             raise LavishError(f"{self.path / name}: cannot be read as an array ({error}): {_REMEDY}") from None
 
     def _map(self, name: str) -> np.ndarray:

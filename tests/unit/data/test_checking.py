@@ -170,7 +170,7 @@ def test_optional_files_may_be_missing(root: Path, monkeypatch: pytest.MonkeyPat
     assert "more.json" not in facts
     assert facts["classes"] == "2"
     (root / "questions.json").write_text('[{"a": 1}')
-    assert "questions.json: not a JSON list" in check(root).problems[0]
+    assert "questions.json: not JSON" in check(root).problems[0]
 
 
 def test_a_sample_is_evenly_spaced_over_all(whole: Path) -> None:
@@ -205,3 +205,22 @@ def test_segments_without_a_frame_are_reported(tmp_path: Path) -> None:
         "excludes clips with frames for fewer than half of the segments"
     ]
     assert any("b_0: video covers 4 of 5 segments" in remark for remark in found.remarks)
+
+
+def test_videos_that_the_layout_cannot_read_are_counted_and_named(tmp_path: Path) -> None:
+    """A nested class folder, two endings that are not known and a video beside the classes."""
+    read = ["train/cat/a.mp4", "train/dog/a.mp4", "val/cat/a.mp4", "val/dog/a.mp4", "test/cat/a.mp4", "test/dog/a.mp4"]
+    unread = ["train/cat/part2/z.mp4", "train/cat/z.m2ts", "train/cat/z.mpe", "train/loose.mp4"]
+    for name in [*read, *unread, "train/cat/labels.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = check_data_set("actions", tmp_path, sample=0, jobs=1)
+    assert f"4 videos not read, because of their folder or ending: {', '.join(unread)}" in found.remarks
+    assert not found.problems
+
+
+def test_a_key_that_a_list_has_twice_is_a_problem(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"questions.json": TextFile(1)}
+    monkeypatch.setitem(OFFICIAL, "ave", dataclasses.replace(OFFICIAL["ave"], texts=listed, entry="questions"))
+    (root / "questions.json").write_text('[{"a": 1,\n "a": 2}]')
+    assert check(root).problems == [f"{root}/questions.json, line 2: key 'a' is there twice: remove one"]

@@ -253,3 +253,10 @@ def test_a_video_is_prepared_once_and_takes_its_questions_along_when_it_is_left_
     assert "-b,excluded,no audio stream" in (store.path / "report.csv").read_text()
     with pytest.raises(LavishError, match=r"data\.vocabulary is 9, but .* has 8 words"):
         prepare(config.model_copy(update={"vocabulary": 9}), root, "train", tmp_path / "other", jobs=1)
+
+
+def test_a_key_that_a_record_has_twice_is_an_error(root: Path) -> None:
+    text = (root / "avqa-val.json").read_text()
+    (root / "avqa-val.json").write_text(text.replace('"anser": "one"', '"anser": "one",\n  "anser": "two"'))
+    with pytest.raises(LavishError, match=r"avqa-val\.json, line 19: key 'anser' is there twice: remove one"):
+        read(root, "val")
