@@ -14,7 +14,7 @@ READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test test-faults test-cluster check reference format schemas lock
+.PHONY: help environment table smoke test test-faults test-fuzz test-cluster check reference format schemas lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,6 +38,11 @@ ROUNDS ?= 200
 SEED ?= 0
 test-faults: $(READY)  ## ROUNDS rounds of a small workflow, with a fault in each
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults
+
+# Readers of files get mutated ones: the same SEED and EXAMPLES give the same files.
+EXAMPLES ?= 10000
+test-fuzz: $(READY)  ## EXAMPLES damaged files for each reader of files from outside
+	EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz
 
 test-cluster: $(READY) $(SLURM)  ## a table on a Slurm cluster, with jobs and a node that die; root starts one if necessary
 	PYTHONPATH=$(SLURM) $(BIN)/python -m pytest --numprocesses=0 -s tests/cluster

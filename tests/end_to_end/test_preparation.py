@@ -361,3 +361,13 @@ def test_videos_that_cannot_be_read_are_named_once_and_in_the_manifest(
     note = "videos not read, because of their folder or ending: AVE/other.mkv"
     assert json.loads((tmp_path / "train" / "store.json").read_text())["notes"] == {note: 1}
     assert capsys.readouterr().err.count(f"{root}, split train: 1 {note}\n") == 1
+
+
+def test_names_that_are_not_text_do_not_stop_the_preparation(root: Path, tmp_path: Path) -> None:
+    for name in (b"a.mp4", b"\xff.mp4"):
+        for split in ("train", "val"):
+            folder = tmp_path / "videos" / split / "cat"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / "AVE" / "v01.mp4", os.fsencode(folder) + b"/" + name)
+    prepare(config(format="actions", num_classes=1), tmp_path / "videos", "train", tmp_path / "train", jobs=1)
+    assert SplitStore(tmp_path / "train").clips == ["cat/a.mp4", "cat/\\udcff.mp4"]

@@ -87,7 +87,7 @@ class SplitStore:
         self.path = Path(path)
         self.manifest: dict[str, Any] = self._json(MANIFEST)
         try:
-            _Manifest.model_validate(self.manifest)
+            _Manifest.model_validate(self.manifest, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))

@@ -42,3 +42,34 @@ def test_a_key_that_json_text_has_twice_is_an_error_with_its_line() -> None:
     assert parse_json(text.replace("\\u0062", "d"), "list.json")[1] == {"b": 1, "c": ["b", {}], "d": 2}
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000, "list.json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2001-02-30", "2001-01-01 99:00:00", "0x_", "9" * 5000, "!!int a", "!!float a", "!!bool a", "!!timestamp a"],
+)
+def test_a_value_that_is_none_of_its_type_is_named_with_its_line(value: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        LavishError, match=r"(?s)values\.yaml: not valid YAML: '.*' is no value of its type.*line 2, col"
+    ):
+        read_yaml(write(tmp_path, f"a: 1\nb: {value}"))
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "- " * 5000])
+def test_values_in_too_many_others_are_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LavishError, match=r"values\.yaml: not valid YAML: nested too deeply"):
+        read_yaml(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "0: &0 [x, x]\n" + "".join(f"{n}: &{n} [*{n - 1}, *{n - 1}]\n" for n in range(1, 40)),
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LavishError, match=r"values\.yaml: more than 1,000,000 values: write out what its aliases"):
+        read_yaml(write(tmp_path, text))
+    assert read_yaml(write(tmp_path, "a: &a [1]\nb: *a")) == {"a": [1], "b": [1]}

@@ -145,6 +145,22 @@ def test_only_rows_that_use_the_audio_encoder_have_one() -> None:
     assert run("joined").audio_encoder.kind == "audio_encoder"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name,value\nknown,1\n", "line 2: other columns than in the first line, or no 'id'"),
+        (b"id,value\nknown,1,2\n", "line 2: other columns than in the first line, or no 'id'"),
+        (b"id,value\nknown\n", "line 2: other columns than in the first line, or no 'id'"),
+        (b"id,value\nknown,1\nknown,2\n", "line 3: id 'known' is there twice: remove one"),
+        (b"id,value\nknown,\xff\n", "not a table .'utf-8' codec"),
+    ],
+)
+def test_a_wrong_table_of_published_numbers_is_named(content: bytes, message: str) -> None:
+    Path("config/published.csv").write_bytes(content)
+    with pytest.raises(LavishError, match=rf"config/published\.csv.*{message}"):
+        load([CONFIG])
+
+
 def test_published_numbers_and_facts_reach_the_table() -> None:
     spec = load([CONFIG]).table("small").spec
     assert spec["sections"][0]["rows"][0]["published"] == [

@@ -147,3 +147,25 @@ def test_a_truncated_predictions_file_is_named(run: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LavishError, match=r"predictions.parquet: no table"):
         read_evaluation(run / "seed0")
+
+
+def test_names_of_clips_that_are_not_text_are_an_error(run: Path) -> None:
+    path = run / "seed0" / "test" / "predictions.parquet"
+    table = pa.table({"clip": [f"-clip{index}" for index in range(3)], "score": [0.0, 0.5, 1.0]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"-clip1", b"-clip\xff", 1))
+    with pytest.raises(LavishError, match=r"predictions\.parquet: no table"):
+        read_evaluation(run / "seed0")
+
+
+@pytest.mark.parametrize("name", ["record.json", "test/metrics.json"])
+def test_weights_without_a_checksum_are_named(run: Path, name: str) -> None:
+    change(run / "seed1" / name, **{"weights": ["x"]} if name == "record.json" else {"origin": {"weights": "x"}})
+    with pytest.raises(LavishError, match=r"seed1: key 'weights' holds no checksum"):
+        read_run(run, [0, 1])
+
+
+def test_a_measure_whose_name_is_no_text_is_named(run: Path) -> None:
+    change(run / "seed0/test/metrics.json", definitions={"loss": {"name": 1, "limits": [0, 1]}})
+    with pytest.raises(LavishError, match=r"metrics\.json: key 'definitions'"):
+        read_evaluation(run / "seed0")

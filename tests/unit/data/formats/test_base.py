@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lavish.data.formats.base import read_lines, read_table
+from lavish.data.formats.base import missing_media, read_lines, read_table
 from lavish.data.formats.registry import reader
 from tests.avsbench_files import write_ms3, write_picture, write_s4
 
@@ -114,3 +114,21 @@ def test_a_name_that_is_not_text_is_named_all_the_same(tmp_path: Path) -> None:
         pass
     [note] = reader("actions").unread(tmp_path)
     assert note.endswith(": train/\\xff.mp4")
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    name = "x" * 300
+    (tmp_path / "trainSet.txt").write_text(f"cat&{name}&good&0&3\n")
+    (tmp_path / "AVE").mkdir()
+    [source] = reader("ave").clips(tmp_path, "train")
+    assert missing_media(source) == f"missing AVE/{name}.mp4"
+    record = {"video_id": name, "question_content": "Is it?", "templ_values": "[]", "anser": "yes"}
+    record["type"] = '["Audio", "Counting"]'
+    (tmp_path / "avqa-train.json").write_text(json.dumps([record, record | {"video_id": "\ud800"}]))
+    (tmp_path / "videos").mkdir()
+    assert all(map(missing_media, reader("music_avqa").clips(tmp_path, "train")))
+    root = write_ms3(tmp_path)
+    with (root / "ms3_meta_data.csv").open("a") as table:
+        table.write(f"{name},train\n")
+    *_, source = reader("avsbench_ms3").clips(root, "train")
+    assert missing_media(source) == f"missing visual_frames/{name}"

@@ -130,3 +130,42 @@ def test_targets_are_never_unpickled(split: Path) -> None:
     change_manifest(split, lambda m: m["sizes"].update({"targets.npz": (split / "targets.npz").stat().st_size}))
     with pytest.raises(LavishError, match=r"targets\.npz: .*prepare the split again"):
         SplitStore(split)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"store"'])
+def test_a_manifest_that_is_no_mapping_is_named(split: Path, text: str) -> None:
+    (split / "store.json").write_text(text)
+    with pytest.raises(LavishError, match=r"store\.json: .* prepare the split again"):
+        SplitStore(split)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(vocabulary="1"), "key 'vocabulary': Input should be a valid integer"),
+        (lambda m: m["sizes"].update({"clips.csv": None}), r"key 'sizes\.clips\.csv': Input should be a valid integer"),
+        (lambda m: m["arrays"].pop("frames.npy"), r"no key 'arrays\.frames\.npy'"),
+        (lambda m: m["arrays"]["frames.npy"].pop("shape"), r"no key 'arrays\.frames\.npy\.shape'"),
+        (lambda m: m["sizes"].update({"x" * 300: 1}), "'x+' is no file of a prepared split"),
+        (lambda m: m["checksums"].update({"../x": ""}), r"'\.\./x' is no file of a prepared split"),
+    ],
+)
+def test_wrong_values_in_the_manifest_are_named(split: Path, change: Callable[[dict], None], message: str) -> None:
+    change_manifest(split, change)
+    with pytest.raises(LavishError, match=rf"store\.json: {message}: prepare the split again"):
+        SplitStore(split)
+
+
+@pytest.mark.parametrize("name", ["frames.npy", "units.npy"])
+@pytest.mark.parametrize("header", [b"[", b"(1", b"\x99\n("])
+def test_a_damaged_header_of_an_array_is_named(split: Path, name: str, header: bytes) -> None:
+    content = (split / name).read_bytes()
+    (split / name).write_bytes(content[:10] + header + content[10 + len(header) :])
+    with pytest.raises(LavishError, match=rf"{name}: cannot be read as an array"):
+        SplitStore(split)
+
+
+def test_a_list_of_clips_that_is_not_text_is_named(split: Path) -> None:
+    (split / "clips.csv").write_bytes(b"\xff" + (split / "clips.csv").read_bytes()[1:])
+    with pytest.raises(LavishError, match=r"clips\.csv: not a list of clips"):
+        SplitStore(split)
