@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lavish.errors import LavishError
+from lavish.io.paths import kind_of
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
@@ -28,7 +29,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
         # By bytes: the same order whatever the locale.
         for name, path in sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in set(files)):
             content = b""
-            if path.is_file():
+            if kind_of(path) == "file":
                 with path.open("rb") as file:
                     content = hashlib.file_digest(file, "sha256").digest()
                 found += 1

@@ -41,7 +41,8 @@ def decode_video_frames(
         MediaError: nothing in the stream can be decoded.
     """
     packets = container.packets(stream)
-    interval = float(1 / stream.average_rate) if stream.average_rate else 0.0
+    lengths = (_length(packet, 0.0) for packet in packets)
+    interval = float(1 / stream.average_rate) if stream.average_rate else next(filter(None, lengths), 0.0)
     keys: list[tuple[float, int]] = []
     end = -math.inf
     if all(packet.pts is not None for packet in packets):
@@ -149,13 +150,13 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def _decode(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Frame]:
-    for count, (packet, frame) in enumerate(container.decode(stream, first)):
-        if frame.pts is not None:
-            yield _Frame(packet, container.seconds(frame.pts, stream), frame)
-        elif interval > 0:
-            yield _Frame(packet, count * interval, frame)
-        else:
+    following = 0.0
+    for packet, frame in container.decode(stream, first):
+        if frame.pts is None and interval == 0:
             raise MediaError(f"no timestamps in {container.name}")
+        time = following if frame.pts is None else container.seconds(frame.pts, stream)
+        yield _Frame(packet, time, frame)
+        following = time + interval
 
 
 def _length(packet: Any, interval: float) -> float:

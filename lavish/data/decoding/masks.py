@@ -1,14 +1,13 @@
 """Reading masks: one image per annotated segment, in which the object is bright and the rest black.
 
-What counts is the brightness of a pixel, its largest channel; that of a palette is the brightness of its colours. In a mask
-of black and one other brightness, all that is not black is the object. In one with values between (resized, compressed),
-the object is what has at least half of the largest possible value, as in AVSBench's own reader, which reduces masks to
-one bit there.
+What counts is the brightness of a pixel, its largest channel; that of a palette is the brightness of its colours. In a
+mask of black and one other brightness, all that is not black is the object. In one with values between (resized,
+compressed), the object is what has at least half of the largest possible value, as in AVSBench's own reader, which reduces
+masks to one bit there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from lavish.data.decoding.container import MediaError
 from lavish.data.decoding.pictures import UNREADABLE, PictureError, open_picture
 from lavish.data.formats.base import NOT_ANNOTATED
+from lavish.io.paths import kind_of
 
 _HALF = 128  # of the largest possible value, 255
 
@@ -45,7 +45,7 @@ def decode_masks(paths: Sequence[Path | None], size: int) -> tuple[np.ndarray, l
         if path is None:
             continue
         name = f"mask of segment {segment + 1}"
-        if not os.path.exists(path):
+        if kind_of(path) == "missing":
             notes.append(f"{name} missing")
             continue
         try:

@@ -9,6 +9,8 @@ Treatment of faulty media:
 * missing or undecodable file, no video stream, no audio stream: :class:`MediaError`, the clip is excluded;
 * a stream that covers fewer than half of the segment centres: :class:`MediaError`, the clip is excluded;
 * a stream that does not cover all of the centres: noted; the nearest frame is repeated, audio is zero;
+* timestamps that begin again or jump, as in joined recordings: noted; the jump is closed, as in a player;
+* packets without timestamps: noted; they follow the ones before them, frames at the stream's average rate;
 * damaged packets or frames: noted; they are skipped and the frame before them is repeated;
 * silent audio, with a peak below -80 dB of full scale: noted but kept, because published results count such clips;
 * a stream that ends less than half a segment early counts as complete, because most real clips do.
@@ -69,16 +71,17 @@ def decode_clip(
             audio = container.stream("audio") if together else None
             container.read([video, audio] if together else [video], duration)
             frames, video_covered = decode_video_frames(container, video, times, frame_size)
-            _note_damage("video", container, video, notes)
+            notes += _faults("video", container, video)
             if together:
                 waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
-                _note_damage("audio", container, audio, notes)
+                notes += _faults("audio", container, audio)
+            notes += _jumps(container)
     if source.audio != source.video:
         with Container(source.audio) as container:
             audio = container.stream("audio")
             container.read([audio], duration)
             waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
-            _note_damage("audio", container, audio, notes)
+            notes += _faults("audio", container, audio) + _jumps(container)
     _note_coverage("video", video_covered, notes)
     _note_coverage("audio", audio_covered, notes)
     if np.abs(waveform.astype(np.int32)).max() < _SILENT_PEAK * FULL_SCALE:
@@ -86,9 +89,13 @@ def decode_clip(
     return frames, waveform, notes
 
 
-def _note_damage(kind: str, container: Container, stream: Any, notes: list[str]) -> None:
-    if stream.index in container.damaged:
-        notes.append(f"damaged {kind}")
+def _faults(kind: str, container: Container, stream: Any) -> list[str]:
+    damaged = [f"damaged {kind}"] if stream.index in container.damaged else []
+    return damaged + ([f"{kind} lacks timestamps"] if stream.index in container.undated else [])
+
+
+def _jumps(container: Container) -> list[str]:
+    return [f"timestamps jump by {jump.by:+.1f} s at {jump.time:.1f} s: closed" for jump in container.jumps]
 
 
 def _note_coverage(kind: str, covered: Sequence[bool], notes: list[str]) -> None:

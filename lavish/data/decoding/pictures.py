@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from lavish.io.paths import kind_of
 
 
 class PictureError(ValueError):
@@ -31,7 +32,7 @@ def open_picture(path: Path, *, keep_faint: bool = False) -> Image.Image:
         PictureError: floating-point values or 32-bit integers outside these ranges.
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: not a regular file, or not a readable picture.
     """
-    if not os.path.isfile(path):  # opening a named pipe would wait for ever
+    if kind_of(path) != "file":  # opening a named pipe would wait for ever
         raise OSError("not a regular file")
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)

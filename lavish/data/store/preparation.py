@@ -27,7 +27,7 @@ from lavish.io.atomic import sync, write_json
 from lavish.io.checksums import sha256_of
 
 # Of the contents of the arrays; increased when decoding changes, so that unfinished work of older code is not resumed.
-_VERSION = 3
+_VERSION = 4
 _ROWS_AT_ONCE = 16
 
 
