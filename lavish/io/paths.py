@@ -24,9 +24,12 @@ def status_of(path: Path) -> os.stat_result | None:
         raise
 
 
-def kind_of(path: Path) -> Literal["file", "folder", "other", "missing"]:
+def kind_of(path: Path) -> Literal["file", "folder", "other", "missing", "unreadable"]:
     """Return what a path leads to; "other" is a named pipe, a socket or a device, which must never be opened."""
-    status = status_of(path)
+    try:
+        status = status_of(path)
+    except OSError:
+        return "unreadable"
     if status is None:
         return "missing"
     if stat.S_ISREG(status.st_mode):

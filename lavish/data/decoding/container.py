@@ -56,7 +56,7 @@ class Container:
         Raises:
             MediaError: there is no such stream.
         """
-        best = self._container.streams.best(kind)
+        best: Any = self._container.streams.best(kind)
         streams: list[Any] = [
             stream for stream in self._container.streams if stream.type == kind and not _is_cover(stream)
         ]

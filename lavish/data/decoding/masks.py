@@ -2,8 +2,8 @@
 
 What counts is the brightness of a pixel, its largest channel; that of a palette is the brightness of its colours. In a
 mask of black and one other brightness, all that is not black is the object. In one with values between (resized,
-compressed), the object is what has at least half of the largest possible value, as in AVSBench's own reader, which reduces
-masks to one bit there.
+compressed), the object is what has at least half of the largest possible value: there AVSBench's own reader reduces the
+masks of S4 to one bit.
 """
 
 from __future__ import annotations

@@ -29,12 +29,33 @@ import numpy as np
 from lavish.data.decoding.audio import FULL_SCALE, decode_audio
 from lavish.data.decoding.container import Container, MediaError
 from lavish.data.decoding.images import decode_video_frames, read_folder_frames, read_segment_frames
+from lavish.data.decoding.masks import decode_masks
 from lavish.data.formats.base import ClipSource, missing_media
+from lavish.io.paths import kind_of
 
-__all__ = ["MediaError", "decode_clip"]
+__all__ = ["MediaError", "decode_clip", "decode_source"]
 
 _MIN_COVERED = 0.5  # of the segments' centres
 _SILENT_PEAK = 1e-4  # of full scale
+
+
+def decode_source(
+    source: ClipSource, *, segments: int, duration: float, frame_size: int, sample_rate: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """Decode one clip with its masks.
+
+    Returns:
+        Frames, waveform as :func:`decode_clip` returns them; masks as :func:`~lavish.data.decoding.masks.decode_masks`
+        does, or None for a format without masks; and the notes of both.
+
+    Raises:
+        MediaError: the clip cannot be used.
+    """
+    frames, waveform, notes = decode_clip(
+        source, segments=segments, duration=duration, frame_size=frame_size, sample_rate=sample_rate
+    )
+    masks, mask_notes = decode_masks(source.masks, frame_size) if source.masks else (None, [])
+    return frames, waveform, masks, notes + mask_notes
 
 
 def decode_clip(
@@ -59,10 +80,10 @@ def decode_clip(
     if reason := missing_media(source):
         raise MediaError(reason)
     times = [(segment + 0.5) * duration / segments for segment in range(segments)]
-    notes: list[str] = []
+    notes = list(source.notes)
     if source.segment_frames:
         frames, video_covered = read_segment_frames(source.segment_frames, frame_size)
-    elif source.video.is_dir():
+    elif kind_of(source.video) == "folder":
         frames, video_covered = read_folder_frames(source.video, times, duration, frame_size)
     else:
         with Container(source.video) as container:

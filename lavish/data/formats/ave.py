@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_class_names, read_lines, unique_names
+from lavish.data.formats.locating import Locator
 from lavish.errors import LavishError, did_you_mean
 
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -74,7 +75,8 @@ def clips(root: Path, split: str) -> list[ClipSource]:
             "'video_frames/<id>/' and the audio into 'raw_audio/<id>.wav'"
         )
     names = unique_names([row.video for row in rows])
-    return [ClipSource(name, *media) for name, media in zip(names, paths, strict=True)]
+    locator = Locator(path for pair in paths for path in pair)
+    return [locator.source(name, *media) for name, media in zip(names, paths, strict=True)]
 
 
 def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.windows import count_valid_frames
-from lavish.data.formats.base import ClipSource, Targets, missing_media
+from lavish.data.formats.base import ClipSource, Targets, missing_media, printable
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.store.journal import Journal
@@ -207,7 +207,7 @@ def _check_lost(
     _write_csv(folder / "report.csv", ["clip", "status", "reason"], rows)
     lost = [row for row in rows if row[1] == "excluded"]
     if len(lost) > config.max_lost * len(sources) or len(lost) == len(sources):
-        examples = "; ".join(f"'{clip}': {reason}" for clip, _, reason in lost[:3])
+        examples = printable("; ".join(f"'{clip}': {reason}" for clip, _, reason in lost[:3]))
         raise LavishError(
             f"{root}, split {split}: {len(lost)} of {len(sources)} clips cannot be used, but data.max_lost allows only "
             f"{config.max_lost:.1%} ({examples}{'; ...' if len(lost) > 3 else ''}). All are listed in "
@@ -262,7 +262,7 @@ def _describe(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
