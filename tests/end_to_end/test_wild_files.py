@@ -1,4 +1,4 @@
-"""Files as people have them: `lavish data check` and `lavish prepare` say the same of each, and one ends no data set."""
+"""Files as people have them: `lavish data check` and `lavish prepare` say the same of each; none ends a data set."""
 
 from __future__ import annotations
 
@@ -169,11 +169,11 @@ def test_what_is_no_regular_file_is_not_opened(root: Path, tmp_path: Path, make:
 
 
 def test_names_that_are_not_utf_8(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = os.fsencode(root / "train" / "cat")
-    os.rename(folder + b"/a.mp4", folder + b"/caf\xe9.mp4")
-    with open(folder + b"/broken\xe9.mp4", "wb") as file:
-        file.write(b"nothing")
-    os.mkfifo(folder + b"/pipe\xe9.mp4")
+    folder = root / "train" / "cat"
+    names = [os.fsdecode(name) for name in (b"caf\xe9.mp4", b"broken\xe9.mp4", b"pipe\xe9.mp4")]
+    (folder / "a.mp4").rename(folder / names[0])
+    (folder / names[1]).write_bytes(b"nothing")
+    os.mkfifo(folder / names[2])
     store, report = both(root, tmp_path / "train")
     assert store.clips == ["cat/caf\\udce9.mp4", "dog/a.mp4"]
     assert report["cat/caf\\udce9.mp4"] == ["ok", ""]

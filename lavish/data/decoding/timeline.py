@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-# Up to this, timestamps that jump stay as they are: jitter, a slow frame rate, a short gap.
+# Up to this, timestamps of one stream that jump stay as they are: jitter, a slow frame rate, a short gap.
 _JUMP_SECONDS = 1.0
-# Around a jump, packets of the other stream that go on like this still belong before it.
+# Up to this, a stream goes on steadily.
 _STEADY_SECONDS = 0.1
 
 
@@ -31,7 +31,15 @@ class _Gap(NamedTuple):
     expected: float
     found: float
 
-    def overlaps(self, other: _Gap) -> bool:
+    @property
+    def back(self) -> float:
+        """How far the timestamps go back, seconds; negative for a jump forwards."""
+        return self.expected - self.found
+
+    def is_shared(self, other: _Gap) -> bool:
+        """Whether another stream makes the same jump."""
+        if self.back > 0:
+            return min(self.expected, other.expected) - max(self.found, other.found) > _STEADY_SECONDS
         return min(self.found, other.found) - max(self.expected, other.expected) > _JUMP_SECONDS
 
 
@@ -57,9 +65,9 @@ class Clock:
         # Decoding times rise in every stream, so they tell when one goes back. They may be guesses, which follow a jump
         # forwards late; presentation times show it at once. That frames are not decoded in order does not matter there,
         # because all streams would have to skip the same time.
-        if decoded is not None and self._decoded is not None and decoded < self._decoded - _JUMP_SECONDS:
+        if decoded is not None and self._decoded is not None and decoded < self._decoded - _STEADY_SECONDS:
             gap = _Gap(self._decoded, decoded)
-            self._back += decoded - self._decoded
+            self._back -= gap.back if gap.back > _JUMP_SECONDS else 0.0
             self._shown = None
         elif shown is not None and self._shown is not None and shown > self._shown + _JUMP_SECONDS:
             gap = _Gap(self._shown, shown)
@@ -84,8 +92,9 @@ def reached(index: int, clocks: dict[int, Clock], unfinished: Iterable[int]) -> 
 def close_jumps(packets: Sequence[Any]) -> list[Jump]:
     """Change the timestamps of `packets`, which are in the order of the file, so that no stream jumps.
 
-    A stream jumps if its timestamps go back by more than a second, or if those of all streams skip the same time, more
-    than a second. The gap of one stream alone is a gap, such as a picture that stays on screen.
+    A stream jumps if its timestamps go back by more than a second, if those of all streams go back together, or if
+    those of all streams skip the same time, more than a second. The gap of one stream alone is a gap, such as a picture
+    that stays on screen.
 
     Returns:
         The jumps, in order; their times are in seconds of the file, too.
@@ -98,7 +107,7 @@ def close_jumps(packets: Sequence[Any]) -> list[Jump]:
     for n, gap in gaps.items():
         by_stream[packets[n].stream_index][n] = gap
     jumps: dict[int, list[int]] = {
-        index: [n for n, gap in own.items() if gap.found < gap.expected or _is_shared(gap, index, by_stream)]
+        index: [n for n, gap in own.items() if gap.back > _JUMP_SECONDS or _is_shared(gap, index, by_stream)]
         for index, own in by_stream.items()
     }
     return _join(_sections(packets, jumps, gaps))
@@ -106,7 +115,7 @@ def close_jumps(packets: Sequence[Any]) -> list[Jump]:
 
 def _is_shared(gap: _Gap, index: int, by_stream: dict[int, dict[int, _Gap]]) -> bool:
     others = [gaps for other, gaps in by_stream.items() if other != index]
-    return bool(others) and all(any(gap.overlaps(other) for other in gaps.values()) for gaps in others)
+    return bool(others) and all(any(gap.is_shared(other) for other in gaps.values()) for gaps in others)
 
 
 def _sections(packets: Sequence[Any], jumps: dict[int, list[int]], gaps: dict[int, _Gap]) -> list[dict[int, list[Any]]]:
