@@ -72,7 +72,11 @@ class Container:
         return best
 
     def read(self, streams: Sequence[Any], duration: float) -> None:
-        """Read the packets of `streams` from the start up to `duration` seconds, and close jumps of timestamps."""
+        """Read the packets of `streams` from the start up to `duration` seconds, and close jumps of timestamps.
+
+        Raises:
+            MediaError: the streams jump in different ways, so that they cannot be put together in step.
+        """
         clocks = {stream.index: Clock() for stream in streams}
         found = []
         unfinished = set(clocks)
@@ -87,8 +91,10 @@ class Container:
                     break
         except (av.FFmpegError, OSError):
             self.damaged |= unfinished
-        jumps = [Jump(jump.time - self.zero, jump.by) for jump in close_jumps(found)]
-        self.jumps = [jump for jump in jumps if jump.time < duration]
+        jumps = close_jumps(found)
+        if jumps is None:
+            raise MediaError(f"timestamps of sound and pictures jump apart in {self.name}")
+        self.jumps = [Jump(time - self.zero, by) for time, by in jumps if time - self.zero < duration]
         self._packets = {}
         for stream in streams:
             packets = [packet for packet in found if packet.stream_index == stream.index]

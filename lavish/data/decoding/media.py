@@ -9,7 +9,8 @@ Treatment of faulty media:
 * missing or undecodable file, no video stream, no audio stream: :class:`MediaError`, the clip is excluded;
 * a stream that covers fewer than half of the segment centres: :class:`MediaError`, the clip is excluded;
 * a stream that does not cover all of the centres: noted; the nearest frame is repeated, audio is zero;
-* timestamps that begin again or jump, as in joined recordings: noted; the jump is closed, as in a player;
+* timestamps that begin again or jump, as in joined recordings: noted; the jump is closed, as in a player. If sound and
+  pictures jump in different ways: :class:`MediaError`, the clip is excluded;
 * packets without timestamps: noted; they follow the ones before them, frames at the stream's average rate;
 * damaged packets or frames: noted; they are skipped and the frame before them is repeated;
 * silent audio, with a peak below -80 dB of full scale: noted but kept, because published results count such clips;

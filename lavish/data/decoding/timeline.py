@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 _JUMP_SECONDS = 1.0
 # Up to this, a stream goes on steadily.
 _STEADY_SECONDS = 0.1
+# So far apart may packets of one time be in the file.
+_INTERLEAVED_SECONDS = 2.0
 
 
 class Jump(NamedTuple):
@@ -89,7 +91,7 @@ def reached(index: int, clocks: dict[int, Clock], unfinished: Iterable[int]) -> 
     return clocks[index].time - (clocks[index].forwards if may_close else 0.0)
 
 
-def close_jumps(packets: Sequence[Any]) -> list[Jump]:
+def close_jumps(packets: Sequence[Any]) -> list[Jump] | None:
     """Change the timestamps of `packets`, which are in the order of the file, so that no stream jumps.
 
     A stream jumps if its timestamps go back by more than a second, if those of all streams go back together, or if
@@ -97,7 +99,8 @@ def close_jumps(packets: Sequence[Any]) -> list[Jump]:
     that stays on screen.
 
     Returns:
-        The jumps, in order; their times are in seconds of the file, too.
+        The jumps, in order; their times are in seconds of the file, too. None if it cannot be told which jumps of one
+        stream are those of another; then the timestamps are as they were.
     """
     clocks: dict[int, Clock] = defaultdict(Clock)
     gaps = {n: gap for n, packet in enumerate(packets) if (gap := clocks[packet.stream_index].advance(packet))}
@@ -110,7 +113,8 @@ def close_jumps(packets: Sequence[Any]) -> list[Jump]:
         index: [n for n, gap in own.items() if gap.back > _JUMP_SECONDS or _is_shared(gap, index, by_stream)]
         for index, own in by_stream.items()
     }
-    return _join(_sections(packets, jumps, gaps))
+    sections = _sections(packets, jumps, gaps)
+    return _join(sections) if len(sections) - 1 <= max(map(len, jumps.values())) else None
 
 
 def _is_shared(gap: _Gap, index: int, by_stream: dict[int, dict[int, _Gap]]) -> bool:
@@ -123,25 +127,33 @@ def _sections(packets: Sequence[Any], jumps: dict[int, list[int]], gaps: dict[in
     sections: list[dict[int, list[Any]]] = [defaultdict(list)]
     current: dict[int, int] = {}
     clocks: dict[int, float] = {}
+    shown: dict[int, float] = {}
     for n, packet in enumerate(packets):
         index = packet.stream_index
-        own = current.setdefault(index, len(sections) - 1)
         start = _start(packet, packet.dts)
         following = bisect_left(jumps[index], n)
-        jump = jumps[index][following] if following < len(jumps[index]) else None
-        if jump == n and own == len(sections) - 1:
-            sections.append(defaultdict(list))
+        jump = jumps[index][following] if following < len(jumps[index]) else -1
+        # Whether this stream is about to jump, so that it is still where another one was before it jumped.
+        soon = jump >= 0 and start is not None and gaps[jump].expected - start < _JUMP_SECONDS
+        newest = len(sections) - 1
+        own = current.setdefault(index, max(0, newest - 1) if soon else newest)
         if jump == n:
+            others = [shown[other] for other, section in current.items() if section == newest and other in shown]
+            # The jump of another stream is this one's, too, if both are at about the same time after it.
+            if own == newest or all(abs(gaps[n].found - other) > _INTERLEAVED_SECONDS for other in others):
+                sections.append(defaultdict(list))
             current[index] = len(sections) - 1
-        elif own < len(sections) - 1 and start is not None:
-            # Another stream has jumped. This one jumps later, or never (then it goes on steadily), or it did so now.
-            later = jump is not None and gaps[jump].expected - start < _JUMP_SECONDS
-            if not later and abs(start - clocks.get(index, start)) > _STEADY_SECONDS:
-                current[index] = len(sections) - 1
+        elif own < newest and not soon and start is not None and not _is_steady(start, clocks.get(index)):
+            current[index] = newest  # another stream has jumped, and with this packet this one begins anew, too
         if start is not None:
             clocks[index] = start + _length(packet)
+            shown[index] = start if packet.pts is None else _seconds(packet.pts, packet)
         sections[current[index]][index].append(packet)
     return sections
+
+
+def _is_steady(start: float, expected: float | None) -> bool:
+    return expected is None or abs(start - expected) <= _STEADY_SECONDS
 
 
 def _join(sections: Sequence[dict[int, list[Any]]]) -> list[Jump]:

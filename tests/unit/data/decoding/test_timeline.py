@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
-from lavish.data.decoding.media import decode_clip
+from lavish.data.decoding.media import MediaError, decode_clip
+from lavish.data.decoding.timeline import Jump, close_jumps
 from lavish.data.formats.base import ClipSource
 from tests.card_tables import table
 from tests.media_files import tone, write_media
@@ -228,3 +230,54 @@ def test_few_frames_per_second_are_no_jump(tmp_path: Path) -> None:
     )
     assert np.rint((frames.mean(axis=(1, 2, 3)) - 20) / 15).tolist() == [0, 0, 1, 2, 2, 3]
     assert notes == []
+
+
+def packets(stream: int, times: Sequence[float], length: float = 0.1) -> list[tuple[float, SimpleNamespace]]:
+    """Return packets of a stream with these timestamps, each after its place in the file, number times length."""
+    base = Fraction(1, 1000)
+    made = [
+        SimpleNamespace(
+            stream_index=stream, pts=round(1000 * time), dts=round(1000 * time), duration=1000 * length, time_base=base
+        )
+        for time in times
+    ]
+    return [(number * length, packet) for number, packet in enumerate(made)]
+
+
+def closed(*streams: list[tuple[float, SimpleNamespace]]) -> tuple[list[Jump] | None, list[list[float]]]:
+    """Return the jumps, and the timestamps of each stream after they were closed."""
+    placed = sorted((pair for stream in streams for pair in stream), key=lambda pair: pair[0])
+    jumps = close_jumps([packet for _, packet in placed])
+    return jumps, [[packet.pts / 1000 for _, packet in stream] for stream in streams]
+
+
+def test_one_stream_that_begins_again_continues_while_the_other_goes_on() -> None:
+    steady = np.arange(60) / 10
+    again = np.concatenate([steady[:30], steady[:30]])
+    jumps, (first, second) = closed(packets(0, steady), packets(1, again))
+    assert jumps == [Jump(pytest.approx(3.0), pytest.approx(-3.0))]
+    np.testing.assert_allclose([first, second], [steady, steady])
+
+
+def test_packets_of_one_stream_may_be_far_behind_in_the_file() -> None:
+    steady = np.arange(120) / 10
+    jumping = np.concatenate([steady[:40], steady[40:80] + 50, steady[80:] - 6])
+    late = [(place + 0.8, packet) for place, packet in packets(1, jumping)]
+    jumps, (first, second) = closed(packets(0, jumping), late)
+    assert [round(jump.by) for jump in jumps or []] == [50, -56]
+    np.testing.assert_allclose([first, second], [steady, steady], atol=1e-9)
+
+
+def test_streams_that_jump_apart_are_left_alone() -> None:
+    steady = np.arange(90) / 10
+    first = np.concatenate([steady[:30], steady[30:] - 3])
+    second = np.concatenate([steady[:60], steady[60:] - 5.5])
+    jumps, timestamps = closed(packets(0, first), packets(1, second))
+    assert jumps is None
+    np.testing.assert_allclose(timestamps, [first, second])
+
+
+def test_a_clip_whose_streams_jump_apart_is_refused(pieces: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavish.data.decoding.container.close_jumps", lambda _: None)
+    with pytest.raises(MediaError, match=r"timestamps of sound and pictures jump apart in whole\.ts"):
+        seen_and_heard(pieces["whole"], 6)
