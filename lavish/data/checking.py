@@ -10,11 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lavish.data.formats.base import ClipSource, exists, missing_media, read_lines, read_records
+from lavish.data.formats.base import ClipSource, missing_media, printable, read_lines, read_records
 from lavish.data.formats.official import OFFICIAL, Official
 from lavish.data.formats.registry import reader
-from lavish.data.store.clip_jobs import Clip, Outcome, run_all
+from lavish.data.store.clip_jobs import Clip, Outcome, each_clip, run_all
 from lavish.errors import LavishError, did_you_mean
+from lavish.io.paths import kind_of
 
 _EXAMPLES = 5
 # The decoded frames are discarded, so small ones are enough.
@@ -108,7 +109,7 @@ def report(format_name: str, root: Path, found: Findings) -> str:
         lines += ["", f"Where to get it: {official.obtained}."]
     else:
         lines += ["", "No problems found."]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _check_text_files(official: Official, root: Path, found: Findings) -> bool:
@@ -215,7 +216,7 @@ def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findi
         f"{source.video.name}: segment {number}"
         for source in sources
         for number, frame in enumerate(source.segment_frames, start=1)
-        if frame is None and exists(source.video)
+        if frame is None and kind_of(source.video) != "missing"
     ]
     if missing:
         found.problems.append(
@@ -228,7 +229,7 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
     masks = [mask for source in sources for mask in source.masks if mask is not None]
     if not masks:
         return
-    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if not exists(mask)]
+    missing = [f"{mask.parent.name}/{mask.name}" for mask in masks if kind_of(mask) == "missing"]
     found.add(f"masks of {name}", f"{len(masks) - len(missing)} of {len(masks)} present")
     if missing:
         found.problems.append(
@@ -263,25 +264,19 @@ def _check_decoding(
 
 def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
     """Decode clips and discard the data; runs in a worker process."""
-    from lavish.data.decoding.masks import decode_masks
-    from lavish.data.decoding.media import MediaError, decode_clip
+    from lavish.data.decoding.media import decode_source
 
-    outcomes = []
-    for index, source in clips:
-        try:
-            *_, notes = decode_clip(
-                source,
-                segments=segments,
-                duration=segments * segment_seconds,
-                frame_size=_FRAME_SIZE,
-                sample_rate=_SAMPLE_RATE,
-            )
-            notes += decode_masks(source.masks, _FRAME_SIZE)[1] if source.masks else []
-        except MediaError as error:
-            outcomes.append(Outcome(index, "excluded", str(error)))
-        else:
-            outcomes.append(Outcome(index, "repaired" if notes else "ok", "; ".join(notes)))
-    return outcomes
+    def decode(index: int, source: ClipSource) -> Outcome:
+        *_, notes = decode_source(
+            source,
+            segments=segments,
+            duration=segments * segment_seconds,
+            frame_size=_FRAME_SIZE,
+            sample_rate=_SAMPLE_RATE,
+        )
+        return Outcome(index, "repaired" if notes else "ok", "; ".join(notes))
+
+    return each_clip(clips, decode)
 
 
 def _evenly_spaced(sources: Sequence[ClipSource], count: int) -> list[ClipSource]:

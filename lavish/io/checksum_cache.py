@@ -17,6 +17,7 @@ from lavish.errors import LavishError
 from lavish.io.atomic import write_json
 from lavish.io.checksums import sha256_of
 from lavish.io.fingerprint import fingerprint
+from lavish.io.paths import status_of
 
 
 class Checksums:
@@ -75,8 +76,7 @@ class Checksums:
 
 
 def _state(file: Path) -> list[str | int | None]:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
+    found = status_of(file)
+    if found is None:
         return [str(file), None, None]
     return [str(file), found.st_size, found.st_mtime_ns]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from lavish.errors import LavishError
+from lavish.io.paths import status_of
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
@@ -28,7 +30,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
         # By bytes: the same order whatever the locale.
         for name, path in sorted((os.fsencode(path.relative_to(root).as_posix()), path) for path in set(files)):
             content = b""
-            if path.is_file():
+            if (status := status_of(path)) and stat.S_ISREG(status.st_mode):
                 with path.open("rb") as file:
                     content = hashlib.file_digest(file, "sha256").digest()
                 found += 1

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import av
 from av.stream import Disposition
 
+from lavish.data.decoding.timeline import Clock, Jump, close_jumps, reached
+from lavish.io.paths import kind_of
+
 
 class MediaError(Exception):
     """A clip that cannot be used. The message is a short reason without absolute paths."""
@@ -23,7 +26,11 @@ class Container:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
+        if kind_of(path) != "file":  # opening a named pipe would wait for ever
+            raise MediaError(f"cannot open {self.name}: not a regular file")
         self.damaged: set[int] = set()  # indices of streams with packets that could not be read or decoded
+        self.jumps: list[Jump] = []  # of the timestamps, all closed; in seconds from the start
+        self.undated: set[int] = set()  # indices of streams with packets without a timestamp
         self._packets: dict[int, list[av.Packet]] = {}
         try:
             # Names may begin with '-' or contain a ':'. With "file:" they are neither an option nor a protocol, and the
@@ -42,31 +49,61 @@ class Container:
         self._container.close()
 
     def stream(self, kind: Literal["video", "audio"]) -> Any:
-        """Return the 'video' or 'audio' stream that a player would choose; cover art does not count as video."""
-        best = self._container.streams.best(kind)
-        if best is None or best.disposition & Disposition.attached_pic:
+        """Return the 'video' or 'audio' stream that a player would choose.
+
+        Cover art does not count as video, and streams without a decoder are passed over.
+
+        Raises:
+            MediaError: there is no such stream.
+        """
+        best: Any = self._container.streams.best(kind)
+        streams: list[Any] = [
+            stream for stream in self._container.streams if stream.type == kind and not _is_cover(stream)
+        ]
+        if not streams:
             raise MediaError(f"no {kind} stream in {self.name}")
+        streams = [stream for stream in streams if stream.codec_context is not None]
+        if not streams:
+            raise MediaError(f"no decodable {kind} in {self.name}: there is no decoder for its format")
+        if best not in streams:
+            # What a player falls back to: a default stream before others, then the higher bit rate, then the first.
+            best = max(streams, key=lambda stream: (_is_default(stream), stream.bit_rate or 0))
         best.codec_context.thread_count = 1  # parallelism is over clips
         return best
 
     def read(self, streams: Sequence[Any], duration: float) -> None:
-        """Read the packets of `streams` from the start up to `duration` seconds."""
-        self._packets = {stream.index: [] for stream in streams}
-        unfinished = set(self._packets)
+        """Read the packets of `streams` from the start up to `duration` seconds, and close jumps of timestamps.
+
+        Raises:
+            MediaError: the streams jump in different ways, so that they cannot be put together in step.
+        """
+        clocks = {stream.index: Clock() for stream in streams}
+        found = []
+        unfinished = set(clocks)
         try:
             for packet in self._container.demux(*streams):
                 if packet.size == 0 or packet.stream_index not in unfinished:
                     continue
-                # Packets come in decoding order: after the first one past the end, all later frames are past it, too.
-                stamp = packet.pts if packet.dts is None else packet.dts
-                if stamp is None or self.seconds(stamp, packet) <= duration:
-                    self._packets[packet.stream_index].append(packet)
-                else:
-                    unfinished.remove(packet.stream_index)
-                    if not unfinished:
-                        break
+                found.append(packet)
+                clocks[packet.stream_index].advance(packet)
+                unfinished = {n for n in unfinished if reached(n, clocks, unfinished) - self.zero <= duration}
+                if not unfinished:
+                    break
         except (av.FFmpegError, OSError):
             self.damaged |= unfinished
+        jumps = close_jumps(found)
+        if jumps is None:
+            raise MediaError(f"timestamps of sound and pictures jump apart in {self.name}")
+        self.jumps = [Jump(time - self.zero, by) for time, by in jumps if time - self.zero < duration]
+        self._packets = {}
+        for stream in streams:
+            packets = [packet for packet in found if packet.stream_index == stream.index]
+            # Packets come in decoding order: after the first one past the end, all later frames are past it, too.
+            stamps = [packet.pts if packet.dts is None else packet.dts for packet in packets]
+            past = (n for n, stamp in enumerate(stamps) if stamp is not None and self.seconds(stamp, stream) > duration)
+            self._packets[stream.index] = packets[: next(past, None)]
+            if None in stamps:
+                self.undated.add(stream.index)
 
     def seconds(self, stamp: int, timed: Any) -> float:
         """Return a timestamp of a packet or stream in seconds from the start of the container."""
@@ -89,3 +126,11 @@ class Container:
                 self.damaged.add(stream.index)
                 continue
             yield from ((number, frame) for frame in frames)
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _is_default(stream: Any) -> bool:
+    return bool(stream.disposition & Disposition.default)

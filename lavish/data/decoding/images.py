@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from av.sidedata.sidedata import Type
+from PIL import Image
 
 from lavish.data.decoding.container import Container, MediaError
+from lavish.data.decoding.pictures import UNREADABLE, PictureError, open_picture
 from lavish.data.formats.base import PICTURES
 
 
@@ -38,7 +40,8 @@ def decode_video_frames(
         MediaError: nothing in the stream can be decoded.
     """
     packets = container.packets(stream)
-    interval = float(1 / stream.average_rate) if stream.average_rate else 0.0
+    lengths = (_length(packet, 0.0) for packet in packets)
+    interval = float(1 / stream.average_rate) if stream.average_rate else next(filter(None, lengths), 0.0)
     keys: list[tuple[float, int]] = []
     end = -math.inf
     if all(packet.pts is not None for packet in packets):
@@ -120,10 +123,10 @@ def read_segment_frames(paths: Sequence[Path | None], size: int) -> tuple[np.nda
 
 def _read(path: Path, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return _resize(ImageOps.exif_transpose(image).convert("RGB"), size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise MediaError(f"undecodable image {path.parent.name}/{path.name}") from None
+        return _resize(open_picture(path).convert("RGB"), size)
+    except UNREADABLE as error:
+        reason = f": {error}" if isinstance(error, PictureError) else ""
+        raise MediaError(f"undecodable image {path.parent.name}/{path.name}{reason}") from None
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
@@ -146,13 +149,13 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def _decode(container: Container, stream: Any, first: int, interval: float) -> Iterator[_Frame]:
-    for count, (packet, frame) in enumerate(container.decode(stream, first)):
-        if frame.pts is not None:
-            yield _Frame(packet, container.seconds(frame.pts, stream), frame)
-        elif interval > 0:
-            yield _Frame(packet, count * interval, frame)
-        else:
+    following = 0.0
+    for packet, frame in container.decode(stream, first):
+        if frame.pts is None and interval == 0:
             raise MediaError(f"no timestamps in {container.name}")
+        time = following if frame.pts is None else container.seconds(frame.pts, stream)
+        yield _Frame(packet, time, frame)
+        following = time + interval
 
 
 def _length(packet: Any, interval: float) -> float:
@@ -163,9 +166,20 @@ def _to_image(container: Container, stream: Any, frame: Any, size: int) -> np.nd
     if frame.is_corrupt:
         container.damaged.add(stream.index)
     pixels = frame.to_ndarray(format="rgb24", threads=1)
-    # The display matrix rotates counterclockwise; cameras only write multiples of 90 degrees.
-    pixels = np.rot90(pixels, k=round(frame.rotation / 90) % 4)
-    return _resize(Image.fromarray(np.ascontiguousarray(pixels)), size)
+    return _resize(Image.fromarray(np.ascontiguousarray(_upright(frame, pixels))), size)
+
+
+def _upright(frame: Any, pixels: np.ndarray) -> np.ndarray:
+    """Return the pixels turned and mirrored as the display matrix says; cameras only write multiples of 90 degrees.
+
+    The matrix (a b u; c d v; x y w) moves the pixel (x, y) to (a x + c y, b x + d y), up to a shift.
+    """
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return pixels
+    a, b, _, c, d = np.frombuffer(frame.side_data[Type.DISPLAYMATRIX], np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _resize(image: Image.Image, size: int) -> np.ndarray:

@@ -9,6 +9,9 @@ Treatment of faulty media:
 * missing or undecodable file, no video stream, no audio stream: :class:`MediaError`, the clip is excluded;
 * a stream that covers fewer than half of the segment centres: :class:`MediaError`, the clip is excluded;
 * a stream that does not cover all of the centres: noted; the nearest frame is repeated, audio is zero;
+* timestamps that begin again or jump, as in joined recordings: noted; the jump is closed, as in a player. If sound and
+  pictures jump in different ways: :class:`MediaError`, the clip is excluded;
+* packets without timestamps: noted; they follow the ones before them, frames at the stream's average rate;
 * damaged packets or frames: noted; they are skipped and the frame before them is repeated;
 * silent audio, with a peak below -80 dB of full scale: noted but kept, because published results count such clips;
 * a stream that ends less than half a segment early counts as complete, because most real clips do.
@@ -27,12 +30,33 @@ import numpy as np
 from lavish.data.decoding.audio import FULL_SCALE, decode_audio
 from lavish.data.decoding.container import Container, MediaError
 from lavish.data.decoding.images import decode_video_frames, read_folder_frames, read_segment_frames
+from lavish.data.decoding.masks import decode_masks
 from lavish.data.formats.base import ClipSource, missing_media
+from lavish.io.paths import kind_of
 
-__all__ = ["MediaError", "decode_clip"]
+__all__ = ["MediaError", "decode_clip", "decode_source"]
 
 _MIN_COVERED = 0.5  # of the segments' centres
 _SILENT_PEAK = 1e-4  # of full scale
+
+
+def decode_source(
+    source: ClipSource, *, segments: int, duration: float, frame_size: int, sample_rate: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """Decode one clip with its masks.
+
+    Returns:
+        Frames, waveform as :func:`decode_clip` returns them; masks as :func:`~lavish.data.decoding.masks.decode_masks`
+        does, or None for a format without masks; and the notes of both.
+
+    Raises:
+        MediaError: the clip cannot be used.
+    """
+    frames, waveform, notes = decode_clip(
+        source, segments=segments, duration=duration, frame_size=frame_size, sample_rate=sample_rate
+    )
+    masks, mask_notes = decode_masks(source.masks, frame_size) if source.masks else (None, [])
+    return frames, waveform, masks, notes + mask_notes
 
 
 def decode_clip(
@@ -57,10 +81,10 @@ def decode_clip(
     if reason := missing_media(source):
         raise MediaError(reason)
     times = [(segment + 0.5) * duration / segments for segment in range(segments)]
-    notes: list[str] = []
+    notes = list(source.notes)
     if source.segment_frames:
         frames, video_covered = read_segment_frames(source.segment_frames, frame_size)
-    elif source.video.is_dir():
+    elif kind_of(source.video) == "folder":
         frames, video_covered = read_folder_frames(source.video, times, duration, frame_size)
     else:
         with Container(source.video) as container:
@@ -69,16 +93,17 @@ def decode_clip(
             audio = container.stream("audio") if together else None
             container.read([video, audio] if together else [video], duration)
             frames, video_covered = decode_video_frames(container, video, times, frame_size)
-            _note_damage("video", container, video, notes)
+            notes += _faults("video", container, video)
             if together:
                 waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
-                _note_damage("audio", container, audio, notes)
+                notes += _faults("audio", container, audio)
+            notes += _jumps(container)
     if source.audio != source.video:
         with Container(source.audio) as container:
             audio = container.stream("audio")
             container.read([audio], duration)
             waveform, audio_covered = decode_audio(container, audio, times, duration, sample_rate)
-            _note_damage("audio", container, audio, notes)
+            notes += _faults("audio", container, audio) + _jumps(container)
     _note_coverage("video", video_covered, notes)
     _note_coverage("audio", audio_covered, notes)
     if np.abs(waveform.astype(np.int32)).max() < _SILENT_PEAK * FULL_SCALE:
@@ -86,9 +111,13 @@ def decode_clip(
     return frames, waveform, notes
 
 
-def _note_damage(kind: str, container: Container, stream: Any, notes: list[str]) -> None:
-    if stream.index in container.damaged:
-        notes.append(f"damaged {kind}")
+def _faults(kind: str, container: Container, stream: Any) -> list[str]:
+    damaged = [f"damaged {kind}"] if stream.index in container.damaged else []
+    return damaged + ([f"{kind} lacks timestamps"] if stream.index in container.undated else [])
+
+
+def _jumps(container: Container) -> list[str]:
+    return [f"timestamps jump by {jump.by:+.1f} s at {jump.time:.1f} s: closed" for jump in container.jumps]
 
 
 def _note_coverage(kind: str, covered: Sequence[bool], notes: list[str]) -> None:

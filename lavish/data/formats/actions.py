@@ -35,6 +35,7 @@ from lavish.data.formats.base import (
     unique_names,
     unread_media,
 )
+from lavish.data.formats.locating import Locator
 from lavish.errors import LavishError, did_you_mean
 
 _TABLE = "clips.csv"
@@ -72,7 +73,8 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     """Return the clips of a split in the order of the table or list; those of class folders sorted by name."""
     listed = _data_set(root, split)[1]
     names = unique_names([clip.name for clip in listed])
-    return [ClipSource(name, clip.path, clip.path) for name, clip in zip(names, listed, strict=True)]
+    locator = Locator(clip.path for clip in listed)
+    return [locator.source(name, clip.path, clip.path) for name, clip in zip(names, listed, strict=True)]
 
 
 def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:

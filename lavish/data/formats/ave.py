@@ -34,6 +34,7 @@ from lavish.data.formats.base import (
     unique_names,
     unread_clips,
 )
+from lavish.data.formats.locating import Locator
 from lavish.errors import LavishError, did_you_mean
 
 _LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -82,7 +83,8 @@ def clips(root: Path, split: str) -> list[ClipSource]:
             "'video_frames/<id>/' and the audio into 'raw_audio/<id>.wav'"
         )
     names = unique_names([row.video for row in rows])
-    return [ClipSource(name, *media) for name, media in zip(names, paths, strict=True)]
+    locator = Locator(path for pair in paths for path in pair)
+    return [locator.source(name, *media) for name, media in zip(names, paths, strict=True)]
 
 
 def targets(root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:

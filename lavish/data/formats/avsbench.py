@@ -5,7 +5,7 @@ test, and S4 has a column `category`. Frames, audio and masks are in folders bes
 
     <media>/visual_frames/<path>/<video>/<video>_1.png ...    one frame per second
     <media>/audio_wav/<path>/<video>.wav                      if this folder is missing: raw_videos/<path>/<video>.mp4
-    <media>/gt_masks/<path>/<video>/<video>_1.png ...         the sounding object: pixels that are not zero
+    <media>/gt_masks/<path>/<video>/<video>_1.png ...         the sounding object, white on black
 
 Files are identified by the number at the end of their names, starting at 1, whatever precedes it (`<video>.mp4_1.png`);
 of several files with one number, the one that begins with the video's name is used. The number of segments of a split
@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_table, unique_names, unread_media
+from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_table, unique_names, unread_media
+from lavish.data.formats.locating import Locator
 from lavish.errors import LavishError, did_you_mean
+from lavish.io.paths import kind_of
 
 SEGMENTS = 5  # of one second, if there are no frames to count
 _FRAME = re.compile(r"(?:^|_)([0-9]+)\.(?:png|jpg|jpeg)$", re.IGNORECASE)
@@ -88,18 +90,22 @@ class AvsbenchSubset:
         if not audio.is_dir() and (media / "raw_videos").is_dir():
             audio, suffix = media / "raw_videos", "mp4"
         folders = [media / "visual_frames" / self.frames_path(row) for row in rows]
-        numbered = [_numbered(folder, _FRAME) for folder in folders]
+        sounds = [audio / self.media_path(row) / f"{row.video}.{suffix}" for row in rows]
+        annotated = [media / "gt_masks" / self.media_path(row) / row.video for row in rows]
+        locator = Locator([*folders, *sounds, *annotated])
+        numbered = [_numbered(locator.find(folder), _FRAME) for folder in folders]
         segments = _count_segments(numbered)
         names = unique_names([row.video for row in rows])
         sources = []
-        for name, row, folder, present in zip(names, rows, folders, numbered, strict=True):
+        for name, row, folder, sound, masked, present in zip(
+            names, rows, folders, sounds, annotated, numbered, strict=True
+        ):
             frames = tuple(present.get(number) for number in range(1, segments + 1))
-            masks = self._masks(media / "gt_masks" / self.media_path(row) / row.video, row, segments)
+            masks = self._masks(locator.find(masked), row, segments)
             if present:
                 # A missing frame is replaced by that of another segment, for which this mask would be wrong.
                 masks = tuple(None if frame is None else mask for frame, mask in zip(frames, masks, strict=True))
-            audio_file = audio / self.media_path(row) / f"{row.video}.{suffix}"
-            sources.append(ClipSource(name, folder, audio_file, frames, masks))
+            sources.append(locator.source(name, folder, sound, frames, masks))
         return sources
 
     def targets(self, root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:
@@ -182,7 +188,7 @@ def _count_segments(numbered: Sequence[Mapping[int, Path]]) -> int:
 
 def _numbered(folder: Path, name: re.Pattern[str]) -> dict[int, Path]:
     """Return the files of a video's folder by the number at the end of their names; empty for a missing folder."""
-    if not exists(folder) or not folder.is_dir():
+    if kind_of(folder) != "folder":
         return {}
     # The later of two files with one number wins. Hidden files are created by file managers.
     paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith(folder.name), path.name))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lavish.errors import LavishError
+from lavish.io.paths import kind_of
 from lavish.io.yaml_files import parse_json
 
 NOT_ANNOTATED = 255
@@ -50,8 +51,9 @@ class ClipSource:
         audio: a media file with an audio stream; the same file as `video` for a video with audio.
         segment_frames: the image of each segment in the folder `video`, None where it is missing; empty for a format
             whose images are not numbered by segment.
-        masks: the mask image of each segment (non-zero pixels are the object), None where the segment is not annotated;
-            empty for a format without masks.
+        masks: the mask image of each segment (see :mod:`lavish.data.decoding.masks`), None where the segment is not
+            annotated; empty for a format without masks.
+        notes: what was repaired when the files were looked for.
     """
 
     clip: str
@@ -59,6 +61,7 @@ class ClipSource:
     audio: Path
     segment_frames: tuple[Path | None, ...] = ()
     masks: tuple[Path | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,18 @@ class Reader(Protocol):
         """Return what :func:`unread_media` says of the folders of this format, whatever the lists name."""
 
 
-def exists(path: Path) -> bool:
-    """Return whether a file of a listed name exists; unlike Path.exists, also for a name that no file can have."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
 def missing_media(source: ClipSource) -> str | None:
-    """Return the reason why a clip cannot be read at all (a path that does not exist), or None."""
+    """Return the reason why a clip cannot be read at all (no file, or something else in its place), or None."""
     for path in dict.fromkeys((source.video, source.audio)):
-        if not exists(path):
-            # Reports are copied along with a prepared store, so they name files relative to the data set.
-            return f"missing {path.parent.name}/{path.name}"
+        # Reports are copied along with a prepared store, so they name files relative to the data set.
+        name = f"{path.parent.name}/{path.name}"
+        kind = kind_of(path)
+        if kind == "missing":
+            return f"missing {name}"
+        if kind in ("other", "unreadable"):
+            return f"{name} is not a regular file" if kind == "other" else f"no permission to read {name}"
+        if kind == "folder" and path == source.audio:
+            return f"{name} is a folder, which has no sound"
     return None
 
 
@@ -173,6 +177,8 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     """Return the lines of a text file of an official layout; the LavishError for an unreadable file gives `remedy`."""
     if (recorded := _texts.get()) is not None:
         recorded.add(path)
+    if kind_of(path) == "other":
+        raise LavishError(f"{path}: not a regular file: {remedy}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -217,6 +223,11 @@ def read_table(path: Path, remedy: str) -> tuple[list[str], list[tuple[int, list
     except csv.Error as error:
         raise LavishError(f"{path}, line {rows.line_num}: malformed CSV ({error}): {remedy}") from None
     return header, [(number, fields) for number, fields in table if any(fields)]
+
+
+def printable(text: str) -> str:
+    r"""Return text that can be written as UTF-8: bytes of file names that are not UTF-8 become ``\udc..``."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

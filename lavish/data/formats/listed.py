@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, exists, recorded_texts
+from lavish.data.formats.base import ClipSource, recorded_texts
 from lavish.data.formats.registry import reader
+from lavish.io.paths import kind_of
 
 
 def listed_files(format_name: str, root: Path) -> list[Path]:
@@ -29,7 +30,7 @@ def listed_files(format_name: str, root: Path) -> list[Path]:
 def _media(source: ClipSource) -> Iterator[Path]:
     if source.segment_frames:
         yield from filter(None, source.segment_frames)
-    elif exists(source.video) and source.video.is_dir():
+    elif kind_of(source.video) == "folder":
         yield from (path for path in source.video.iterdir() if not path.name.startswith("."))
     else:
         yield source.video

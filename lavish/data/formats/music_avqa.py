@@ -30,8 +30,10 @@ from typing import Any
 import numpy as np
 
 from lavish.config.schema import SPLITS
-from lavish.data.formats.base import ClipSource, Targets, exists, is_plain_name, read_records, unread_clips
+from lavish.data.formats.base import ClipSource, Targets, is_plain_name, read_records, unread_clips
+from lavish.data.formats.locating import Locator
 from lavish.errors import LavishError, did_you_mean
+from lavish.io.paths import kind_of
 
 TYPES = (
     ("Audio", "Counting"),
@@ -81,10 +83,13 @@ def clips(root: Path, split: str) -> list[ClipSource]:
     if folders:
         # A video that no folder contains is reported as missing in the first.
         files = {video: [folder / f"{video}.mp4" for folder in folders] for video in videos}
-        paths = {video: next((path for path in all_ if exists(path)), all_[0]) for video, all_ in files.items()}
-        return [ClipSource(video, path, path) for video, path in paths.items()]
+        locator = Locator(path for paths in files.values() for path in paths)
+        chosen = {video: _listed_path(paths, locator) for video, paths in files.items()}
+        return [locator.source(video, path, path) for video, path in chosen.items()]
     if frames.is_dir() and audio.is_dir():
-        return [ClipSource(video, frames / video, audio / f"{video}.wav") for video in videos]
+        pairs = {video: (frames / video, audio / f"{video}.wav") for video in videos}
+        locator = Locator(path for pair in pairs.values() for path in pair)
+        return [locator.source(video, *pair) for video, pair in pairs.items()]
     raise LavishError(
         f"{root}: no media folder: put the videos into '{_VIDEOS[0]}/<id>.mp4' and '{_VIDEOS[1]}/<id>.mp4' (spelt as "
         "published) or all into 'videos/<id>.mp4', or the extracted frames into 'video_frames/<id>/' and the audio "
@@ -135,6 +140,13 @@ class _Questions:
 
     questions: list[_Question]
     notes: dict[str, int]
+
+
+def _listed_path(paths: list[Path], locator: Locator) -> Path:
+    """Return the first path that exists, or that is found in another spelling; otherwise the first of all."""
+    existing = (path for path in paths if kind_of(path) != "missing")
+    spelled = (path for path in paths if locator.find(path) != path)
+    return next(existing, None) or next(spelled, paths[0])
 
 
 def _videos(questions: list[_Question]) -> list[str]:

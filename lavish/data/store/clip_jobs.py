@@ -77,31 +77,45 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
     # Only workers need torch and the decoders; without them the parent starts two seconds faster.
     import torch
 
-    from lavish.data.decoding.masks import decode_masks
-    from lavish.data.decoding.media import MediaError, decode_clip
+    from lavish.data.decoding.media import decode_source
     from lavish.data.decoding.spectrogram import log_mels
 
     torch.set_num_threads(1)
     arrays = open_arrays(values.folder, "r+")
-    outcomes = []
-    for index, source in clips:
-        try:
-            frames, waveform, notes = decode_clip(
-                source,
-                segments=values.segments,
-                duration=values.segments * values.segment_seconds,
-                frame_size=values.frame_size,
-                sample_rate=values.spectrogram["sample_rate"],
-            )
-            masks, mask_notes = decode_masks(source.masks, values.frame_size) if source.masks else (None, [])
-        except MediaError as error:
-            outcomes.append(Outcome(index, "excluded", str(error)))
-            continue
+
+    def decode(index: int, source: ClipSource) -> Outcome:
+        frames, waveform, masks, notes = decode_source(
+            source,
+            segments=values.segments,
+            duration=values.segments * values.segment_seconds,
+            frame_size=values.frame_size,
+            sample_rate=values.spectrogram["sample_rate"],
+        )
         mels = log_mels(torch.from_numpy(waveform) / 32768, segments=values.segments, **values.spectrogram)
         rows = [frames, mels.numpy(), waveform, *([] if masks is None else [masks])]
         for array, row in zip(arrays, rows, strict=True):
             array[index] = row
-        outcomes.append(_outcome(index, notes + mask_notes, arrays))
+        return _outcome(index, notes, arrays)
+
+    return each_clip(clips, decode)
+
+
+def each_clip(clips: Sequence[Clip], decode: Callable[[int, ClipSource], Outcome]) -> list[Outcome]:
+    """Return the outcomes of `decode` for all clips; a clip for which it fails, in whatever way, is excluded.
+
+    Media from outside fail in ways that nobody has foreseen. Such an error is a reason like any other, with the name of
+    the exception, and the other clips are decoded.
+    """
+    from lavish.data.decoding.media import MediaError
+
+    outcomes = []
+    for index, source in clips:
+        try:
+            outcomes.append(decode(index, source))
+        except MediaError as error:
+            outcomes.append(Outcome(index, "excluded", str(error)))
+        except Exception as error:
+            outcomes.append(Outcome(index, "excluded", f"{type(error).__name__}: {error}"))
     return outcomes
 
 

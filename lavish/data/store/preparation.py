@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.windows import count_valid_frames
-from lavish.data.formats.base import ClipSource, Targets, missing_media
+from lavish.data.formats.base import ClipSource, Targets, missing_media, printable
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.store.journal import Journal
@@ -28,7 +28,7 @@ from lavish.io.atomic import sync, write_json
 from lavish.io.checksums import sha256_of
 
 # Of the contents of the arrays; increased when decoding changes, so that unfinished work of older code is not resumed.
-_VERSION = 3
+_VERSION = 4
 _ROWS_AT_ONCE = 16
 
 
@@ -211,7 +211,7 @@ def _check_lost(
     _write_csv(folder / "report.csv", ["clip", "status", "reason"], rows)
     lost = [row for row in rows if row[1] == "excluded"]
     if len(lost) > config.max_lost * len(sources) or len(lost) == len(sources):
-        examples = "; ".join(f"'{clip}': {reason}" for clip, _, reason in lost[:3])
+        examples = printable("; ".join(f"'{clip}': {reason}" for clip, _, reason in lost[:3]))
         raise LavishError(
             f"{root}, split {split}: {len(lost)} of {len(sources)} clips cannot be used, but data.max_lost allows only "
             f"{config.max_lost:.1%} ({examples}{'; ...' if len(lost) > 3 else ''}). All are listed in "

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lavish.config.schema import SPLITS, FolderAssetsConfig, ProceduralAssetsConfig
+from lavish.data.decoding.pictures import UNREADABLE, open_picture
 from lavish.data.synthetic import procedural_images, procedural_sounds
 from lavish.errors import LavishError, did_you_mean
 
@@ -188,11 +189,10 @@ def _entries(folder: Path) -> list[Path]:
 def _read_image(path: Path) -> Image.Image:
     """Return a cut-out cropped to its visible part, with premultiplied alpha (mode RGBa) for resampling."""
     try:
-        with Image.open(path) as file:
-            file.load()
-            transparent = "A" in file.getbands() or "transparency" in file.info
-            image = file.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        picture = open_picture(path)
+        transparent = picture.has_transparency_data
+        image = picture.convert("RGBA")
+    except UNREADABLE as error:
         raise LavishError(f"{path}: not a readable image ({error}): replace or remove the file") from None
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
     if not transparent or box is None:
