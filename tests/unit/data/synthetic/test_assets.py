@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from lavish.config import schema as config
+from lavish.data.decoding.pictures import open_picture
 from lavish.data.synthetic import procedural_images, procedural_sounds
 from lavish.data.synthetic.assets import FolderAssets, ProceduralAssets, divide, open_library
 from lavish.data.synthetic.recordings import read_recording
@@ -235,3 +237,24 @@ def test_real_assets(shared):
             assert (library.image(index, split, 5)[..., 3] > 128).mean() > 0.1
             seconds = library.sound(index, split, 5, 16000, 3.0).reshape(3, -1)
             assert np.sqrt(np.mean(np.square(seconds), axis=1)).min() > 0.002
+
+
+def test_deep_and_turned_pictures_of_assets_are_read_as_all_pictures_are(tmp_path):
+    for name in ("bird", "cow"):
+        write_class(tmp_path, name)
+    pixels = np.zeros((32, 64, 4), np.uint8)
+    pixels[:, 32:] = (200, 100, 50, 255)
+    pixels[8:24, 4:32] = (0, 0, 0, 255)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for path in (tmp_path / "bird" / "images").iterdir():
+        Image.fromarray(pixels).save(path, exif=exif)
+        turned = open_picture(path)
+        assert turned.size == (32, 64)
+        assert turned.getpixel((16, 60)) == (200, 100, 50, 255)
+    picture = FolderAssets(config.FolderAssetsConfig(kind="folder", root=tmp_path)).image(0, "train", 0)
+    assert picture.shape[0] > picture.shape[1]
+    for path in (tmp_path / "bird" / "images").iterdir():
+        Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(path)
+    with pytest.raises(LavishError, match="no alpha channel"):
+        FolderAssets(config.FolderAssetsConfig(kind="folder", root=tmp_path)).image(0, "train", 0)
