@@ -317,7 +317,7 @@ READERS = {
     "actions (lists)": Fuzzed(_write_fold, _read_format("actions")),
     "avsbench_s4": Fuzzed(_write_s4, _read_format("avsbench_s4")),
     "avsbench_ms3": Fuzzed(_write_ms3, _read_format("avsbench_ms3")),
-    "configuration": Fuzzed(_write_configuration, _read_configuration, share=0.1),
+    "configuration": Fuzzed(_write_configuration, _read_configuration, share=0.3),
     "store": Fuzzed(_write_store, _read_store),
     "records": Fuzzed(_write_records, _read_records),
     "weights": Fuzzed(_write_weights, _read_weights),
