@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import tarfile
@@ -211,15 +214,18 @@ def _write_archives(folder: Path) -> list[str]:
     kinds = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED, "lzma": zipfile.ZIP_LZMA}
     for name, kind in kinds.items():
         with zipfile.ZipFile(folder / f"{name}.zip", "w", kind) as archive:
-            archive.writestr("set/a.txt", "content " * 20)
-            archive.writestr("set/empty/", "")
-            archive.writestr("b.txt", "more")
-    for mode in ("", "gz", "xz", "bz2"):
-        with tarfile.open(folder / f"archive.tar.{mode}", f"w:{mode}") as archive:
-            for name, content in (("set/a.txt", b"content " * 20), ("b.txt", b"more")):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+            for member, content in (("set/a.txt", "content " * 20), ("set/empty/", ""), ("b.txt", "more")):
+                archive.writestr(zipfile.ZipInfo(member), content, kind)  # without the time of now
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        for member, content in (("set/a.txt", b"content " * 20), ("b.txt", b"more")):
+            information = tarfile.TarInfo(member)
+            information.size = len(content)
+            archive.addfile(information, io.BytesIO(content))
+    (folder / "archive.tar").write_bytes(plain.getvalue())
+    (folder / "archive.tar.gz").write_bytes(gzip.compress(plain.getvalue(), mtime=0))
+    (folder / "archive.tar.xz").write_bytes(lzma.compress(plain.getvalue()))
+    (folder / "archive.tar.bz2").write_bytes(bz2.compress(plain.getvalue()))
     return [path.name for path in folder.iterdir()]
 
 
@@ -311,7 +317,7 @@ READERS = {
     "actions (lists)": Fuzzed(_write_fold, _read_format("actions")),
     "avsbench_s4": Fuzzed(_write_s4, _read_format("avsbench_s4")),
     "avsbench_ms3": Fuzzed(_write_ms3, _read_format("avsbench_ms3")),
-    "configuration": Fuzzed(_write_configuration, _read_configuration, share=0.1),
+    "configuration": Fuzzed(_write_configuration, _read_configuration, share=0.3),
     "store": Fuzzed(_write_store, _read_store),
     "records": Fuzzed(_write_records, _read_records),
     "weights": Fuzzed(_write_weights, _read_weights),
