@@ -16,7 +16,7 @@ from PIL import Image
 
 from lavish.cli.main import main
 from lavish.config.schema import SPLITS, DataConfig
-from lavish.data.checking import Findings, check_data_set
+from lavish.data.checking import check_data_set
 from lavish.data.decoding import media
 from lavish.data.formats.listed import listed_files
 from lavish.data.store.preparation import prepare
@@ -36,10 +36,11 @@ def both(root: Path, out: Path, *, form: str = "actions", **changes: object) -> 
         "name": "wild", "root": "r", "format": form, "num_classes": 2, "segments": 3, "frame_size": 48, "max_lost": 0.9,
     }  # fmt: skip
     config = DataConfig.model_validate(values | changes)
+    # In this order, because the processes of both are forked from one that has imported what the first needs.
+    prepare(config, root, "train", out, jobs=1)
     found = check_data_set(
         form, root, sample=None, jobs=1, segments=config.segments, segment_seconds=config.segment_seconds
     )
-    prepare(config, root, "train", out, jobs=1)
     store = SplitStore(out)
     store.verify()
     with (out / "report.csv").open(newline="", encoding="utf-8") as file:
@@ -243,8 +244,6 @@ def in_this_process(work: Callable[..., list], clips: list, _jobs: int, _preload
 def test_joined_recordings(root: Path, tmp_path: Path) -> None:
     pieces = [write_media(tmp_path / f"{n}.ts", times=np.arange(12) / 4, audio=tone()).read_bytes() for n in range(2)]
     (root / "train" / "cat" / "joined.ts").write_bytes(b"".join(pieces))
-    found: Findings = check_data_set("actions", root, sample=None, jobs=1, segments=6)
-    _, report = both(root, tmp_path / "train", segments=6, max_lost=1.0)
+    _, report = both(root, tmp_path / "train", segments=6)
     assert report["cat/joined.ts"][0] == "repaired"
     assert report["cat/joined.ts"][1].startswith("timestamps jump by -3.")
-    assert "timestamps jump by -3." in "\n".join(found.remarks)
