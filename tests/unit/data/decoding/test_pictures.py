@@ -173,6 +173,14 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
         read_segment_frames([tmp_path / "1.png"], 8)
 
 
+def test_a_file_that_asks_for_more_memory_than_there_is_is_damaged(tmp_path: Path, monkeypatch) -> None:
+    """As Pillow does with a PNG whose chunk has an extreme length, where a process may not have as much."""
+    Image.new("L", (4, 4)).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MediaError, match=r"undecodable image .*/1\.png"):
+        read_segment_frames([tmp_path / "1.png"], 8)
+
+
 def quarters() -> np.ndarray:
     """Return a picture, twice as wide as high, whose quarters have four colours."""
     picture = np.zeros((32, 64, 3), np.uint8)
