@@ -14,7 +14,7 @@ class PictureError(ValueError):
     """A picture whose values have no known range. The message is a short reason without paths."""
 
 
-# What Pillow raises for files that are no pictures, or damaged ones: a wrong length may ask for more memory than there is.
+# What Pillow raises for files that are no pictures, or damaged ones. A wrong length asks for more memory than there is.
 UNREADABLE = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)
 
 
@@ -30,7 +30,8 @@ def open_picture(path: Path, *, keep_faint: bool = False) -> Image.Image:
 
     Raises:
         PictureError: floating-point values or 32-bit integers outside these ranges.
-        OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError: not a regular file, or not a readable picture.
+        OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError: not a regular file, or not a
+            readable picture.
     """
     if kind_of(path) != "file":  # opening a named pipe would wait for ever
         raise OSError("not a regular file")
