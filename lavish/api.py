@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from lavish.config.options import add_source
-from lavish.config.schema import AdapterConfig, BackboneConfig, FusionConfig, check_fusion
+from lavish.config.schema import EXPLICIT_BACKBONES, AdapterConfig, BackboneConfig, FusionConfig, check_fusion
 from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.errors import LavishError
@@ -58,7 +58,8 @@ def build_encoder(
     random state.
 
     Args:
-        backbone: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' with a `spec`.
+        backbone: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' with a
+            `spec`.
         method: one of :func:`available_methods`, the path of a file with a method, or 'none' for the frozen backbone.
         options: of the method; docs/methods.md lists them.
         direction: 'both', audio to visual ('a2v'), visual to audio ('v2a'), or 'none'.
@@ -67,7 +68,7 @@ def build_encoder(
         modalities: the streams of the encoder.
         weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the
             configuration key `backbone.weights`, for example with `revision` and `sha256`.
-        spec: constructor arguments of an explicit small 'vit' or 'swinv2'.
+        spec: constructor arguments of an explicit small 'vit', 'swin' or 'swinv2'.
         frame_size: height and width of the frames in pixels, by default those of the pretraining.
         spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames.
         segments: of a clip.
@@ -98,7 +99,7 @@ def build_encoder(
     elif not isinstance(weights, Mapping):
         weights = {"source": "file", "path": weights}
     config = parse(BackboneConfig, {"model": backbone, "spec": dict(spec or {}), "weights": weights}, where)
-    explicit = config.model in ("vit", "swinv2")
+    explicit = config.model in EXPLICIT_BACKBONES
     side = frame_size or (config.spec.get("img_size", 224) if explicit else pretrained_image_size(config.model))
     sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": spectrogram_size or (side, side)}
     encoder = TwoStreamEncoder(

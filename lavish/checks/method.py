@@ -31,6 +31,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
         "global_pool": "avg",
     },
+    "swin": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
 }  # fmt: skip
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {

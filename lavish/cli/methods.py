@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from lavish.config.options import budget_option, is_cross_modal, summary
-from lavish.config.schema import AdapterConfig, BackboneConfig, FusionConfig, RandomWeights, RunConfig
+from lavish.config.schema import (
+    NAMED_BACKBONES,
+    AdapterConfig,
+    BackboneConfig,
+    FusionConfig,
+    RandomWeights,
+    RunConfig,
+)
 from lavish.config.validation import parse
 from lavish.cost.counter import count, example_clips
 from lavish.errors import LavishError, did_you_mean
@@ -77,7 +84,7 @@ def _on(config: RunConfig, backbone: str) -> RunConfig:
         named = BackboneConfig(model=backbone, weights=RandomWeights())
     except ValueError:
         raise LavishError(
-            f"--backbone: '{backbone}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*"
+            f"--backbone: '{backbone}' is no ViT or Swin: use a timm name {', '.join(NAMED_BACKBONES)}"
         ) from None
     side = pretrained_image_size(backbone)
     sound = config.data.spectrogram.model_copy(update={"mel_bins": side, "frames": side})

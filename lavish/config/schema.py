@@ -6,6 +6,7 @@ is being parsed.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -189,12 +190,20 @@ class RandomWeights(Config):
 WeightsConfig = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
 
 
+EXPLICIT_BACKBONES = ("vit", "swin", "swinv2")
+"""Names of backbones that `spec` describes."""
+NAMED_BACKBONES = ("vit_*", "deit*", "swin_*", "swinv2_*")
+"""Patterns of timm's names of the backbones that are supported."""
+
+
 class BackboneConfig(Config):
     """The frozen image transformer that both streams share."""
 
-    model: str = Field(description="A timm name (vit_*, deit*, swinv2_*) with its weights tag, or 'vit' / 'swinv2'.")
+    model: str = Field(
+        description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2'."
+    )
     spec: dict[str, Any] = Field(
-        default_factory=dict, description="Constructor arguments of an explicit small 'vit' or 'swinv2'."
+        default_factory=dict, description="Constructor arguments of an explicit small 'vit', 'swin' or 'swinv2'."
     )
     weights: WeightsConfig
     stochastic_depth: bool = Field(default=False, description="Keep the backbone's own stochastic depth in training.")
@@ -215,15 +224,18 @@ class BackboneConfig(Config):
     @field_validator("model")
     @classmethod
     def _known_family(cls, model: str) -> str:
-        if model not in ("vit", "swinv2") and not model.startswith(("vit_", "deit", "swinv2_")):
-            raise ValueError(f"'{model}' is not a ViT or Swin V2: use a timm name vit_*, deit*, swinv2_*")
+        known = model in EXPLICIT_BACKBONES or any(fnmatchcase(model, pattern) for pattern in NAMED_BACKBONES)
+        if not known:
+            raise ValueError(f"'{model}' is no ViT or Swin: use a timm name {', '.join(NAMED_BACKBONES)}")
         return model
 
     @model_validator(mode="after")
     def _spec_and_classifier_fit_the_model(self) -> BackboneConfig:
-        if self.spec and self.model not in ("vit", "swinv2"):
-            raise ValueError(f"`spec` only describes an explicit 'vit' or 'swinv2', not the timm model '{self.model}'")
-        if self.classifier == "counted" and self.model in ("vit", "swinv2"):
+        explicit = self.model in EXPLICIT_BACKBONES
+        if self.spec and not explicit:
+            names = " or ".join(map(repr, EXPLICIT_BACKBONES))
+            raise ValueError(f"`spec` only describes an explicit {names}, not the timm model '{self.model}'")
+        if self.classifier == "counted" and explicit:
             raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lavish.models.backbones.base import Backbone
-from lavish.models.backbones.swin import SwinV2Backbone
+from lavish.models.backbones.swin import SwinV2Backbone, WindowedBackbone
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Sizes:
     """Tokens before the patches."""
     patch: int
     """Side of a patch in pixels."""
-    windows: bool
-    """Whether it is a block of a Swin V2, not of a ViT."""
+    window: int
+    """Side of an attention window in patches; 0 for a ViT."""
+    second: bool
+    """Whether it is a block of a Swin V2."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def sizes(backbone: Backbone) -> list[Sizes]:
     return [
         Sizes(width, len(backbone.linear(index, "fc1")[0]), backbone.num_prefix_tokens + rows * columns,
               backbone.num_heads(index), backbone.num_prefix_tokens, backbone.patch_size[0],
+              backbone.blocks[index].window_size[0] if isinstance(backbone, WindowedBackbone) else 0,
               isinstance(backbone, SwinV2Backbone))
         for index, (width, (rows, columns)) in enumerate(zip(backbone.widths, grids, strict=True))
     ]  # fmt: skip
@@ -79,16 +82,18 @@ def _ssf(blocks: list[Sizes], _: int) -> int:
 
 
 def _norms(blocks: list[Sizes], _: int) -> int:
-    # Two in each block and the last one; in a Swin V2 also that of the patch embedding and of each merging.
+    # Two in each block and the last one; in a Swin also that of the patch embedding and of each merging: before the
+    # linear map of four patches, and behind it in a Swin V2.
     channels = sum(2 * b.width for b in blocks) + blocks[-1].width
-    if blocks[0].windows:
-        channels += blocks[0].width + sum(wide for _, wide in _merged(blocks))
+    if blocks[0].window:
+        merged = [wide if blocks[0].second else 4 * narrow for narrow, wide in _merged(blocks)]
+        channels += blocks[0].width + sum(merged)
     return 2 * channels
 
 
 def _biases(blocks: list[Sizes], _: int) -> int:
     # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and the norms.
-    inside = sum((2 * b.width + 512 if b.windows else 3 * b.width) + 2 * b.width + b.hidden for b in blocks)
+    inside = sum((2 * b.width + 512 if b.second else 3 * b.width) + 2 * b.width + b.hidden for b in blocks)
     return inside + blocks[0].width + _norms(blocks, 0) // 2
 
 
@@ -97,9 +102,11 @@ def _everything(blocks: list[Sizes], _: int) -> int:
     total = _biases(blocks, 0) + _norms(blocks, 0) // 2 + 3 * first.patch**2 * first.width
     for b in blocks:
         total += 4 * b.width**2 + 2 * b.width * b.hidden
-        if b.windows:  # temperature of the cosines; position bias from two coordinates
+        if b.second:  # temperature of the cosines; position bias from two coordinates
             total += b.heads + 512 * (2 + b.heads)
-    if first.windows:
+        elif b.window:  # a table of position biases
+            total += (2 * b.window - 1) ** 2 * b.heads
+    if first.window:
         return total + sum(4 * narrow * wide for narrow, wide in _merged(blocks))
     return total + first.prefix * first.width + first.tokens * first.width  # class token, position embedding
 
@@ -150,12 +157,12 @@ def _stg_cma(blocks: list[Sizes], segments: int) -> int:
         bottleneck = 2 * c * h + h + c
         in_stage = sum(earlier.width == c for earlier in blocks[:index])
         count += 4 * bottleneck + 2  # spatial and global in two streams, two gates
-        if not blocks[0].windows:
+        if not blocks[0].window:
             count += 2 * bottleneck
         elif in_stage % 2 == 0:
             count += 2 * bottleneck + 2 * (2 * segments - 1) * block.heads  # a table of biases by distance
     # Embeddings of the segments, and the last norm.
-    return count if blocks[0].windows else count + 2 * segments * blocks[0].width + 2 * blocks[-1].width
+    return count if blocks[0].window else count + 2 * segments * blocks[0].width + 2 * blocks[-1].width
 
 
 def _cola(block: Sizes) -> int:

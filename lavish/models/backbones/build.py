@@ -10,17 +10,19 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lavish.config.schema import NAMED_BACKBONES
 from lavish.errors import LavishError, did_you_mean
 from lavish.models.backbones.base import Backbone
-from lavish.models.backbones.swin import SwinV2Backbone
+from lavish.models.backbones.swin import SwinBackbone, SwinV2Backbone
 from lavish.models.backbones.vit import ViTBackbone
 from lavish.models.weights import load_exactly, read_weights
 
-_EXPLICIT = {"vit": VisionTransformer, "swinv2": SwinTransformerV2}
+_EXPLICIT = {"vit": VisionTransformer, "swin": SwinTransformer, "swinv2": SwinTransformerV2}
 _HEADS = ("head", "head_dist", "attn_pool")  # what timm calls classifiers and pooling that are not used here
 
 
@@ -37,10 +39,11 @@ def build_backbone(
     """Build and freeze a backbone.
 
     Args:
-        name: a timm name with its weights tag (vit_*, deit*, swinv2_*), or 'vit' / 'swinv2' for an explicit `spec`.
-        spec: constructor arguments of timm's class, for 'vit' and 'swinv2'.
-        image_size: height and width of the video frames, pixels. A Swin V2 is built for it; a ViT resamples its
-            position embedding. 0 is the size that a named model was pretrained at.
+        name: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' for an
+            explicit `spec`.
+        spec: constructor arguments of timm's class, for 'vit', 'swin' and 'swinv2'.
+        image_size: height and width of the video frames, pixels. A Swin is built for it; a ViT resamples its position
+            embedding. 0 is the size that a named model was pretrained at.
         weights: a safetensors file, for a named model in any naming that timm reads; without one the weights are
             initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
@@ -52,6 +55,8 @@ def build_backbone(
     backbone: Backbone
     if name.startswith("swinv2"):
         backbone = SwinV2Backbone(model, name)
+    elif name.startswith("swin"):
+        backbone = SwinBackbone(model, name)
     else:
         backbone = ViTBackbone(model, name, positions=positions)
     if weights is not None:
@@ -99,10 +104,10 @@ def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
 def _named(name: str, image_size: int) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        family = timm.list_models(["vit_*", "deit*", "swinv2_*"])
+        family = timm.list_models(list(NAMED_BACKBONES))
         raise LavishError(f"backbone.model: timm knows no '{architecture}'{did_you_mean(architecture, family)}")
     arguments: dict[str, Any] = {"num_classes": 0}
-    if architecture.startswith("swinv2_"):
+    if architecture.startswith("swin"):
         arguments |= {"img_size": image_size} if image_size else {}
     else:
         arguments["dynamic_img_size"] = True

@@ -1,13 +1,19 @@
-"""timm's Swin V2: post-norm blocks with windowed attention, patch merging at the start of a stage."""
+"""timm's Swin and Swin V2: blocks with windowed attention, patch merging at the start of a stage.
+
+Swin has norms before its attention and its feed-forward layer and a table of position biases; Swin V2 has them behind,
+cosine attention, and a network that computes the position bias.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from itertools import accumulate
 from typing import Any
 
 import torch
-from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention, window_partition, window_reverse
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2, window_partition, window_reverse
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,19 +21,14 @@ from lavish.errors import LavishError
 from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers
 
 
-class SwinV2Backbone(Backbone):
-    """A timm ``SwinTransformerV2`` (swinv2_*) as a :class:`Backbone`; its residual branch is ``norm(f(x))``."""
+class WindowedBackbone(Backbone):
+    """What Swin and Swin V2 have in common."""
 
     num_prefix_tokens = 0
     windowed = True
 
-    def __init__(self, model: SwinTransformerV2, name: str) -> None:
+    def __init__(self, model: SwinTransformer | SwinTransformerV2) -> None:
         super().__init__()
-        if not isinstance(model, SwinTransformerV2):
-            raise LavishError(
-                f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformerV2 "
-                "(swinv2_cr_* is another architecture)"
-            )
         self.model: Any = model
         self.blocks: list[Any] = [
             block for stage in model.layers for block in stage.blocks
@@ -54,40 +55,8 @@ class SwinV2Backbone(Backbone):
         if not added.shape[1]:
             return merged
         # An added token has no neighbours: it is merged with copies of itself.
-        merging = stage.downsample
-        return torch.cat([merging.norm(merging.reduction(added.repeat(1, 1, 4))), merged], dim=1)
-
-    def attention(self, index: int, tokens: Tensor) -> Tensor:
-        block = self.blocks[index]
-        rows, columns = block.input_resolution
-        if tokens.shape[1] != rows * columns:  # added tokens, which timm's windows do not support
-            return _apply_all(self.attention_layers(index, tokens))
-        grid = tokens.unflatten(1, block.input_resolution)
-        return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
-
-    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
-        # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
-        block = self.blocks[index]
-        qkv = yield FrozenLayer("qkv", index, lambda x: _qkv(block.attn, x), tokens)
-        added, patches = self._split(qkv, block.input_resolution)
-        mixed = yield FrozenLayer("proj", index, block.attn.proj, _attend_in_windows(block, added, patches))
-        return block.drop_path1((yield FrozenLayer("norm1", index, block.norm1, mixed)))
-
-    def ffn(self, index: int, tokens: Tensor) -> Tensor:
-        block = self.blocks[index]
-        return block.drop_path2(block.norm2(block.mlp(tokens)))
-
-    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
-        block = self.blocks[index]
-        mlp = block.mlp
-        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, tokens))))
-        out = yield FrozenLayer("fc2", index, mlp.fc2, hidden)
-        return block.drop_path2((yield FrozenLayer("norm2", index, block.norm2, out)))
-
-    def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
-        block = self.blocks[index]
-        mixed = _attend(block.attn, _qkv(block.attn, sequence), bias)
-        return block.drop_path1(block.norm1(block.attn.proj(mixed)))
+        copies = stage.downsample(added.flatten(0, 1)[:, None, None].expand(-1, 2, 2, -1))
+        return torch.cat([copies.view(*added.shape[:2], -1), merged], dim=1)
 
     def windows(self, index: int, tokens: Tensor) -> Tensor:
         return _windows(self.blocks[index], tokens)
@@ -98,12 +67,12 @@ class SwinV2Backbone(Backbone):
     def linear(self, index: int, name: LayerName) -> tuple[Tensor, Tensor | None]:
         block = self.blocks[index]
         if name == "qkv":
-            return block.attn.qkv.weight, _qkv_bias(block.attn)
+            return block.attn.qkv.weight, self._qkv_bias(index)
         layer = block.attn.proj if name == "proj" else getattr(block.mlp, name)
         return layer.weight, layer.bias
 
     def num_heads(self, index: int) -> int:
-        return self.blocks[index].num_heads
+        return self.blocks[index].attn.num_heads
 
     def _block_of(self, name: str) -> int:
         part, *rest = name.split(".")
@@ -137,10 +106,159 @@ class SwinV2Backbone(Backbone):
         expected = self.image_size
         if tuple(image_size) != expected:
             raise LavishError(
-                f"a Swin V2 of {expected[0]} x {expected[1]} needs both streams at that size, not {image_size[0]} x "
+                f"a Swin of {expected[0]} x {expected[1]} needs both streams at that size, not {image_size[0]} x "
                 f"{image_size[1]}: set data.frame_size, data.spectrogram.mel_bins and data.spectrogram.frames to it"
             )
         return tuple(tuple(block.input_resolution) for block in self.blocks)
+
+    @abstractmethod
+    def _qkv_bias(self, index: int) -> Tensor | None:
+        """Return the bias (3 C,) of queries, keys and values."""
+
+    def _qkv(self, index: int, tokens: Tensor) -> Tensor:
+        return functional.linear(tokens, self.blocks[index].attn.qkv.weight, self._qkv_bias(index))
+
+    @abstractmethod
+    def _attend(self, index: int, qkv: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the attention (B, L, C) of queries, keys and values (B, L, 3 C), with a bias (..., L, L)."""
+
+    @abstractmethod
+    def _window_bias(self, index: int) -> Tensor:
+        """Return the relative position bias (heads, L, L) of a window."""
+
+    def _attend_in_windows(self, index: int, qkv: Tensor) -> Tensor:
+        """Attend within shifted windows; added tokens join every window, and their outputs are averaged."""
+        block = self.blocks[index]
+        added, patches = self._split(qkv, block.input_resolution)
+        extra, windows = added.shape[1], _windows(block, patches, self._qkv_bias(index))
+        number = len(windows) // len(added)
+        bias = self._window_bias(index).unsqueeze(0)
+        if block.attn_mask is not None:
+            bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
+        if not extra:
+            return _from_windows(block, self._attend(index, windows, bias))
+        windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
+        mixed = self._attend(index, windows, functional.pad(bias, (extra, 0, extra, 0)))
+        outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
+        return torch.cat([outside, _from_windows(block, mixed[:, extra:])], dim=1)
+
+    def _has_added(self, index: int, tokens: Tensor) -> bool:
+        """Return whether there are tokens beside the patches, which timm's windows do not support."""
+        rows, columns = self.blocks[index].input_resolution
+        return tokens.shape[1] != rows * columns
+
+
+class SwinBackbone(WindowedBackbone):
+    """A timm ``SwinTransformer`` (swin_*) as a :class:`Backbone`; its residual branch is ``f(norm(x))``."""
+
+    def __init__(self, model: SwinTransformer, name: str) -> None:
+        if not isinstance(model, SwinTransformer):
+            raise LavishError(f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformer")
+        super().__init__(model)
+
+    def attention(self, index: int, tokens: Tensor) -> Tensor:
+        if self._has_added(index, tokens):
+            return _apply_all(self.attention_layers(index, tokens))
+        block = self.blocks[index]
+        normed = block.norm1(tokens).unflatten(1, block.input_resolution)
+        return block.drop_path1(block._attn(normed)).flatten(1, 2)
+
+    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+        block = self.blocks[index]
+        normed = yield FrozenLayer("norm1", index, block.norm1, tokens)
+        qkv = yield FrozenLayer("qkv", index, block.attn.qkv, normed)
+        mixed = self._attend_in_windows(index, qkv)
+        return block.drop_path1((yield FrozenLayer("proj", index, block.attn.proj, mixed)))
+
+    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        return block.drop_path2(block.mlp(block.norm2(tokens)))
+
+    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+        block = self.blocks[index]
+        mlp = block.mlp
+        normed = yield FrozenLayer("norm2", index, block.norm2, tokens)
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, normed))))
+        return block.drop_path2((yield FrozenLayer("fc2", index, mlp.fc2, hidden)))
+
+    def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
+        block = self.blocks[index]
+        mixed = self._attend(index, self._qkv(index, block.norm1(sequence)), bias)
+        return block.drop_path1(block.attn.proj(mixed))
+
+    def _qkv_bias(self, index: int) -> Tensor | None:
+        return self.blocks[index].attn.qkv.bias
+
+    def _attend(self, index: int, qkv: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads(index), -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+    def _window_bias(self, index: int) -> Tensor:
+        return self.blocks[index].attn._get_rel_pos_bias().squeeze(0)
+
+
+class SwinV2Backbone(WindowedBackbone):
+    """A timm ``SwinTransformerV2`` (swinv2_*) as a :class:`Backbone`; its residual branch is ``norm(f(x))``."""
+
+    def __init__(self, model: SwinTransformerV2, name: str) -> None:
+        if not isinstance(model, SwinTransformerV2):
+            raise LavishError(
+                f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformerV2 "
+                "(swinv2_cr_* is another architecture)"
+            )
+        super().__init__(model)
+
+    def attention(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        if self._has_added(index, tokens):
+            return _apply_all(self.attention_layers(index, tokens))
+        grid = tokens.unflatten(1, block.input_resolution)
+        return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
+
+    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+        # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
+        block = self.blocks[index]
+        qkv = yield FrozenLayer("qkv", index, lambda x: self._qkv(index, x), tokens)
+        mixed = yield FrozenLayer("proj", index, block.attn.proj, self._attend_in_windows(index, qkv))
+        return block.drop_path1((yield FrozenLayer("norm1", index, block.norm1, mixed)))
+
+    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+        block = self.blocks[index]
+        return block.drop_path2(block.norm2(block.mlp(tokens)))
+
+    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+        block = self.blocks[index]
+        mlp = block.mlp
+        hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, tokens))))
+        out = yield FrozenLayer("fc2", index, mlp.fc2, hidden)
+        return block.drop_path2((yield FrozenLayer("norm2", index, block.norm2, out)))
+
+    def attention_over(self, index: int, sequence: Tensor, bias: Tensor | None = None) -> Tensor:
+        block = self.blocks[index]
+        mixed = self._attend(index, self._qkv(index, sequence), bias)
+        return block.drop_path1(block.norm1(block.attn.proj(mixed)))
+
+    def _qkv_bias(self, index: int) -> Tensor | None:
+        attention = self.blocks[index].attn
+        if attention.q_bias is None:
+            return None
+        return torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+
+    def _attend(self, index: int, qkv: Tensor, bias: Tensor | None) -> Tensor:
+        attention = self.blocks[index].attn
+        q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        logits = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
+        logits = logits * attention.logit_scale.clamp(max=math.log(100.0)).exp()
+        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+    def _window_bias(self, index: int) -> Tensor:
+        block = self.blocks[index]
+        attention = block.attn
+        table = attention.cpb_mlp(attention.relative_coords_table).view(-1, attention.num_heads)
+        area = block.window_size[0] * block.window_size[1]
+        bias = table[attention.relative_position_index.view(-1)].view(area, area, -1)
+        return 16 * torch.sigmoid(bias.permute(2, 0, 1))
 
 
 def _apply_all(layers: Layers) -> Tensor:
@@ -153,30 +271,20 @@ def _apply_all(layers: Layers) -> Tensor:
             return end.value
 
 
-def _qkv_bias(attention: WindowAttention) -> Tensor | None:
-    return None if attention.q_bias is None else torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+def _windows(block: Any, patches: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Split patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C).
 
-
-def _qkv(attention: WindowAttention, tokens: Tensor) -> Tensor:
-    return functional.linear(tokens, attention.qkv.weight, _qkv_bias(attention))
-
-
-def _attend(attention: WindowAttention, qkv: Tensor, bias: Tensor | None) -> Tensor:
-    """Return Swin V2's cosine attention (B, L, C) of queries, keys and values (B, L, 3 C)."""
-    q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    logits = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
-    logits = logits * attention.logit_scale.clamp(max=math.log(100.0)).exp()
-    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
-
-
-def _windows(block: Any, patches: Tensor) -> Tensor:
-    """Split patches (B, rows x columns, C) into the block's shifted windows (B x windows, L, C)."""
+    A grid that is no multiple of the window is padded with zeros, or with the values of `padding` (C,).
+    """
     (rows, columns), size, shift = block.input_resolution, block.window_size, block.shift_size
     grid = patches.unflatten(1, (rows, columns))
     if any(shift):
         grid = torch.roll(grid, shifts=(-shift[0], -shift[1]), dims=(1, 2))
-    grid = functional.pad(grid, (0, 0, 0, -columns % size[1], 0, -rows % size[0]))
+    missing = (-rows % size[0], -columns % size[1])
+    if any(missing):
+        grid = functional.pad(grid, (0, 0, 0, missing[1], 0, missing[0]))
+        if padding is not None:  # the queries, keys and values of zeros are the biases
+            grid[:, rows:], grid[:, :rows, columns:] = padding, padding
     return window_partition(grid, size).flatten(1, 2)
 
 
@@ -188,26 +296,3 @@ def _from_windows(block: Any, windows: Tensor) -> Tensor:
     if any(shift):
         grid = torch.roll(grid, shifts=shift, dims=(1, 2))
     return grid.flatten(1, 2)
-
-
-def _attend_in_windows(block: Any, added: Tensor, patches: Tensor) -> Tensor:
-    """Attend within shifted windows; added tokens (B, P, 3 C) join every window, and their outputs are averaged."""
-    extra, windows = added.shape[1], _windows(block, patches)
-    number = len(windows) // len(added)
-    bias = _window_bias(block.attn, block.window_size).unsqueeze(0)
-    if block.attn_mask is not None:
-        bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
-    if not extra:
-        return _from_windows(block, _attend(block.attn, windows, bias))
-    windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
-    mixed = _attend(block.attn, windows, functional.pad(bias, (extra, 0, extra, 0)))
-    outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
-    return torch.cat([outside, _from_windows(block, mixed[:, extra:])], dim=1)
-
-
-def _window_bias(attention: WindowAttention, size: tuple[int, int]) -> Tensor:
-    """Return Swin V2's continuous relative position bias (heads, L, L) of a window."""
-    table = attention.cpb_mlp(attention.relative_coords_table).view(-1, attention.num_heads)
-    area = size[0] * size[1]
-    bias = table[attention.relative_position_index.view(-1)].view(area, area, -1)
-    return 16 * torch.sigmoid(bias.permute(2, 0, 1))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from lavish.config.schema import PretrainConfig, ProceduralAssetsConfig, SplitCounts
+from lavish.config.schema import EXPLICIT_BACKBONES, PretrainConfig, ProceduralAssetsConfig, SplitCounts
 from lavish.data.synthetic.assets import open_library
 from lavish.data.synthetic.scenes import labelled_scene
 from lavish.errors import LavishError
@@ -34,15 +34,15 @@ _WARMUP = 0.1
 
 
 def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: torch.device) -> None:
-    """Train an explicit small 'vit' or 'swinv2' from scratch and write its weights and the measured accuracy to `out`.
+    """Train an explicit small backbone from scratch and write its weights and the measured accuracy to `out`.
 
     Deterministic on a CPU with one thread.
     """
     size = spec.get("img_size")
-    if model not in ("vit", "swinv2") or not isinstance(size, int):
+    if model not in EXPLICIT_BACKBONES or not isinstance(size, int):
         raise LavishError(
-            f"backbone.weights.source 'pretrain' trains an explicit 'vit' or 'swinv2' with backbone.spec.img_size, not "
-            f"'{model}' with {spec}: name one, or take weights from the hub or a file"
+            f"backbone.weights.source 'pretrain' trains {' or '.join(map(repr, EXPLICIT_BACKBONES))} with "
+            f"backbone.spec.img_size, not '{model}' with {spec}: name one, or take weights from the hub or a file"
         )
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)

@@ -73,7 +73,7 @@ def test_a_method_that_a_backbone_does_not_suit_has_a_line_that_says_so(
     ("arguments", "message"),
     [
         (["lavsh"], "unknown method 'lavsh' (did you mean 'lavish'?)"),
-        (["lavish", "--backbone", "resnet50"], "--backbone: 'resnet50' is not a ViT or Swin V2"),
+        (["lavish", "--backbone", "resnet50"], "--backbone: 'resnet50' is no ViT or Swin"),
         (["lavish", "--backbone", "vit_tiny_patch16_22"], "did you mean 'vit_tiny_patch16_224'?"),
         (["lavish", "--task", "localization"], "the configuration has no task 'localization'"),
     ],

@@ -23,6 +23,8 @@ SMALL_SWIN = {"img_size": 32, "embed_dim": 8, "depths": [2, 2], "num_heads": [2,
         ("vit", SMALL_VIT, 32),
         ("vit", {**SMALL_VIT, "global_pool": "avg", "class_token": False}, 32),
         ("vit", {**SMALL_VIT, "reg_tokens": 2, "init_values": 0.1, "pre_norm": True}, 32),
+        ("swin", SMALL_SWIN, 32),
+        ("swin", {**SMALL_SWIN, "window_size": 3}, 32),  # which does not divide the grid
         ("swinv2", SMALL_SWIN, 32),
         ("deit_tiny_patch16_224", {}, 224),
     ],
@@ -36,7 +38,7 @@ def test_taken_apart_equals_the_whole(name, spec, size):
         torch.testing.assert_close(backbone(images), whole, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "spec"), [("vit", SMALL_VIT), ("swinv2", SMALL_SWIN)])
+@pytest.mark.parametrize(("name", "spec"), [("vit", SMALL_VIT), ("swin", SMALL_SWIN), ("swinv2", SMALL_SWIN)])
 def test_widths_stages_and_maps(name, spec):
     backbone = build_backbone(name, spec, 32)
     tokens = backbone.embed(torch.randn(2, 3, 32, 32))
@@ -47,6 +49,27 @@ def test_widths_stages_and_maps(name, spec):
         rows, columns = grids[index]
         assert tokens.shape[1] == rows * columns + backbone.num_prefix_tokens
     assert backbone.stage_ends[-1] == backbone.num_blocks - 1
+
+
+@pytest.mark.parametrize("name", ["swin", "swinv2"])
+@pytest.mark.parametrize("window", [4, 3])
+def test_attention_layer_by_layer_equals_timms(name, window):
+    """Also where windows are padded: timm pads the tokens, whose queries, keys and values are then the biases."""
+    torch.manual_seed(0)
+    backbone = build_backbone(name, {**SMALL_SWIN, "window_size": window}, 32).eval()
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            parameter.normal_(0, 0.5)
+        tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+        for index in range(2):  # the second block has shifted windows
+            layers = backbone.attention_layers(index, tokens)
+            layer = next(layers)
+            while True:
+                try:
+                    layer = layers.send(layer.layer(layer.tokens))
+                except StopIteration as end:
+                    torch.testing.assert_close(end.value, backbone.attention(index, tokens), atol=1e-5, rtol=1e-4)
+                    break
 
 
 def test_swin_residual_branches_are_normed_last():
@@ -195,30 +218,37 @@ def test_half_precision_is_loaded_as_float32(tmp_path, precision):
 
 
 def swin_in_microsofts_names(tensors):
-    """Swin V2 as Microsoft publishes it: patch merging at the end of a stage, a plain head, and buffers."""
+    """A Swin as Microsoft publishes it: patch merging at the end of a stage, a plain head, and buffers."""
     published = {
         re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name).replace(
             "head.fc.", "head."
         ): tensor
         for name, tensor in tensors.items()
     }
+    second = any("cpb_mlp" in name for name in tensors)
     return published | {
         "layers.0.blocks.0.attn.relative_position_index": torch.zeros(64, 64, dtype=torch.long),
-        "layers.0.blocks.0.attn.relative_coords_table": torch.zeros(1, 15, 15, 2),
+        **({"layers.0.blocks.0.attn.relative_coords_table": torch.zeros(1, 15, 15, 2)} if second else {}),
         "layers.0.blocks.1.attn_mask": torch.zeros(64, 64, 64),
     }
 
 
-@pytest.mark.parametrize("prefix", ["", "model."])
-def test_swin_v2_in_microsofts_names_gives_the_features_of_timms_conversion(tmp_path, prefix):
+@pytest.mark.parametrize(
+    ("name", "size", "prefix"),
+    [
+        ("swinv2_tiny_window8_256.ms_in1k", 256, ""),
+        ("swinv2_tiny_window8_256.ms_in1k", 256, "model."),
+        ("swin_tiny_patch4_window7_224.ms_in1k", 224, "model."),
+    ],
+)
+def test_swins_in_microsofts_names_give_the_features_of_timms_conversion(tmp_path, name, size, prefix):
     torch.manual_seed(0)
-    name = "swinv2_tiny_window8_256.ms_in1k"
     saved = timm.create_model(name).eval()
     published = swin_in_microsofts_names(saved.state_dict())
     save_file({f"{prefix}{key}": tensor for key, tensor in published.items()}, tmp_path / "w.safetensors")
-    backbone = build_backbone(name, {}, 256, weights=tmp_path / "w.safetensors").eval()
+    backbone = build_backbone(name, {}, size, weights=tmp_path / "w.safetensors").eval()
     assert all(torch.equal(tensor, saved.state_dict()[key]) for key, tensor in backbone.model.state_dict().items())
-    images = torch.randn(1, 3, 256, 256)
+    images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         difference = backbone.encode(images) - saved.forward_features(images).flatten(1, 2)
     assert difference.abs().max() < 1e-5
