@@ -36,7 +36,8 @@ MARK = ".unpacked.json"
 
 MAX_MEMBERS = 5_000_000
 _CHUNK = 1 << 20
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+# A damaged header may ask for more memory than there is.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, MemoryError)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK00")
 _OTHER_FORMATS = {b"7z\xbc\xaf": "7z", b"Rar!": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
 _PART = re.compile(r"\.(z\d\d|\d{2,3})$", re.IGNORECASE)
@@ -294,6 +295,8 @@ def _is_part(archive: Path, start: bytes) -> bool:
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
     for info in opened.infolist():
+        if not info.filename:
+            raise zipfile.BadZipFile("an entry without a name")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _no_plain_file(archive, info.filename)

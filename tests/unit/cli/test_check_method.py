@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lavish.checks.method import BACKBONES
 from lavish.cli.main import main
 from lavish.config.sources import forget_files
 from tests.external import BROKEN_METHOD, METHOD, TASK, write
@@ -47,7 +48,7 @@ def test_a_method_that_cannot_be_built_has_one_line_a_backbone(
     text = METHOD.replace("super().__init__()", "raise RuntimeError('no parameters')")
     assert main(["check-method", str(write(tmp_path / "mean.py", text))]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == len(BACKBONES)
     assert all(line.endswith("FAILED: RuntimeError: no parameters") for line in lines)
 
 

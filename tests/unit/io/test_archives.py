@@ -177,6 +177,17 @@ def test_damaged_cut_off_and_other_files_are_refused(place: Path) -> None:
     refused(place / "absent.zip", place / "out", "no such file")
 
 
+def test_an_entry_without_a_name_is_damage(place: Path) -> None:
+    zipped(place / "a.zip", FILES, lambda info: setattr(info, "filename", ""))
+    refused(place / "a.zip", place / "out", "damaged archive .an entry without a name")
+
+
+def test_a_header_that_asks_for_more_memory_than_there_is_is_damage(place: Path, monkeypatch) -> None:
+    zipped(place / "a.zip", FILES)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    refused(place / "a.zip", place / "out", "damaged archive")
+
+
 def test_a_compression_that_is_not_supported_is_no_damage(place: Path) -> None:
     archive = zipped(place / "a.zip", FILES)
     content = archive.read_bytes()
