@@ -84,7 +84,7 @@ def test_numbers_of_large_backbones(kind, name, method, number):
     assert sum(p.numel() for p in trained(model).values()) == number
 
 
-@pytest.mark.parametrize("name", ["vit", "swinv2"])
+@pytest.mark.parametrize("name", ["vit", "swin", "swinv2"])
 def test_every_parameter_of_the_backbone_gets_a_gradient(name):
     model = of("full_finetuning", name)
     images = {stream: torch.randn(2, 3, 32, 32) for stream in ("visual", "audio")}
@@ -104,7 +104,7 @@ def test_ssf_written_into_the_layers_is_the_same(name):
         parameter.add_(0.3 * torch.randn_like(parameter))
     other = build(name)
     modules = dict(other.model.named_modules())
-    swin = name == "swinv2"
+    swin = name.startswith("swin")
     outside = {"patch_embed": "patch_embed.norm" if swin else "patch_embed.proj", "norm": "norm"}
     folded = {f"None_{part}_audio": modules[path] for part, path in outside.items()}
     blocks = other.blocks if swin else other.model.blocks
@@ -120,7 +120,7 @@ def test_ssf_written_into_the_layers_is_the_same(name):
             ssf.scale.fill_(1), ssf.shift.fill_(0)
             continue
         layer.weight.mul_(ssf.scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-        if key.split("_")[1] == "qkv" and swin:
+        if key.split("_")[1] == "qkv" and name == "swinv2":
             attention = blocks[int(key[0])].attn
             biases = (attention.q_bias, attention.k_bias, attention.v_bias)
             for bias, scale, shift in zip(biases, ssf.scale.chunk(3), ssf.shift.chunk(3), strict=True):
