@@ -342,7 +342,7 @@ class _Resolver:
             **table.model_dump(mode="json", include={"title", "description", "task", "baseline", "columns", "figures"}),
             "titles": {task: config.tasks[task].title or task.replace("_", " ") for task in table.tasks},
             "measures": {
-                task: {name: asdict(one) | {"limits": list(one.limits)} for name, one in draft.measures[task].items()}
+                task: [asdict(one) | {"limits": list(one.limits)} for one in draft.measures[task].values()]
                 for task in table.tasks
             },
             # A table of costs must not change with the seeds.

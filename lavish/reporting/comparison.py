@@ -95,7 +95,7 @@ class TableSpec(Config):
     description: str = ""
     task: str
     titles: dict[str, str] = {}
-    measures: dict[str, dict[str, Measure]] = {}
+    measures: dict[str, list[Measure]] = {}
     baseline: str
     columns: list[ColumnName] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
@@ -110,10 +110,10 @@ class TableSpec(Config):
 
     def measure(self, task: str, name: str | None) -> Measure:
         """Return what a measure of a task is (None: its metric)."""
-        known = self.measures.get(task, {})
-        if name is not None:
-            return known.get(name, Measure(name))
-        return next(iter(known.values()), Measure("metric"))
+        known = self.measures.get(task, [])
+        if name is None:
+            return known[0] if known else Measure("metric")
+        return next((measure for measure in known if measure.name == name), Measure(name))
 
     def title_of(self, task: str) -> str:
         """Return the short name of a task."""
@@ -359,11 +359,11 @@ def _read_run(spec: RunSpec, table: TableSpec, task: str) -> RunResult | Missing
             f"{spec.folder}: the record's key 'selected_on' is '{selected_on}', but the table says "
             f"'{spec.select_on}': the folder holds another run, remove it and run again"
         )
-    for name, planned in table.measures.get(task, {}).items():
-        if (evaluated := run.definitions.get(name, planned)) != planned:
+    for planned in table.measures.get(task, []):
+        if (evaluated := run.definitions.get(planned.name, planned)) != planned:
             raise LavishError(
-                f"{spec.folder}: '{name}' was evaluated as {evaluated}, but the task now has {planned}: remove the "
-                "folder and run again"
+                f"{spec.folder}: '{planned.name}' was evaluated as {evaluated}, but the task now has {planned}: remove "
+                "the folder and run again"
             )
     return run
 
