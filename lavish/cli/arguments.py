@@ -11,7 +11,7 @@ from lavish.config.options import add_source
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
-from lavish.io.yaml_files import parse_json, read_yaml
+from lavish.io.json_texts import parse_json
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What commands are added to."""
@@ -94,6 +94,8 @@ def read_values(text: str, option: str) -> Any:
     path = Path(text)
     if not path.is_file():
         raise LavishError(f"{option}: no file '{path}' (give JSON text that begins with '{{', or a path)")
+    from lavish.io.yaml_files import read_yaml
+
     return read_yaml(path)  # JSON is YAML
 
 

@@ -123,8 +123,7 @@ def _fetch_weights(options: argparse.Namespace) -> None:
     else:
         config = parse(BackboneConfig, {"model": options.model, "weights": {"source": "hub", **pins}}, "--model")
     if isinstance(config.weights, HubWeights):
-        model = config.model if isinstance(config, BackboneConfig) else config.kind
-        pinned = WeightsLock(ask_hub=True, frozen=options.frozen).pinned(config.weights, model)
+        pinned = WeightsLock(ask_hub=True, frozen=options.frozen).pinned(config.weights, config.model)
         config = config.model_copy(update={"weights": pinned})
     provide_weights(config, options.out)
 

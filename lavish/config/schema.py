@@ -271,6 +271,11 @@ class AudioEncoderConfig(Config):
         "'none' the encoder is not used, so that the defaults can describe it and single rows enable it.",
     )
 
+    @property
+    def model(self) -> str:
+        """The name of the model, as for a backbone."""
+        return self.kind
+
     @model_validator(mode="after")
     def _spec_and_code_exist(self) -> AudioEncoderConfig:
         _check_code("audio_encoders", self.kind, self.code)

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
+
+if TYPE_CHECKING:
+    from lavish.config.schema import HubWeights
 
 _SECONDS = 10
 """After which the hub counts as out of reach."""
@@ -26,6 +30,11 @@ class HubFile:
     repository: str
     filename: str
     revision: str
+
+    @classmethod
+    def of(cls, weights: HubWeights, model: str) -> HubFile:
+        """Return the file of configured weights; its repository is by default timm's own for the model."""
+        return cls(weights.repository or f"timm/{model}", weights.filename, weights.revision)
 
     def __str__(self) -> str:
         return f"{self.repository}/{self.filename}@{self.revision}"

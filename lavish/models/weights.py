@@ -196,7 +196,7 @@ def fetch(weights: HubWeights, model: str, out: Path) -> None:
     An interrupted download is resumed, and an `out` that already has the pinned sha256 is kept. `model` is the
     timm name with its tag; the repository defaults to timm's.
     """
-    file = HubFile(weights.repository or f"timm/{model}", weights.filename, weights.revision)
+    file = HubFile.of(weights, model)
     facts = {"source": "hub", "repository": file.repository, "revision": file.revision, "model": model}
     if weights.sha256 and out.is_file() and sha256_of(out) == weights.sha256.lower():
         check_content(out)

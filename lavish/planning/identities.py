@@ -215,24 +215,24 @@ class Identities:
                     raise MissingInput(str(error), f"weights differ from the pinned ones: {source.path}") from None
                 source = source.model_copy(update={"sha256": measured})
         elif isinstance(source, HubWeights) and self.needs_inputs:
-            model = config.model if isinstance(config, BackboneConfig) else config.kind
             try:
-                source = self._lock.pinned(source, model)
+                source = self._lock.pinned(source, config.model)
             except LavishError as error:
-                raise MissingInput(str(error), f"weights not pinned: {source.repository or model}") from None
+                raise MissingInput(str(error), f"weights not pinned: {source.repository or config.model}") from None
         # Settings of how weights are used are removed, so that rows which differ in them share one file.
         kind: Literal["backbone", "audio_encoder"]
         if isinstance(config, BackboneConfig):
-            kind, model = "backbone", config.model
+            kind = "backbone"
             config = BackboneConfig(model=config.model, spec=config.spec, weights=source)
         else:
-            kind, model = "audio_encoder", config.kind
-            spec, code = chosen_options("audio_encoders", model, config.spec), code_digest("audio_encoders", model)
+            kind = "audio_encoder"
+            spec = chosen_options("audio_encoders", config.kind, config.spec)
+            code = code_digest("audio_encoders", config.kind)
             config = AudioEncoderConfig(kind=config.kind, spec=spec, code=code, weights=source)
         # A file of the hub is identified by its place only as long as nobody has asked for its checksum.
         places = {"path"} if isinstance(source, HubWeights) and source.sha256 is None else _PLACES
         content = config.model_dump(mode="json", exclude={"weights": places}, exclude_defaults=True)
-        name = f"{model}-{digest(kind, content, source.source, RECIPE_VERSION)}"
+        name = f"{config.model}-{digest(kind, content, source.source, RECIPE_VERSION)}"
         return self.weights.setdefault(name, Weights(name, kind, config))
 
     def _fingerprint(

@@ -63,7 +63,7 @@ class WeightsLock:
             LavishError: the file has no entry although `frozen`, the hub does not have it or does not answer, or the
                 configured sha256 is not that of the entry.
         """
-        file = HubFile(weights.repository or f"timm/{model}", weights.filename, weights.revision)
+        file = HubFile.of(weights, model)
         entry = self.entries.get(str(file))
         if entry is None and weights.sha256 is not None and file.fixed:
             return weights

@@ -70,7 +70,7 @@ def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> N
     from lavish.models.weights import fetch, take_file, write_weights
 
     if config.weights.source == "hub":
-        fetch(config.weights, config.model if isinstance(config, BackboneConfig) else config.kind, out)
+        fetch(config.weights, config.model, out)
     elif config.weights.source == "file":
         take_file(config.weights, out)
     elif config.weights.source == "random":

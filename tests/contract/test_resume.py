@@ -23,6 +23,7 @@ from lavish.config.sources import built_in
 from lavish.config.validation import parse
 from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.training.jobs import RunInputs, provide_weights, train
+from tests.records import steady
 from tests.stores import run_values, write_store
 
 CLIPS = 8
@@ -33,8 +34,6 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "action_recognition": {},
 }
 EPOCHS = 3
-# Keys of the record that say when, and how fast, something was done.
-VOLATILE = {"finished", "job_seconds", "wall_seconds", "step_seconds_median", "peak_memory_bytes"}
 STEP = "step"
 
 
@@ -169,8 +168,7 @@ class Training:
     def files(self) -> dict[str, bytes]:
         """Return the content of all files; of the record, what does not depend on the time."""
         files = {path.name: path.read_bytes() for path in sorted(self.out.iterdir())}
-        record = json.loads(files["record.json"])
-        files["record.json"] = json.dumps({k: v for k, v in record.items() if k not in VOLATILE}).encode()
+        files["record.json"] = json.dumps(steady(json.loads(files["record.json"]))).encode()
         return files
 
     def _process(self, event: tuple[str, int] | None) -> int | None:

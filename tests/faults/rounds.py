@@ -16,6 +16,8 @@ import psutil
 import yaml
 from faults import Call, Fault, kill, mount, unmount
 
+from tests.records import steady
+
 ROOT = Path(__file__).parents[2]
 
 CONFIG = {
@@ -65,9 +67,6 @@ DEPENDENT = {
     "encode_audio": ["train", "evaluate"],
     "train": ["evaluate"],
 }
-
-# Keys of records that say when, and how fast, something was made.
-VOLATILE = {"finished", "job_seconds", "wall_seconds", "step_seconds_median", "peak_memory_bytes"}
 
 # Seconds after which a call counts as hung; it takes a quarter of this when the machine does nothing else.
 LIMIT = 240
@@ -262,12 +261,4 @@ def compare(whole: Path, workflow: Path) -> list[str]:
 
 def _content(path: Path) -> object:
     """Return the content of a file; of records, without the times in them."""
-    if path.suffix != ".json":
-        return path.read_bytes()
-
-    def steady(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
-        return value
-
-    return steady(json.loads(path.read_bytes()))
+    return steady(json.loads(path.read_bytes())) if path.suffix == ".json" else path.read_bytes()

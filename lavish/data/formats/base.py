@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lavish.errors import LavishError
+from lavish.io.json_texts import parse_json
 from lavish.io.paths import kind_of
-from lavish.io.yaml_files import parse_json
 
 NOT_ANNOTATED = 255
 """Value of all mask pixels of a segment without annotation."""

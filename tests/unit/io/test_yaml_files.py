@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lavish.errors import LavishError
-from lavish.io.yaml_files import parse_json, read_yaml
+from lavish.io.yaml_files import read_yaml
 
 
 def write(folder: Path, text: str) -> Path:
@@ -33,15 +33,6 @@ def test_a_key_that_is_there_twice_is_an_error(text: str, tmp_path: Path) -> Non
 
 def test_merged_keys_may_be_replaced(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, "a: &a {x: 1}\nb: {<<: *a, x: 2}\n"))["b"] == {"x": 2}
-
-
-def test_a_key_that_json_text_has_twice_is_an_error_with_its_line() -> None:
-    text = '[\n {"a": {"b": 1}, "b": "{ \\"b\\": 1, \\"b\\": 2 }"},\n {"b": 1,\n  "c": ["b", {}],\n  "\\u0062": 2}\n]'
-    with pytest.raises(LavishError, match=r"^list\.json, line 5: key 'b' is there twice: remove one$"):
-        parse_json(text, "list.json")
-    assert parse_json(text.replace("\\u0062", "d"), "list.json")[1] == {"b": 1, "c": ["b", {}], "d": 2}
-    with pytest.raises(ValueError, match="nested too deeply"):
-        parse_json("[" * 100_000, "list.json")
 
 
 @pytest.mark.parametrize(
