@@ -179,7 +179,7 @@ def _write_records(folder: Path) -> list[str]:
     for seed in (0, 1):
         origin = {"checkpoint": "0" * 64, "weights": {"sha256": "1" * 64}}
         for name, more in (
-            ("test/metrics.json", {"origin": origin, "definitions": MEASURES[TASK]}),
+            ("test/metrics.json", {"origin": origin, "definitions": {one["name"]: one for one in MEASURES[TASK]}}),
             ("record.json", origin),
         ):
             path = run / f"seed{seed}" / name

@@ -182,6 +182,22 @@ def test_what_depends_on_incomplete_outputs_is_made_by_the_next_call(tmp_path: P
     assert (tmp_path / "results/table_small.md").exists()
 
 
+def test_a_table_and_a_figure_are_made_by_the_first_call_in_a_folder(tmp_path: Path) -> None:
+    """Snakemake lists the folder of a target's inputs once, so what they show must have been written by then."""
+    workflow = Workflow.with_small_table(tmp_path)
+    result = workflow.call("results/table_small.md", "results/figures/small_figure.svg")
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "results/figures/small_figure.svg").exists()
+
+
+def test_a_dry_run_does_not_change_what_a_running_call_reads(edited: Workflow) -> None:
+    specifications = {path: path.read_bytes() for path in (edited.folder / ".snakemake/lavish").glob("*.json")}
+    assert len(specifications) == 2
+    edited.set_row("avish", label="Direct attention")
+    assert edited.planned("results/table_small.md") == {"table": 1}
+    assert {path: path.read_bytes() for path in specifications} == specifications
+
+
 def test_a_killed_call_is_resumed_by_the_next_one(edited: Workflow) -> None:
     edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
     call = edited.start("results/table_small.md", HANG="yes")

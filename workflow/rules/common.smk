@@ -14,9 +14,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
-from lavish.config.hashing import canonical_json
+from lavish.config.hashing import canonical_json, digest
 from lavish.errors import LavishError
 from lavish.io.atomic import write_text
+from lavish.io.locks import locked
 from lavish.planning.experiments import load
 from lavish.planning.run_labels import INDEX, update_index
 from lavish.runtime import fork_client
@@ -82,8 +83,33 @@ plan = functools.partial(
 )
 experiments = or_stop(plan, config_files, workflow.config_settings.config)
 
-# Where the workflow writes what each table and figure shows.
+# What each table and figure shows is a file, because it is an input of the table.
 SPECIFICATIONS = ".snakemake/lavish"
+
+
+def specification(kind, name, spec):
+    """Return the file with what a table or figure shows. Its name has a hash of the content: what has changed is another
+    input, and no other call in this folder changes what a running one reads.
+    """
+    return f"{SPECIFICATIONS}/{kind}_{name}-{digest(spec)}.json"
+
+
+def write_specifications():
+    """Write the files of all tables and figures whose inputs are here. Before Snakemake plans, because it lists their
+    folder only once.
+    """
+    figures = [name for name in experiments.figure_names if experiments.figures[name] in experiments.tables]
+    specs = [("table", name, table.spec) for name, table in experiments.tables.items()]
+    specs += [("figure", name, experiments.figure(name).spec) for name in figures]
+    for kind, name, spec in specs:
+        path = Path(specification(kind, name, spec))
+        with locked(path):
+            if not path.is_file():
+                write_text(path, canonical_json(spec))
+
+
+if workflow.is_main_process:
+    write_specifications()
 
 # Jobs call the command `lavish` of the interpreter that planned them, wherever another one may be on the path. What
 # `--sdm conda` activates for a job comes before it.
@@ -370,17 +396,6 @@ def examples(figure):
 def figure_records(wildcards):
     figure = figure_of(wildcards)
     return examples(figure) if figure.draws_predictions else records(figure)
-
-
-def specification(kind, name, spec):
-    """Return a file with what a table or figure shows. It is an input: written when it changes, it is newer than the
-    table then.
-    """
-    path = Path(f"{SPECIFICATIONS}/{kind}_{name}.json")
-    text = canonical_json(spec)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return str(path)
 
 
 def table_spec(wildcards):
