@@ -144,7 +144,7 @@ def _check_gradients(subject: Subject, direction: Direction, arrangement: str) -
     method = encoder.adapters
     assert method is not None
     declared = {f"adapters.{name}" for name, _ in method.named_parameters()}
-    tuned = {id(p) for p in method.tuned_parameters(encoder.backbone)}
+    tuned = {id(p) for stream, own in encoder.backbones.items() for p in method.tuned_parameters(stream, own)}
     declared |= {name for name, p in encoder.named_parameters() if id(p) in tuned}
     where = f"direction {direction}, arrangement {arrangement}"
     _require(

@@ -78,7 +78,8 @@ def _add_runs(commands: Subparsers) -> None:
     for parser in (train, evaluate, examples):
         parser.add_argument("--seed", type=int, required=True)
         parser.add_argument("--data", type=Path, required=True, help="prepared store")
-        parser.add_argument("--weights", type=Path, required=True, help="frozen backbone (safetensors)")
+        help_text = "frozen backbone (safetensors); then, if it has one of its own, that of the audio stream"
+        parser.add_argument("--weights", type=Path, required=True, nargs="+", help=help_text)
         parser.add_argument("--audio-features", type=Path, help="folder of the separate audio encoder's features")
         add_device_options(parser)
     train.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -175,14 +176,18 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
 
     config = read_config(options.config, RunConfig)
     require(config.training.cpu_dispatch)
+    weights, *others = options.weights
+    if len(others) != (config.used_backbones()[1] is not None):
+        raise LavishError("--weights: give one file for each backbone of the configuration")
     return RunInputs(
         config,
         options.seed,
         options.data,
-        options.weights,
+        weights,
         options.audio_features,
         options.device,
         options.jobs_per_gpu,
+        audio_weights=others[0] if others else None,
     )
 
 

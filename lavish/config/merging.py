@@ -10,10 +10,12 @@ from typing import Any
 _TAGS = {
     "adapter": "method",
     "assets": "kind",
+    "audio": "model",
     "audio_encoder": "kind",
     "backbone": "model",
     "schedule": "kind",
     "task": "name",
+    "visual": "model",
     "weights": "source",
 }
 

@@ -197,7 +197,7 @@ NAMED_BACKBONES = ("vit_*", "deit*", "swin_*", "swinv2_*")
 
 
 class BackboneConfig(Config):
-    """The frozen image transformer that both streams share."""
+    """A frozen image transformer, of both streams or of one."""
 
     model: str = Field(
         description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2'."
@@ -238,6 +238,13 @@ class BackboneConfig(Config):
         if self.classifier == "counted" and explicit:
             raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
         return self
+
+
+class StreamBackbones(Config):
+    """A frozen backbone for each stream, with weights of its own; one that is not given is `backbone`."""
+
+    visual: BackboneConfig | None = None
+    audio: BackboneConfig | None = None
 
 
 CodeDigest = Annotated[
@@ -424,7 +431,12 @@ class RunConfig(Config):
     modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual"
     data: DataConfig
     normalisation: NormalisationConfig = NormalisationConfig()
-    backbone: BackboneConfig
+    backbone: BackboneConfig = Field(description="The frozen backbone that both streams share.")
+    backbones: StreamBackbones | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Backbones of single streams, instead of the shared `backbone`.",
+    )
     audio_encoder: AudioEncoderConfig | None = None
     adapter: AdapterConfig = AdapterConfig()
     fusion: FusionConfig = FusionConfig()
@@ -432,6 +444,19 @@ class RunConfig(Config):
     select_on: Literal["val", "test"] = Field(
         default="val", description="'test' replicates published practice and is marked in every table."
     )
+
+    def used_backbones(self) -> tuple[BackboneConfig, BackboneConfig | None]:
+        """Return the backbone of the model's streams, and that of the audio stream beside it if it has its own."""
+        own = self.backbones or StreamBackbones()
+        visual, audio = own.visual or self.backbone, own.audio or self.backbone
+        if self.modalities == "audio_visual":
+            return visual, None if audio == visual else audio
+        return (visual if self.modalities == "visual" else audio), None
+
+    def with_backbones(self, first: BackboneConfig, audio: BackboneConfig | None) -> RunConfig:
+        """Return the run with what :meth:`used_backbones` is to return."""
+        own = None if audio is None else StreamBackbones(audio=audio)
+        return self.model_copy(update={"backbone": first, "backbones": own})
 
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:

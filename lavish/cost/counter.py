@@ -1,9 +1,9 @@
 """Counts the parameters and the multiply-adds of a model for one clip, with fvcore.
 
 Convention: a multiply-add counts once (as in the paper and in fvcore), for one clip, batch size 1, in evaluation mode.
-The frozen backbone runs once per stream, so its multiply-adds count twice and its parameters once. fvcore counts layer
-norms (5 per element) and batch norms (2 per element) and ignores softmax, activations and additions. `*_without_norms`
-excludes the norms as well, which is how the paper's 11 and 217 GFLOPs come about.
+A frozen backbone that both streams share runs twice, so its multiply-adds count twice and its parameters once. fvcore
+counts layer norms (5 per element) and batch norms (2 per element) and ignores softmax, activations and additions.
+`*_without_norms` excludes the norms as well, which is how the paper's 11 and 217 GFLOPs come about.
 
 The cost of a method is the difference to the bare backbone on both streams. It includes what frozen layers spend on the
 tokens that the method adds.
@@ -123,9 +123,9 @@ def count_parameters(model: AudioVisualModel, audio_encoder: nn.Module | None = 
     }
 
 
-def count_backbone(backbone: Backbone, size: int) -> int:
-    """Count the multiply-adds of a backbone alone for one square image of `size` pixels, as fvcore does."""
-    return sum(_select(_count(backbone, (torch.zeros(1, 3, size, size),)), "").values())
+def count_backbone(backbone: Backbone, size: tuple[int, int]) -> int:
+    """Count the multiply-adds of a backbone alone for one image of these rows and columns, as fvcore does."""
+    return sum(_select(_count(backbone, (torch.zeros(1, backbone.in_channels, *size),)), "").values())
 
 
 def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> dict[str, Any]:

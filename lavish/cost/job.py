@@ -6,24 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 from lavish.config.schema import RunConfig
 from lavish.cost.counter import count_backbone, count_macs, count_parameters, example_clips
+from lavish.learner.build import image_sizes
 from lavish.learner.uninitialised import uninitialised_model
 from lavish.models.backbones.build import classifier_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lavish.learner.model import AudioVisualModel
     from lavish.models.audio_encoders.base import AudioEncoder
+    from lavish.models.backbones.base import Backbone
 
 
 def count_run(config: RunConfig) -> dict[str, Any]:
-    """Return the parameters of a run, its multiply-adds for one clip, and those of the backbone for one image."""
+    """Return the parameters of a run, its multiply-adds for one clip, and those of the backbones for one image each."""
     data = config.data
     model, encoder = uninitialised_model(config)
     feature_dim = encoder.feature_dim if encoder else 0
     extra = None if encoder is None else (encoder, encoder.example_inputs(data.segments, data.segment_seconds))
     macs = count_macs(model, example_clips(model, data, feature_dim), data.segments, extra)
-    backbone = model.encoder.backbone
-    classifiers, classes = _classifiers(config)
-    alone = count_backbone(backbone, data.frame_size) + classifiers * backbone.feature_dim * classes
+    alone = sum(
+        count_backbone(backbone, size) + classifiers * backbone.feature_dim * classes
+        for backbone, size, classifiers, classes in _backbones(config, model)
+    )
     return count_run_parameters(config, model, encoder) | macs | {"backbone_macs": alone}
 
 
@@ -32,12 +37,21 @@ def count_run_parameters(
 ) -> dict[str, int]:
     """Return the parameters of a run; `backbone.classifier` decides whether those of pretraining classifiers count."""
     counts = count_parameters(model, audio_encoder)
-    classifiers, classes = _classifiers(config)
-    counts["classifier_params"] = classifiers * (model.encoder.backbone.feature_dim + 1) * classes
+    counts["classifier_params"] = sum(
+        classifiers * (backbone.feature_dim + 1) * classes
+        for backbone, _, classifiers, classes in _backbones(config, model)
+    )
     counts["total_params"] += counts["classifier_params"]
     return counts
 
 
-def _classifiers(config: RunConfig) -> tuple[int, int]:
-    """Return the number of linear classifiers that are counted with the backbone, and their classes."""
-    return classifier_sizes(config.backbone.model) if config.backbone.classifier == "counted" else (0, 0)
+def _backbones(config: RunConfig, model: AudioVisualModel) -> Iterator[tuple[Backbone, tuple[int, int], int, int]]:
+    """Yield each backbone, its images' size, and how many pretraining classifiers of how many classes count with it."""
+    encoder, sizes = model.encoder, image_sizes(config.data)
+    own = encoder.backbones
+    # A shared backbone is counted on frames.
+    streams = encoder.streams if len(set(map(id, own.values()))) > 1 else encoder.streams[:1]
+    for stream, described in zip(streams, config.used_backbones(), strict=False):
+        assert described is not None
+        counted = described.classifier == "counted"
+        yield (own[stream], sizes[stream], *(classifier_sizes(described.model) if counted else (0, 0)))

@@ -11,10 +11,13 @@ from lavish.config.hashing import digest
 from lavish.config.options import budget_option
 from lavish.config.schema import RunConfig
 from lavish.errors import LavishError
-from lavish.learner.uninitialised import uninitialised_backbone, uninitialised_model
+from lavish.learner.build import image_sizes
+from lavish.learner.uninitialised import uninitialised_backbones, uninitialised_model
 from lavish.planning.parameter_budgets import Match, Request, with_size
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lavish.models.backbones.base import Backbone
 
 _LARGEST = 2**16
@@ -118,7 +121,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, int]] = {}
-        self._backbones: dict[str, tuple[Backbone, list[bool]]] = {}
+        self._backbones: dict[str, tuple[tuple[Backbone, Backbone | None], list[bool]]] = {}
 
     def of(self, config: RunConfig) -> tuple[int, int]:
         """Return the number of trainable parameters of a run, and how many of them are below the head."""
@@ -130,21 +133,25 @@ class _Counts:
     def _count(self, config: RunConfig) -> tuple[int, int]:
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
-        model, _ = uninitialised_model(config, self._backbone(config))
+        model, _ = uninitialised_model(config, self._frozen(config))
         below = sum(parameter.numel() for parameter in model.adapter_parameters())
         every = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return every + model.task.unused_parameters(), below
 
-    def _backbone(self, config: RunConfig) -> Backbone:
-        key = digest(config.backbone, config.data.frame_size)
+    def _frozen(self, config: RunConfig) -> tuple[Backbone, Backbone | None]:
+        key = digest(*config.used_backbones(), config.modalities, image_sizes(config.data))
         if key not in self._backbones:
-            built = uninitialised_backbone(config)
-            self._backbones[key] = built, [parameter.requires_grad for parameter in built.parameters()]
-        backbone, trained = self._backbones[key]
+            built = uninitialised_backbones(config)
+            self._backbones[key] = built, [parameter.requires_grad for parameter in _parameters(built)]
+        backbones, trained = self._backbones[key]
         # A previous method may have made some of them trainable.
-        for parameter, flag in zip(backbone.parameters(), trained, strict=True):
+        for parameter, flag in zip(_parameters(backbones), trained, strict=True):
             parameter.requires_grad_(flag)
-        return backbone
+        return backbones
+
+
+def _parameters(backbones: tuple[Backbone, Backbone | None]) -> list[nn.Parameter]:
+    return [parameter for backbone in backbones if backbone is not None for parameter in backbone.parameters()]
 
 
 def read_requests(values: Any) -> dict[str, Request]:

@@ -13,7 +13,7 @@ from lavish.tasks.base import FeatureShape
 from lavish.tasks.registry import build_task
 
 if TYPE_CHECKING:
-    from lavish.config.schema import RunConfig
+    from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
     from lavish.models.backbones.base import Backbone
 
 
@@ -22,16 +22,32 @@ def streams_of(modalities: str) -> tuple[Stream, ...]:
     return STREAMS if modalities == "audio_visual" else ("visual",) if modalities == "visual" else ("audio",)
 
 
-def frozen_backbone(config: RunConfig, weights: Path | None) -> Backbone:
-    """Build the backbone of a resolved configuration; without a weights file its weights are random."""
+def image_sizes(data: DataConfig) -> dict[Stream, tuple[int, int]]:
+    """Return the rows and columns of each stream's images: of frames, and of spectrograms."""
+    side, sound = data.frame_size, data.spectrogram
+    return {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
+
+
+def frozen_backbones(
+    config: RunConfig, weights: Path | None, audio_weights: Path | None
+) -> tuple[Backbone, Backbone | None]:
+    """Build the backbones of ``RunConfig.used_backbones``; without files of weights, these are random."""
+    first, second = config.used_backbones()
+    sizes = image_sizes(config.data)
+    # A shared backbone is built for the frames.
+    one = _frozen(first, sizes["audio" if config.modalities == "audio" and config.backbones else "visual"], weights)
+    return one, None if second is None else _frozen(second, sizes["audio"], audio_weights)
+
+
+def _frozen(config: BackboneConfig, size: tuple[int, int], weights: Path | None) -> Backbone:
     return build_backbone(
-        config.backbone.model,
-        config.backbone.spec,
-        config.data.frame_size,
+        config.model,
+        config.spec,
+        size,
         weights=weights,
-        stochastic_depth=config.backbone.stochastic_depth,
-        tune_norms=config.backbone.tune_norms,
-        positions=config.backbone.positions,
+        stochastic_depth=config.stochastic_depth,
+        tune_norms=config.tune_norms,
+        positions=config.positions,
     )
 
 
@@ -42,9 +58,10 @@ def build_model(
     vocabulary: int,
     statistics: dict[str, Any],
     weights: Path | None,
+    audio_weights: Path | None = None,
     valid_frames: int | None = None,
     audio_feature_dim: int = 0,
-    backbone: Backbone | None = None,
+    backbones: tuple[Backbone, Backbone | None] | None = None,
 ) -> AudioVisualModel:
     """Build the model of a resolved configuration from torch's current random state.
 
@@ -54,20 +71,18 @@ def build_model(
         vocabulary: number of words in its questions.
         statistics: statistics of the training split, the content of ``statistics.json``.
         weights: the frozen backbone's safetensors file; None: random weights (cost counting).
+        audio_weights: that of the audio stream's own backbone, if it has one.
         valid_frames: columns of a log-mel spectrogram that are not padding; None: all.
         audio_feature_dim: width of the separate audio encoder's features, 0 without one.
-        backbone: the frozen backbone, if it has been built already.
+        backbones: the frozen backbones, if they have been built already.
     """
     streams = streams_of(config.modalities)
-    sound = config.data.spectrogram
-    backbone = backbone or frozen_backbone(config, weights)
-    side = config.data.frame_size
-    sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
-    for stream in streams:
-        backbone.grid_sizes(sizes[stream])
+    backbone, audio_backbone = backbones or frozen_backbones(config, weights, audio_weights)
+    sizes = image_sizes(config.data)
     fusion = config.fusion
     encoder = TwoStreamEncoder(
         backbone,
+        audio_backbone=audio_backbone,
         streams=streams,
         method=config.adapter.method,
         options=config.adapter.options,
@@ -79,7 +94,9 @@ def build_model(
         segments=config.data.segments,
     )
     replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
-    widths = [encoder.feature_dim for stream in streams if not (stream == "audio" and replace)]
+    for stream, own in encoder.backbones.items():
+        own.grid_sizes(sizes[stream])
+    widths = [encoder.feature_dim(stream) for stream in streams if not (stream == "audio" and replace)]
     if audio_feature_dim:
         widths.append(audio_feature_dim)
     grids = backbone.grid_sizes(sizes[streams[0]])

@@ -1,14 +1,13 @@
-"""The two-stream encoder: the forward pass of both streams through the blocks of a backbone.
+"""The two-stream encoder: the forward pass of both streams through frozen backbones, side by side.
 
-Both streams, video frames and spectrograms as images, pass through one shared frozen backbone (LAVISH, arXiv
-2212.07983, section 3). A method acts at the hooks that ``lavish/methods/base.py`` lists.
+Both streams, video frames and spectrograms as images, pass through one shared backbone (LAVISH, arXiv 2212.07983,
+section 3), or each through its own. A method acts at the hooks that ``lavish/methods/base.py`` lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
-from lavish.models.backbones.base import Backbone, FrozenLayer, Layers
-from lavish.models.interfaces import STREAMS, Position, Stream, StreamFeatures, Streams
+from lavish.models.backbones.base import Backbone, FrozenLayer
+from lavish.models.interfaces import STREAMS, Blocks, Position, Stream, StreamFeatures, Streams
+from lavish.models.pairing import pair_blocks
 
 Direction = Literal["both", "a2v", "v2a", "none"]
 READERS: dict[Direction, set[Stream]] = {
@@ -31,15 +31,16 @@ READERS: dict[Direction, set[Stream]] = {
 
 
 class TwoStreamEncoder(nn.Module):
-    """A frozen backbone that both streams share, and the method that adapts it.
+    """The frozen backbones of the streams, and the method that adapts them.
 
     Args:
-        backbone: the frozen transformer.
-        streams: the streams of the model.
+        backbone: the frozen transformer of both streams; with `audio_backbone`, of the visual stream.
+        audio_backbone: the frozen transformer of the audio stream, if it has its own.
+        streams: the streams of the model; with one stream, `backbone` is its own.
         method: name of a method, or 'none'.
         options: options of the method.
         direction, position, arrangement, layers: see ``lavish.config.schema.FusionConfig``.
-        sizes: rows and columns of each stream's images; by default the size that the backbone was built for.
+        sizes: rows and columns of each stream's images; by default the size that its backbone was built for.
         segments: segments of a clip.
     """
 
@@ -47,6 +48,7 @@ class TwoStreamEncoder(nn.Module):
         self,
         backbone: Backbone,
         *,
+        audio_backbone: Backbone | None = None,
         streams: tuple[Stream, ...] = STREAMS,
         method: str = "lavish",
         options: dict[str, Any] | None = None,
@@ -59,33 +61,45 @@ class TwoStreamEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        if audio_backbone is not None:
+            self.audio_backbone = audio_backbone
         self.streams = streams
+        self.steps = pair_blocks(self.backbones)
         self.auxiliary_loss: Tensor | None = None
         """The method's auxiliary loss of the last forward pass; None for most methods."""
         self.adapters: Method | None = None
         if method == "none":
             return
-        prefix = backbone.num_prefix_tokens
-        grids = {s: backbone.grid_sizes(sizes[s] if sizes else backbone.image_size) for s in streams}
+        grids = {s: own.grid_sizes(sizes[s] if sizes else own.image_size) for s, own in self.backbones.items()}
         context = MethodContext(
-            streams=streams,
+            backbones=self.backbones,
             readers=frozenset(READERS[direction] if len(streams) == 2 else ()),
-            blocks=tuple(chosen_blocks(layers, backbone.num_blocks)),
-            tokens={s: tuple(prefix + rows * columns for rows, columns in grids[s]) for s in streams},
+            steps=tuple(self.steps[index] for index in chosen_blocks(layers, len(self.steps))),
+            tokens={
+                s: tuple(own.num_prefix_tokens + rows * columns for rows, columns in grids[s])
+                for s, own in self.backbones.items()
+            },
             grids=grids,
             segments=segments,
         )
-        self.adapters = build_method(method, backbone, context, options or {}, position, arrangement)
-        for parameter in self.adapters.tuned_parameters(backbone):
-            parameter.requires_grad_(True)
+        self.adapters = build_method(method, context, options or {}, position, arrangement)
+        for stream, own in self.backbones.items():
+            for parameter in self.adapters.tuned_parameters(stream, own):
+                parameter.requires_grad_(True)
 
     @property
-    def feature_dim(self) -> int:
-        """Width of the pooled features."""
-        return self.backbone.feature_dim if self.adapters is None else self.adapters.feature_dim(self.backbone)
+    def backbones(self) -> dict[Stream, Backbone]:
+        """The backbone of each stream: the same object if they share one."""
+        own = {"audio": getattr(self, "audio_backbone", self.backbone)}
+        return {stream: own.get(stream, self.backbone) for stream in self.streams}
+
+    def feature_dim(self, stream: Stream) -> int:
+        """Return the width of a stream's pooled features."""
+        backbone = self.backbones[stream]
+        return backbone.feature_dim if self.adapters is None else self.adapters.feature_dim(stream, backbone)
 
     def forward(self, images: dict[Stream, Tensor], segments: int = 1) -> dict[Stream, StreamFeatures]:
-        """Encode normalised images (B, 3, H, W) of each stream; row b of both is the same segment of the same clip.
+        """Encode normalised images (B, channels, H, W) of each stream; row b of both is the same segment of a clip.
 
         B is clips x `segments`; the segments of a clip are consecutive.
         """
@@ -94,30 +108,28 @@ class TwoStreamEncoder(nn.Module):
             return self._encode(images, segments)
 
     def _encode(self, images: dict[Stream, Tensor], segments: int) -> dict[Stream, StreamFeatures]:
-        backbone, method = self.backbone, self.adapters
-        context = ForwardContext(backbone, segments)
-        tokens = self._part(None, backbone.embed, backbone.embedding_layers, images, context, together=False)
+        method, backbones = self.adapters, self.backbones
+        context = ForwardContext(backbones, segments)
+        tokens = self._part("embed", dict.fromkeys(self.streams), images, context)
         if method is not None:
             tokens = method.after_embedding(tokens, context)
-        ends: dict[Stream, dict[int, Tensor]] = {stream: {} for stream in self.streams}
-        for index in range(backbone.num_blocks):
-            tokens = _each(partial(backbone.enter, index), tokens)
+        ends: dict[Stream, list[Tensor]] = {stream: [] for stream in self.streams}
+        for blocks in self.steps:
+            # A block that runs alone leaves the tokens of the other stream as they are.
+            running = self._each("enter", blocks, {stream: tokens[stream] for stream in blocks})
             if method is not None:
-                tokens = method.before_block(index, tokens, context)
-            tokens = self._sublayer(index, "attention", tokens, context)
-            tokens = self._sublayer(index, "ffn", tokens, context)
+                running = method.before_block(blocks, running, context)
+            running = self._sublayer(blocks, "attention", running, context)
+            running = self._sublayer(blocks, "ffn", running, context)
             if method is not None:
-                tokens = method.after_block(index, tokens, context)
-            if index in backbone.stage_ends:
-                for stream, x in tokens.items():
-                    ends[stream][index] = x
-        tokens = self._part(None, backbone.final, backbone.final_layers, tokens, context)
+                running = method.after_block(blocks, running, context)
+            for stream, x in running.items():
+                ends[stream] += [x] * backbones[stream].stage_ends.count(blocks[stream])
+            tokens = {**tokens, **running}
+        tokens = self._part("final", dict.fromkeys(self.streams), tokens, context)
         features = {
             stream: StreamFeatures(
-                backbone.pool(x),
-                x,
-                (*(ends[stream][end] for end in backbone.stage_ends[:-1]), x),
-                self._stage_grids(images[stream]),
+                backbones[stream].pool(x), x, (*ends[stream][:-1], x), self._stage_grids(stream, images[stream])
             )
             for stream, x in tokens.items()
         }
@@ -126,29 +138,26 @@ class TwoStreamEncoder(nn.Module):
         self.auxiliary_loss = torch.stack(context.auxiliary_losses).sum() if context.auxiliary_losses else None
         return features
 
-    def _stage_grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
-        grids = self.backbone.grid_sizes((images.shape[-2], images.shape[-1]))
-        return tuple(grids[end] for end in self.backbone.stage_ends)
+    def _stage_grids(self, stream: Stream, images: Tensor) -> tuple[tuple[int, int], ...]:
+        backbone = self.backbones[stream]
+        grids = backbone.grid_sizes((images.shape[-2], images.shape[-1]))
+        return tuple(grids[end] for end in backbone.stage_ends)
 
     @torch.no_grad()
     def frozen_tokens(self, images: Tensor) -> Tensor:
-        """Return the patch tokens (B, N, D) of normalised images from the backbone alone, without gradient.
+        """Return the patch tokens (B, N, D) of normalised frames from the visual backbone alone, without gradient.
 
         If the method tunes parameters of the backbone, their current values are used.
         """
         tokens = self.backbone.encode(images)
         return tokens[:, self.backbone.num_prefix_tokens :]
 
-    def _sublayer(self, index: int, position: Position, tokens: Streams, context: ForwardContext) -> Streams:
-        """Add a frozen residual branch and the method's update; both streams are read before either is updated."""
+    def _sublayer(self, blocks: Blocks, position: Position, tokens: Streams, context: ForwardContext) -> Streams:
+        """Add frozen residual branches and the method's updates; both streams are read before either is updated."""
         context.tokens = tokens
-        if position == "attention":
-            whole, layers = self.backbone.attention, self.backbone.attention_layers
-        else:
-            whole, layers = self.backbone.ffn, self.backbone.ffn_layers
-        branches = self._part(index, partial(whole, index), partial(layers, index), tokens, context)
+        branches = self._part(position, blocks, tokens, context)
         besides = (
-            self.adapters.residual_update(index, position, tokens, branches, context)
+            self.adapters.residual_update(blocks, position, tokens, branches, context)
             if self.adapters is not None
             else {}
         )
@@ -159,46 +168,79 @@ class TwoStreamEncoder(nn.Module):
         return updated
 
     def _part(
-        self,
-        block: int | None,
-        whole: Callable[[Tensor], Tensor],
-        layers: Callable[[Tensor], Layers],
-        inputs: Streams,
-        context: ForwardContext,
-        *,
-        together: bool = True,
+        self, name: _Part, blocks: Mapping[Stream, int | None], inputs: Streams, context: ForwardContext
     ) -> Streams:
-        """Run a part of the backbone: as a whole, or layer by layer if the method intercepts layers."""
-        edits = self.adapters.intercepted_layers(block) if self.adapters is not None else frozenset()
-        if not edits:
-            return _each(whole, inputs) if together else {stream: whole(x) for stream, x in inputs.items()}
-        joined = _alike(inputs)
-        parts = [layers(x) for x in ([torch.cat(list(inputs.values()))] if joined else inputs.values())]
-        operations = [next(part) for part in parts]
-        while True:
-            outputs = self._outputs(operations, list(inputs), edits, context)
-            ended = []
-            for index, part in enumerate(parts):
+        """Run a part of the backbones: as a whole, or layer by layer where the method intercepts layers."""
+        method = self.adapters
+        edits = {s: method.intercepted_layers(s, blocks[s]) if method is not None else frozenset() for s in inputs}
+        if not any(edits.values()):
+            return self._each(name, blocks, inputs)
+        joined = self._alike(blocks, inputs) and name != "embed"
+        batches = {tuple(inputs): torch.cat(list(inputs.values()))} if joined else {(s,): x for s, x in inputs.items()}
+        parts = {
+            streams: _call(self.backbones[streams[0]], f"{name}_layers", blocks[streams[0]], x)
+            for streams, x in batches.items()
+        }
+        layers = {streams: next(part) for streams, part in parts.items()}
+        ended: Streams = {}
+        while layers:
+            outputs = self._outputs(layers, edits, context)
+            for streams, output in outputs.items():
                 try:
-                    operations[index] = part.send(outputs[index])
+                    layers[streams] = parts[streams].send(output)
                 except StopIteration as end:
-                    ended.append(end.value)
-            if ended:
-                return dict(zip(inputs, ended[0].chunk(2) if joined else ended, strict=True))
+                    del layers[streams]
+                    ended |= zip(streams, _split(end.value, streams), strict=True)
+        return {stream: ended[stream] for stream in inputs}
 
     def _outputs(
-        self, operations: list[FrozenLayer], streams: list[Stream], edits: frozenset[str], context: ForwardContext
-    ) -> list[Tensor]:
-        """Apply one frozen layer, or let the method apply it: per stream, or to both streams as one batch."""
-        first = operations[0]
-        if self.adapters is None or first.name not in edits:
-            return [operation.layer(operation.tokens) for operation in operations]
-        if len(operations) == len(streams):
-            found = self.adapters.apply_layer(dict(zip(streams, operations, strict=True)), context)
-            return [found[stream] for stream in streams]
-        halves = zip(streams, first.tokens.chunk(2), strict=True)
-        found = self.adapters.apply_layer({stream: replace(first, tokens=x) for stream, x in halves}, context)
-        return [torch.cat([found[stream] for stream in streams])]
+        self, layers: dict[_Batch, FrozenLayer], edits: Mapping[Stream, frozenset[str]], context: ForwardContext
+    ) -> dict[_Batch, Tensor]:
+        """Apply the next layers: the frozen ones as they are, or those that the method intercepts in all streams."""
+        plain = {s: layer.layer(layer.tokens) for s, layer in layers.items() if layer.name not in edits[s[0]]}
+        if plain:
+            return plain
+        if len({layer.name for layer in layers.values()}) > 1:  # pre-norm beside post-norm: a norm goes alone
+            layers = {streams: layer for streams, layer in layers.items() if layer.name.startswith("norm")}
+        assert self.adapters is not None
+        found = self.adapters.apply_layer(
+            {
+                stream: replace(layer, tokens=x)
+                for streams, layer in layers.items()
+                for stream, x in zip(streams, _split(layer.tokens, streams), strict=True)
+            },
+            context,
+        )
+        return {s: found[s[0]] if len(s) == 1 else torch.cat([found[stream] for stream in s]) for s in layers}
+
+    def _each(self, name: _Part, blocks: Mapping[Stream, int | None], inputs: Streams) -> Streams:
+        """Run a part of the backbones as a whole, as one batch where the streams are alike."""
+        if self._alike(blocks, inputs) and name != "embed":
+            whole = _call(self.backbone, name, next(iter(blocks.values())), torch.cat(list(inputs.values())))
+            return dict(zip(inputs, whole.chunk(2), strict=True))
+        return {stream: _call(self.backbones[stream], name, blocks[stream], x) for stream, x in inputs.items()}
+
+    def _alike(self, blocks: Mapping[Stream, int | None], inputs: Streams) -> bool:
+        """Return whether both streams run, and can pass through a shared backbone as one batch."""
+        shapes = [x.shape for x in inputs.values()]
+        shared = len(set(map(id, self.backbones.values()))) == 1
+        return len(shapes) == 2 and shapes[0] == shapes[1] and shared
+
+
+_Part = Literal["embed", "enter", "attention", "ffn", "final"]
+_Batch = tuple[Stream, ...]
+"""The streams whose tokens are one batch."""
+
+
+def _split(batch: Tensor, streams: _Batch) -> tuple[Tensor, ...]:
+    """Return the tokens of each stream of a batch; a view of a single one would change the order of gradient sums."""
+    return batch.chunk(2) if len(streams) == 2 else (batch,)
+
+
+def _call(backbone: Backbone, name: str, block: int | None, x: Tensor) -> Any:
+    """Run a part of a backbone, of a block or outside blocks."""
+    part = getattr(backbone, name)
+    return part(x) if block is None else part(block, x)
 
 
 def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
@@ -215,16 +257,3 @@ def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:
     if unknown:
         raise LavishError(f"fusion.layers: no block {unknown[0]}; the backbone has blocks 0 to {num_blocks - 1}")
     return sorted(set(layers))
-
-
-def _each(function: Callable[[Tensor], Tensor], tokens: Streams) -> Streams:
-    """Apply a frozen layer to each stream, as one batch if both have the same number of tokens."""
-    if _alike(tokens):
-        return dict(zip(tokens, function(torch.cat(list(tokens.values()))).chunk(2), strict=True))
-    return {stream: function(x) for stream, x in tokens.items()}
-
-
-def _alike(tokens: Streams) -> bool:
-    """Return whether both streams exist and can pass through the backbone as one batch."""
-    shapes = [x.shape for x in tokens.values()]
-    return len(shapes) == 2 and shapes[0] == shapes[1]

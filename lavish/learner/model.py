@@ -17,6 +17,7 @@ from lavish.tasks.base import EncodedBatch, Task
 if TYPE_CHECKING:
     from lavish.data.store.batches import Batch
 
+_FROZEN = ("encoder.backbone.", "encoder.audio_backbone.")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -30,9 +31,9 @@ class EncoderModel(nn.Module):
         return [p for p in self.encoder.parameters() if p.requires_grad]
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return the tensors that training changes: trainable parameters, and buffers outside the frozen backbone."""
+        """Return the tensors that training changes: trainable parameters, and buffers outside frozen backbones."""
         trainable = {name for name, p in self.named_parameters() if p.requires_grad}
-        trainable |= {name for name, _ in self.named_buffers() if not name.startswith("encoder.backbone.")}
+        trainable |= {name for name, _ in self.named_buffers() if not name.startswith(_FROZEN)}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trainable}
 
     def load_trainable_state(self, tensors: Mapping[str, Tensor], source: Path | str = "the given state") -> None:
@@ -82,7 +83,8 @@ class AudioVisualModel(EncoderModel):
             images["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
         if batch.log_mels is not None:
             shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
-            images["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
+            spectrograms = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
+            images["audio"] = _as_images(spectrograms, self.encoder)
         streams = self.encoder(images, shape[1])
         features = [
             streams[stream].pooled.unflatten(0, shape)
@@ -109,7 +111,7 @@ class AudioVisualModel(EncoderModel):
         image = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
         if self.valid_frames is not None:
             image[..., self.valid_frames :] = 0  # padding is padded after normalisation
-        return _as_image(image)
+        return image
 
 
 class Features(NamedTuple):
@@ -143,7 +145,7 @@ class ClipEncoder(EncoderModel):
     @property
     def feature_dim(self) -> int:
         """D, the width of the pooled features."""
-        return self.encoder.feature_dim
+        return self.encoder.feature_dim(self.encoder.streams[0])
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters to give to an optimizer."""
@@ -172,7 +174,7 @@ class ClipEncoder(EncoderModel):
             if x is None or x.ndim != len(expected) or x.shape[2:] != expected[2:]:
                 found = "missing" if x is None else f"of shape {tuple(x.shape)}"
                 raise LavishError(f"`{name}` is {found}: give a tensor of shape ({', '.join(map(str, expected))})")
-            images[stream] = x.flatten(0, 1) if stream == "visual" else _as_image(x.flatten(0, 1))
+            images[stream] = x.flatten(0, 1) if stream == "visual" else _as_images(x.flatten(0, 1), self.encoder)
             shapes[stream] = x.shape[:2]
         if any(x is not None for x in given.values()) or len(set(shapes.values())) > 1:
             raise LavishError(f"give the same clips and segments of {' and '.join(self.sizes)}, and no other stream")
@@ -187,6 +189,6 @@ class ClipEncoder(EncoderModel):
         }
 
 
-def _as_image(spectrograms: Tensor) -> Tensor:
-    """Return spectrograms (B, mel bins, frames) as images of three equal channels, as the backbone takes them."""
-    return spectrograms.unsqueeze(1).expand(-1, 3, -1, -1)
+def _as_images(spectrograms: Tensor, encoder: TwoStreamEncoder) -> Tensor:
+    """Return spectrograms (B, mel bins, frames) as images, of three equal channels if the backbone takes three."""
+    return spectrograms.unsqueeze(1).expand(-1, encoder.backbones["audio"].in_channels, -1, -1)

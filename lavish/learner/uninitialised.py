@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.overrides import TorchFunctionMode
 
-from lavish.learner.build import build_model, frozen_backbone
+from lavish.learner.build import build_model, frozen_backbones
 from lavish.learner.model import AudioVisualModel
 from lavish.models.audio_encoders.build import build
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 _STATISTICS = {"frames": {"mean": [0.5] * 3, "std": [0.5] * 3}, "log_mels": {"mean": 0.0, "std": 1.0}}
 
 
-def uninitialised_backbone(config: RunConfig) -> Backbone:
-    """Build the backbone of a configuration."""
+def uninitialised_backbones(config: RunConfig) -> tuple[Backbone, Backbone | None]:
+    """Build the backbones of a configuration; see :func:`lavish.learner.build.frozen_backbones`."""
     with skip_initialisation():
-        return frozen_backbone(config, None)
+        return frozen_backbones(config, None, None)
 
 
 def uninitialised_model(
-    config: RunConfig, backbone: Backbone | None = None
+    config: RunConfig, backbones: tuple[Backbone, Backbone | None] | None = None
 ) -> tuple[AudioVisualModel, AudioEncoder | None]:
-    """Build the model of a configuration, with an existing `backbone` if one is given.
+    """Build the model of a configuration, with existing `backbones` if they are given.
 
     Returns:
         The model, and the separate audio encoder if the configuration has one.
@@ -43,7 +43,7 @@ def uninitialised_model(
             statistics=_STATISTICS,
             weights=None,
             audio_feature_dim=encoder.feature_dim if encoder else 0,
-            backbone=backbone,
+            backbones=backbones,
         )
     return model, encoder
 

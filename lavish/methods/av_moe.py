@@ -19,7 +19,7 @@ from lavish.methods._shared.bottleneck import GatedBottleneck
 from lavish.methods._shared.temporal_gates import build_gates
 from lavish.methods._shared.token_map import TokenConvolution
 from lavish.methods.base import AdapterSite, Method, adapter_sites, site_name
-from lavish.models.interfaces import ForwardContext, MethodContext, Position, Stream, Streams, other_stream
+from lavish.models.interfaces import Blocks, ForwardContext, MethodContext, Position, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
@@ -38,11 +38,13 @@ class AudioVisualExperts(Method):
 
     After the backbone, ``TemporalGates`` transform the pooled features of a clip's segments.
 
-    Differences from the paper. (1) It pairs the blocks of two backbones, Swin V2 and HTS-AT; here both streams pass
-    through one image backbone, so every block is paired with itself. (2) The stages are the backbone's; a plain ViT is
-    divided into quarters. (3) A stream that may not read the other has unimodal experts only, routed by its own mean.
-    A single expert has no router. (4) Head and loss are the same for all methods. (5) The paper's unimodal expert uses
-    self-attention, the code of AVE and AVQA does not: see `unimodal_attention`.
+    Published for two backbones, Swin V2 and HTS-AT, whose blocks are paired; blocks without a partner have no experts.
+
+    Differences from the paper. (1) The places of the audio stream's experts are those of ``DualGuidedPrompts``. One
+    backbone for both streams is ours: every block is paired with itself. (2) The stages are the backbone's; a plain ViT
+    is divided into quarters. (3) A stream that may not read the other has unimodal experts only, routed by its own
+    mean. A single expert has no router. (4) Head and loss are the same for all methods. (5) The paper's unimodal expert
+    uses self-attention, the code of AVE and AVQA does not: see `unimodal_attention`.
 
     Defects of the public code that are not copied: self-attention over the frames of a batch instead of over tokens
     ('heads' here); a target of 1 instead of 1/E in the balancing loss; initial weights from another method that were
@@ -72,7 +74,6 @@ class AudioVisualExperts(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         cross_experts: int = 1,
@@ -101,10 +102,11 @@ class AudioVisualExperts(Method):
         if balance < 0 or router_noise < 0:
             raise LavishError(f"adapter.options: balance={balance}, router_noise={router_noise}: give 0 or more")
         self.balance = balance
-        for site in adapter_sites(backbone, context):
-            stage = 1 + next(index for index, end in enumerate(backbone.stage_ends) if site.block <= end)
+        for site in adapter_sites(context):
+            ends = context.backbones[site.stream].stage_ends
+            stage = 1 + next(index for index, end in enumerate(ends) if site.block <= end)
             kinds = [*([True] * cross_experts if site.cross_modal else []), *[False] * unimodal_experts]
-            if not kinds or (skip > 1 and stage % skip == 0):
+            if site.alone or not kinds or (skip > 1 and stage % skip == 0):
                 continue
             bottleneck = partial(
                 GatedBottleneck,
@@ -125,14 +127,14 @@ class AudioVisualExperts(Method):
                     attention = MultiHeadAttention(site.width, heads=4, dropout=0.2)
                 experts.append(Expert(attention, bottleneck(activation=cross_modal), cross_modal=cross_modal))
             self.add_module(site.name, Mixture(site, experts, router_noise))
-        self.temporal_gates = build_gates(temporal_gates, backbone, context, width=temporal_width, gamma=gamma)
+        self.temporal_gates = build_gates(temporal_gates, context, width=temporal_width, gamma=gamma)
 
     def residual_update(
-        self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
+        self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         updates: Streams = {}
         for stream, x in tokens.items():
-            mixture = self._modules.get(site_name(block, position, stream))
+            mixture = self._modules.get(site_name(blocks[stream], position, stream))
             if mixture is not None:
                 updates[stream], imbalance = mixture(x, tokens.get(other_stream(stream)))
                 if self.training and self.balance and imbalance is not None:
@@ -144,8 +146,8 @@ class AudioVisualExperts(Method):
     ) -> dict[Stream, StreamFeatures]:
         return self.temporal_gates(features, context.segments)
 
-    def feature_dim(self, backbone: Backbone) -> int:
-        return self.temporal_gates.feature_dim
+    def feature_dim(self, stream: Stream, backbone: Backbone) -> int:
+        return self.temporal_gates.feature_dims[stream]
 
 
 class Expert(nn.Module):

@@ -1,17 +1,21 @@
-"""What a method is: trainable parts that act at hooks of the forward pass through a frozen backbone.
+"""What a method is: trainable parts that act at hooks of the forward pass through frozen backbones.
 
 A method is one file of this package with one class. Most methods are small modules beside or after a sublayer: they
 derive from :class:`Adapter` and see one site of one stream. All others derive from :class:`Method` and override the
 hooks that they need:
 
     tokens = after_embedding(tokens)                            may add tokens
-    for each block:
+    for each step, a block of both streams or of one alone:
         tokens = before_block(tokens)                           may add tokens, or mix the segments of a clip
         for the attention sublayer, then the feed-forward one:
             apply_layer(layer, input) for each frozen layer     changes what frozen layers compute
             tokens += branch + residual_update(tokens, branch)  adds to the residual stream
         tokens = after_block(tokens)
     features = transform_features(features)                     changes what the head receives
+
+Both streams share one backbone, or each has its own. With one backbone, or two of equal depth, block i of one stream
+runs beside block i of the other. Otherwise the deeper backbone has blocks that run alone: the hooks receive the tokens
+of one stream only.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 from lavish.models.backbones.base import Backbone, FrozenLayer
 from lavish.models.interfaces import (
     POSITIONS,
+    Blocks,
     ForwardContext,
     MethodContext,
     Position,
@@ -39,7 +44,10 @@ from lavish.models.interfaces import (
 
 @dataclass(frozen=True)
 class AdapterSite:
-    """One sublayer of one block in one stream. Without a second stream, the `other_` values are those of this one."""
+    """One sublayer of one block in one stream.
+
+    The `other_` values are those of the block of the other stream that runs beside it; if there is none, of this one.
+    """
 
     stream: Stream
     block: int
@@ -57,7 +65,9 @@ class AdapterSite:
     other_grid: tuple[int, int]
     """Rows and columns of the other stream's patches."""
     cross_modal: bool
-    """Whether this stream may read the other one."""
+    """Whether this stream may read the other one here."""
+    alone: bool = False
+    """Whether the model has another stream, but none of its blocks runs beside this one."""
 
     @property
     def name(self) -> str:
@@ -70,30 +80,30 @@ def site_name(block: int, position: Position, stream: Stream) -> str:
     return f"{block}_{position}_{stream}"
 
 
-def adapter_sites(
-    backbone: Backbone, context: MethodContext, positions: Sequence[Position] = POSITIONS
-) -> Iterator[AdapterSite]:
-    """Yield the sites of a method: by block, then by position, then by stream."""
-    for block, position, stream in product(context.blocks, positions, context.streams):
-        other = other_stream(stream) if len(context.streams) == 2 else stream
-        yield AdapterSite(
-            stream=stream,
-            block=block,
-            position=position,
-            width=backbone.widths[block],
-            other_width=backbone.widths[block],
-            tokens=context.tokens[stream][block],
-            other_tokens=context.tokens[other][block],
-            grid=context.grids[stream][block],
-            other_grid=context.grids[other][block],
-            cross_modal=stream in context.readers,
-        )
+def adapter_sites(context: MethodContext, positions: Sequence[Position] = POSITIONS) -> Iterator[AdapterSite]:
+    """Yield the sites of a method: by step, then by position, then by stream."""
+    for blocks, position in product(context.steps, positions):
+        for stream, block in blocks.items():
+            other = other_stream(stream) if len(blocks) == 2 else stream
+            yield AdapterSite(
+                stream=stream,
+                block=block,
+                position=position,
+                width=context.backbones[stream].widths[block],
+                other_width=context.backbones[other].widths[blocks[other]],
+                tokens=context.tokens[stream][block],
+                other_tokens=context.tokens[other][blocks[other]],
+                grid=context.grids[stream][block],
+                other_grid=context.grids[other][blocks[other]],
+                cross_modal=stream in context.readers and other != stream,
+                alone=len(blocks) < len(context.streams),
+            )
 
 
 class Method(nn.Module, ABC):
-    """A method of adapting a frozen backbone. A hook that is not overridden changes nothing.
+    """A method of adapting frozen backbones. A hook that is not overridden changes nothing.
 
-    The constructor takes the backbone, whose sizes it may read, and the context, then the method's options as
+    The constructor takes the context, with the backbones, whose sizes it may read, then the method's options as
     keyword-only arguments, each with a type and a default. They are the keys of `adapter.options`.
     """
 
@@ -104,11 +114,11 @@ class Method(nn.Module, ABC):
     budget_option: ClassVar[str | None] = None
     """The option that sets the number of trainable parameters (a rank, a reduction), for comparisons at equal size."""
 
-    def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
-        """Return the backbone's own parameters that are trained."""
+    def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
+        """Return the parameters of a stream's backbone that are trained."""
         return ()
 
-    def intercepted_layers(self, block: int | None) -> frozenset[str]:
+    def intercepted_layers(self, stream: Stream, block: int | None) -> frozenset[str]:
         """Return the names of a block's frozen layers that :meth:`apply_layer` applies; None: layers outside blocks."""
         return frozenset()
 
@@ -116,29 +126,33 @@ class Method(nn.Module, ABC):
         """Return the tokens (B, N, C) that enter the first block."""
         return tokens
 
-    def before_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        """Return the tokens that enter a block, after patch merging if there is any."""
+    def before_block(self, blocks: Blocks, tokens: Streams, context: ForwardContext) -> Streams:
+        """Return the tokens that enter the blocks, after patch merging if there is any."""
         return tokens
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
-        """Return the outputs of one frozen layer in all streams. Called for the :meth:`intercepted_layers`."""
+        """Return the outputs of one frozen layer in the streams that run. Called for the :meth:`intercepted_layers`.
+
+        Layers of the same name meet. A norm is applied in one stream alone where the other backbone has its norm at
+        another place.
+        """
         return {stream: frozen.layer(frozen.tokens) for stream, frozen in layers.items()}
 
     def residual_update(
-        self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
+        self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         """Return what is added to the residual stream besides the sublayer's own output; streams may be omitted.
 
         Args:
-            block, position: the sublayer.
+            blocks, position: the sublayer of each stream.
             tokens: its input, (B, N, C).
             branches: its output, (B, N, C).
             context: this forward pass.
         """
         return {}
 
-    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        """Return the tokens that leave a block."""
+    def after_block(self, blocks: Blocks, tokens: Streams, context: ForwardContext) -> Streams:
+        """Return the tokens that leave the blocks."""
         return tokens
 
     def transform_features(
@@ -147,8 +161,8 @@ class Method(nn.Module, ABC):
         """Return the features that the head receives."""
         return features
 
-    def feature_dim(self, backbone: Backbone) -> int:
-        """Return the width of the pooled features after :meth:`transform_features`."""
+    def feature_dim(self, stream: Stream, backbone: Backbone) -> int:
+        """Return the width of a stream's pooled features after :meth:`transform_features`."""
         return backbone.feature_dim
 
 

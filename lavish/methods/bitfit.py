@@ -8,7 +8,7 @@ from torch import nn
 
 from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import MethodContext
+from lavish.models.interfaces import MethodContext, Stream
 
 
 class BitFit(Method):
@@ -19,13 +19,13 @@ class BitFit(Method):
     Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
     ACL 2022 (arXiv 2106.10199). Biases are initialised with the backbone's. Unimodal.
 
-    Our choice: both streams share the biases, as they share the backbone. Swin V2 has none for keys, and one more in
+    Our choice: streams that share a backbone share its biases. Swin V2 has none for keys, and one more in
     the network of its position bias (10 C + 512 per block).
     """
 
-    def __init__(self, backbone: Backbone, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self._blocks = context.blocks
+        self._blocks = {stream: context.blocks(stream) for stream in context.streams}
 
-    def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
-        return [p for name, p in backbone.tunable(self._blocks).items() if name.endswith("bias")]
+    def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
+        return [p for name, p in backbone.tunable(self._blocks[stream]).items() if name.endswith("bias")]

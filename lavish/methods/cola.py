@@ -6,6 +6,8 @@ code.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +15,7 @@ from torch.nn import functional
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
+from lavish.models.backbones.base import FrozenLayer, LayerName
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams, other_stream
 
 _LAYERS: tuple[LayerName, ...] = ("qkv", "proj", "fc1", "fc2")
@@ -80,14 +82,15 @@ class Cola(Method):
         Phi(c) = LN( reshape_{r x r}( W_up LN( GELU( W_down c ) ) ) )          W_down: d -> d / gamma, W_up: -> r^2
 
     on q, k, v (each with its own matrices and hyper-network), the projection after attention and both layers of the
-    feed-forward network. c describes the same segment of the other stream: its class token, or the mean of its tokens
-    if the backbone has none, at the same layer: the residual stream before attention for q, k and v, attention's output
-    for the projection, the residual stream after attention for the feed-forward network. B1 and B2 are initialised
-    with zero, A1 and A2 Kaiming-uniform; lambda, one scalar per linear layer, is trained. A stream that may not read
-    the other has the first update only: LoRA on all linear layers.
+    feed-forward network. c (d) describes the same segment of the other stream: its class token, or the mean of its
+    tokens if its backbone has none, at the same layer: the residual stream before attention for q, k and v, attention's
+    output for the projection, the residual stream after attention for the feed-forward network. B1 and B2 are
+    initialised with zero, A1 and A2 Kaiming-uniform; lambda, one scalar per linear layer, is trained. A stream that may
+    not read the other has the first update only: LoRA on all linear layers. So have, as published, the blocks of a
+    deeper backbone that run without a partner.
 
-    Published for two separate encoders; here both streams share the frozen weights and have their own updates. The
-    published rule for encoders of unequal depth is not needed.
+    Published for two separate encoders. Sharing one is ours: the streams share the frozen weights and have their own
+    updates.
 
     Options, with the published settings:
         rank: r, of both updates (16).
@@ -102,7 +105,6 @@ class Cola(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         rank: int = 16,
@@ -114,35 +116,34 @@ class Cola(Method):
         if rank < 1:
             raise LavishError(f"adapter.options.rank: {rank} should be at least 1")
         self.updates = nn.ModuleDict()
-        for block in context.blocks:
-            width = backbone.widths[block]
-            for name in _LAYERS:
-                weight, _ = backbone.linear(block, name)
-                parts = 3 if name == "qkv" else 1
-                for stream in context.streams:
-                    hyper = None
-                    if stream in context.readers:
-                        hyper = _HyperNetwork(parts, width, hidden_width(width, reduction), rank)
-                    widths = (weight.shape[1], weight.shape[0])
-                    self.updates[f"{block}_{name}_{stream}"] = update = _Update(
-                        parts, widths, rank, alpha / rank, hyper
-                    )
-                    if update.cross_scale is not None:
-                        nn.init.constant_(update.cross_scale, cross_scale)
-        self._blocks, self._readers = frozenset(context.blocks), context.readers
+        for blocks, name in product(context.steps, _LAYERS):
+            parts = 3 if name == "qkv" else 1
+            weights = {stream: context.backbones[stream].linear(block, name)[0] for stream, block in blocks.items()}
+            for stream, block in blocks.items():
+                hyper, other = None, other_stream(stream)
+                if stream in context.readers and other in blocks:
+                    # What enters the projection may have another width than the residual stream.
+                    read = weights[other].shape[1] if name == "proj" else context.backbones[other].widths[blocks[other]]
+                    hyper = _HyperNetwork(parts, read, hidden_width(read, reduction), rank)
+                widths = (weights[stream].shape[1], weights[stream].shape[0])
+                self.updates[f"{block}_{name}_{stream}"] = update = _Update(parts, widths, rank, alpha / rank, hyper)
+                if update.cross_scale is not None:
+                    nn.init.constant_(update.cross_scale, cross_scale)
+        self._blocks = {stream: frozenset(context.blocks(stream)) for stream in context.streams}
 
-    def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        return frozenset(_LAYERS) if block in self._blocks else frozenset()
+    def intercepted_layers(self, stream: Stream, block: int | None) -> frozenset[str]:
+        return frozenset(_LAYERS) if block in self._blocks[stream] else frozenset()
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs = super().apply_layer(layers, context)
         for stream, frozen in layers.items():
+            update = self.updates[f"{frozen.block}_{frozen.name}_{stream}"]
             descriptor = None
-            if stream in self._readers:
+            if update.hyper is not None:
                 other = other_stream(stream)
                 source = layers[other].tokens if frozen.name == "proj" else context.tokens[other]
-                descriptor = source[:, 0] if context.backbone.num_prefix_tokens else source.mean(dim=1)
-            update = self.updates[f"{frozen.block}_{frozen.name}_{stream}"]
+                has_class_token = context.backbones[other].num_prefix_tokens
+                descriptor = source[:, 0] if has_class_token else source.mean(dim=1)
             outputs[stream] = outputs[stream] + update(frozen.tokens, descriptor)
         return outputs
 

@@ -12,8 +12,7 @@ from torch.nn import functional
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
 from lavish.methods.base import Method, adapter_sites, site_name
-from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams
+from lavish.models.interfaces import POSITIONS, Blocks, ForwardContext, MethodContext, Position, Streams
 
 
 class Compacter(Method):
@@ -42,7 +41,6 @@ class Compacter(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         division: int = 4,
@@ -55,15 +53,15 @@ class Compacter(Method):
             {stream: torch.empty(division, division, division).normal_(0, 1e-4) for stream in context.streams}
         )
         positions = POSITIONS if position == "both" else (position,)
-        for site in adapter_sites(backbone, context, positions):
+        for site in adapter_sites(context, positions):
             self.add_module(site.name, _Bottleneck(site.width, reduction, division, rank))
 
     def residual_update(
-        self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
+        self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         updates: Streams = {}
         for stream, branch in branches.items():
-            bottleneck = self._modules.get(site_name(block, position, stream))
+            bottleneck = self._modules.get(site_name(blocks[stream], position, stream))
             if bottleneck is not None:
                 updates[stream] = bottleneck(branch, self.rules[stream])
         return updates

@@ -16,7 +16,7 @@ from lavish.methods._shared.bottleneck import GatedBottleneck
 from lavish.methods._shared.temporal_gates import build_gates
 from lavish.methods._shared.token_map import TokenConvolution, TokenResizing
 from lavish.methods.base import AdapterSite, Method, adapter_sites, site_name
-from lavish.models.interfaces import ForwardContext, MethodContext, Position, Stream, Streams, other_stream
+from lavish.models.interfaces import Blocks, ForwardContext, MethodContext, Position, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.backbones.base import Backbone
@@ -37,14 +37,16 @@ class DualGuidedPrompts(Method):
     The p of the last adapter weights the final tokens of its stream instead of the backbone's pooling, and
     ``TemporalGates`` transform the pooled features of a clip's segments.
 
-    Differences from the paper. (1) It pairs the blocks of two backbones, Swin V2 and HTS-AT; here both streams pass
-    through one image backbone, so every block is paired with itself, and the second adapter of the audio stream has a
-    sublayer. (2) A class token is treated as any token, in the token map and in p; 'bicubic' passes it on unchanged.
-    Layers that the backbone applies after its pooling are applied after p. Without an adapter in the last block, or
-    in a stream that may not read the other, the backbone pools. (3) A stream that may not read the other has the
-    bottleneck only, and its decoder after the backbone attends to its own query only. (4) Losses on the gates and the
-    head with an event score belong to a task: head and loss are the same for all methods. (5) In 'maps', one gate per
-    segment scales all maps; the public code has one for each of four.
+    Published for two backbones, Swin V2 and HTS-AT, whose blocks are paired; blocks without a partner have no adapters.
+
+    Differences from the paper. (1) Its first adapter of the audio stream is beside the whole block of HTS-AT, the
+    second beside nothing; here they are beside attention and feed-forward layer, as in the visual stream. One backbone
+    for both streams is ours: every block is paired with itself. (2) A class token is treated as any token, in the token
+    map and in p; 'bicubic' passes it on unchanged. Layers that the backbone applies after its pooling are applied after
+    p. Without an adapter in the last block, or in a stream that may not read the other, the backbone pools. (3) A
+    stream that may not read the other has the bottleneck only, and its decoder after the backbone attends to its own
+    query only. (4) Losses on the gates and the head with an event score belong to a task: head and loss are the same
+    for all methods. (5) In 'maps', one gate per segment scales all maps; the public code has one for each of four.
 
     Defects of the public code that are not copied: a layer norm after the gate, which cancels its magnitude (AVS);
     layers, attentions and a scalar that are never used; an audio encoder and a backbone that are trained by mistake.
@@ -69,7 +71,6 @@ class DualGuidedPrompts(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         map_tokens: Literal["convolution", "bicubic"] = "convolution",
@@ -88,7 +89,9 @@ class DualGuidedPrompts(Method):
         gamma: float = 0.1,
     ) -> None:
         super().__init__()
-        for site in adapter_sites(backbone, context):
+        for site in adapter_sites(context):
+            if site.alone:
+                continue
             if site.cross_modal:
                 guide = Guide(site, map_tokens, latents, latent_init, alpha=alpha, beta=beta)
                 self.add_module(f"{site.name}_guide", guide)
@@ -103,14 +106,14 @@ class DualGuidedPrompts(Method):
                 gated=gate == "both" or site.stream == "visual",
             )
             self.add_module(site.name, bottleneck)
-        self.temporal_gates = build_gates(temporal_gates, backbone, context, width=temporal_width, gamma=gamma)
+        self.temporal_gates = build_gates(temporal_gates, context, width=temporal_width, gamma=gamma)
 
     def residual_update(
-        self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
+        self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         updates: Streams = {}
         for stream, x in tokens.items():
-            site = site_name(block, position, stream)
+            site = site_name(blocks[stream], position, stream)
             bottleneck, guide = self._modules.get(site), self._modules.get(f"{site}_guide")
             if guide is not None:
                 x, context.cache[f"weights_{site}"] = guide(x, tokens[other_stream(stream)])
@@ -121,15 +124,15 @@ class DualGuidedPrompts(Method):
     def transform_features(
         self, features: dict[Stream, StreamFeatures], context: ForwardContext
     ) -> dict[Stream, StreamFeatures]:
-        backbone = context.backbone
         pooled = {}
         for stream, whole in features.items():
+            backbone = context.backbones[stream]
             weights = context.cache.get(f"weights_{site_name(backbone.num_blocks - 1, 'ffn', stream)}")
             pooled[stream] = _pooled(whole, weights, backbone)
         return self.temporal_gates(pooled, context.segments)
 
-    def feature_dim(self, backbone: Backbone) -> int:
-        return self.temporal_gates.feature_dim
+    def feature_dim(self, stream: Stream, backbone: Backbone) -> int:
+        return self.temporal_gates.feature_dims[stream]
 
 
 class Guide(nn.Module):

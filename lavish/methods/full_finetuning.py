@@ -8,7 +8,7 @@ from torch import nn
 
 from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import MethodContext
+from lavish.models.interfaces import MethodContext, Stream
 
 
 class FullFinetuning(Method):
@@ -21,9 +21,9 @@ class FullFinetuning(Method):
     The backbone stays in evaluation mode: stochastic depth is `backbone.stochastic_depth`, off by default.
     """
 
-    def __init__(self, backbone: Backbone, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self._blocks = context.blocks
+        self._blocks = {stream: context.blocks(stream) for stream in context.streams}
 
-    def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
-        return backbone.tunable(self._blocks).values()
+    def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
+        return backbone.tunable(self._blocks[stream]).values()

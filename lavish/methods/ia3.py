@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone, FrozenLayer
+from lavish.models.backbones.base import FrozenLayer
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
 
 
@@ -23,18 +25,18 @@ class IA3(Method):
     direction of keys, not their length.
     """
 
-    def __init__(self, backbone: Backbone, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self._blocks = context.blocks
+        self._blocks = {stream: context.blocks(stream) for stream in context.streams}
         self.scales = nn.ParameterDict()
-        for block in context.blocks:
-            sizes = {"qkv": 2 * backbone.widths[block], "fc2": backbone.linear(block, "fc2")[0].shape[1]}
-            for layer, size in sizes.items():
-                for stream in context.streams:
-                    self.scales[f"{block}_{layer}_{stream}"] = nn.Parameter(torch.ones(size))
+        for blocks, layer in product(context.steps, ("qkv", "fc2")):
+            for stream, block in blocks.items():
+                backbone = context.backbones[stream]
+                size = 2 * backbone.widths[block] if layer == "qkv" else backbone.linear(block, "fc2")[0].shape[1]
+                self.scales[f"{block}_{layer}_{stream}"] = nn.Parameter(torch.ones(size))
 
-    def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        return frozenset({"qkv", "fc2"}) if block in self._blocks else frozenset()
+    def intercepted_layers(self, stream: Stream, block: int | None) -> frozenset[str]:
+        return frozenset({"qkv", "fc2"}) if block in self._blocks[stream] else frozenset()
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         return {stream: self._scaled(stream, frozen) for stream, frozen in layers.items()}

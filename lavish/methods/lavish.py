@@ -20,13 +20,17 @@ from lavish.methods.base import Adapter, AdapterSite
 class LavishAdapter(BottleneckLayers, Adapter):
     """Cross-modal attention through latent tokens, then a grouped bottleneck, then a gate.
 
-        m' = m + softmax(m y^T) y              M latent tokens attend to the other stream y
+        m' = m + softmax(m y^T) y              M latent tokens attend to the other stream y (or to W y + b, below)
         x' = x + g_av softmax(x m'^T) m'       this stream attends to them; the scalar g_av starts at 0
         z  = [LN] x' -> C/r -> [BN] -> ReLU -> C -> [BN] -> [LN]
         out = g z                              the scalar g starts at 0
 
     One head, no projections, no scaling by 1/sqrt(C). ``latents=0`` is the paper's AVISH,
     x' = x + g_av softmax(x y^T) y.
+
+    The paper has one backbone for both streams. Attention without projections needs equal widths, so that between two
+    backbones of different widths the other stream is mapped by a trained linear layer, W y + b, C' -> C: our reading,
+    the smallest change. A block that runs without a block of the other stream has the bottleneck only.
 
     Latent tokens initialised to zero (`latent_init='zeros'`, the published AVS and AVQA code) all receive the same
     gradient and stay identical, so more than one adds nothing.
@@ -62,8 +66,6 @@ class LavishAdapter(BottleneckLayers, Adapter):
         unimodal_activation: bool = True,
     ) -> None:
         cross_modal = site.cross_modal
-        if cross_modal and site.width != site.other_width:
-            raise LavishError(f"adapter 'lavish' attends between equal widths, not {site.width} and {site.other_width}")
         if latents < 0:
             raise LavishError(f"adapter.options.latents: {latents}: give 0 or more")
         # Sampled before the bottleneck's weights.
@@ -81,6 +83,8 @@ class LavishAdapter(BottleneckLayers, Adapter):
         )
         self.gate_av = nn.Parameter(torch.zeros(())) if cross_modal else None
         self.latents = None if start is None else nn.Parameter(start)
+        differ = cross_modal and site.other_width != site.width
+        self.map_other = nn.Linear(site.other_width, site.width) if differ else None
 
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
         return self.bottleneck(self._attend(tokens, other))
@@ -89,6 +93,7 @@ class LavishAdapter(BottleneckLayers, Adapter):
         """Return x' of the class's equations: this stream after cross-modal attention, if there is any."""
         if self.gate_av is None:
             return x
+        other = other if self.map_other is None else self.map_other(other)
         if self.latents is None:
             return x + self.gate_av * attend(x, other)
         return attend_through(self.latents, x, other, self.gate_av)

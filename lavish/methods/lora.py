@@ -27,8 +27,8 @@ class LoRA(Method):
 
     Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685). A is initialised as
     torch's linear layers (Kaiming-uniform, a = sqrt 5), B with 0: the output is unchanged at first, and only B has a
-    gradient in the first step. Unimodal; each stream has its own updates. The streams share the frozen weights, so the
-    updates cannot be merged into them: :meth:`merge` keeps the sums W + alpha / r * B A of each stream for evaluation.
+    gradient in the first step. Unimodal; each stream has its own updates. Streams may share the frozen weights, so the
+    updates are not merged into them: :meth:`merge` keeps the sums W + alpha / r * B A of each stream for evaluation.
 
     Options:
         rank: r (8).
@@ -41,7 +41,6 @@ class LoRA(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         rank: int = 8,
@@ -49,7 +48,7 @@ class LoRA(Method):
         layers: str = "q v",
     ) -> None:
         super().__init__()
-        self._streams, self._blocks = context.streams, context.blocks
+        self._blocks = {stream: context.blocks(stream) for stream in context.streams}
         if rank < 1:
             raise LavishError(f"adapter.options.rank: {rank}: choose 1 or more")
         if alpha <= 0:
@@ -57,17 +56,16 @@ class LoRA(Method):
         self._parts: dict[LayerName, list[str]] = {}
         for part in _chosen(layers):
             self._parts.setdefault(_PARTS[part][0], []).append(part)
-        for block in context.blocks:
+        for blocks in context.steps:
             for layer, parts in self._parts.items():
-                weight, _ = backbone.linear(block, layer)
-                outputs, inputs = weight.shape
                 for part in parts:
-                    rows = outputs if _PARTS[part][1] is None else outputs // 3
-                    for stream in context.streams:
+                    for stream, block in blocks.items():
+                        outputs, inputs = context.backbones[stream].linear(block, layer)[0].shape
+                        rows = outputs if _PARTS[part][1] is None else outputs // 3
                         self.add_module(f"{block}_{part}_{stream}", _LowRank(inputs, rows, rank, alpha / rank))
 
-    def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        return frozenset(self._parts) if block in self._blocks else frozenset()
+    def intercepted_layers(self, stream: Stream, block: int | None) -> frozenset[str]:
+        return frozenset(self._parts) if block in self._blocks[stream] else frozenset()
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         outputs: Streams = {}
@@ -75,7 +73,7 @@ class LoRA(Method):
             block, name, tokens = frozen.block, frozen.name, frozen.tokens
             merged = self._buffers.get(f"{block}_{name}_{stream}_merged")
             if merged is not None and block is not None:
-                outputs[stream] = functional.linear(tokens, merged, context.backbone.linear(block, name)[1])
+                outputs[stream] = functional.linear(tokens, merged, context.backbones[stream].linear(block, name)[1])
                 continue
             outputs[stream] = frozen.layer(tokens)
             for part in self._parts[name]:
@@ -84,15 +82,15 @@ class LoRA(Method):
         return outputs
 
     @torch.no_grad()
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbones: dict[Stream, Backbone]) -> None:
         """Compute the effective weights (out, in) of each stream and evaluate with them until training continues.
 
         Call it again after loading other parameters.
         """
-        for block in self._blocks:
-            for layer, parts in self._parts.items():
-                for stream in self._streams:
-                    weight = backbone.linear(block, layer)[0].detach().clone()
+        for stream, blocks in self._blocks.items():
+            for block in blocks:
+                for layer, parts in self._parts.items():
+                    weight = backbones[stream].linear(block, layer)[0].detach().clone()
                     for part in parts:
                         update: Any = self.get_submodule(f"{block}_{part}_{stream}")
                         # Applied to the identity, the update returns the transpose of its matrix.

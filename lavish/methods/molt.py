@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from lavish.errors import LavishError
 from lavish.methods._shared.hidden_width import hidden_width
-from lavish.methods._shared.late_blocks import late_blocks
+from lavish.methods._shared.late_steps import late_steps
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams, other_stream
+from lavish.models.interfaces import Blocks, ForwardContext, MethodContext, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
     from lavish.models.interfaces import StreamFeatures
@@ -93,9 +92,9 @@ class Molt(Method):
 
     Options, all of them ours:
         layers: number of the backbone's last blocks that are read; by default a third, at least two. `fusion.layers`
-            may exclude some.
+            may exclude some. Of two backbones, blocks that run side by side.
         latents: M.
-        reduction: d is the width of the backbone's features divided by it, the same in all blocks.
+        reduction: d is the width of the visual backbone's features divided by it, the same in all blocks.
         orthogonality: weight of the auxiliary loss.
     """
 
@@ -104,7 +103,6 @@ class Molt(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         *,
         layers: int | None = None,
@@ -117,26 +115,27 @@ class Molt(Method):
             raise LavishError(f"adapter.options.latents: {latents} should be at least 1")
         if orthogonality < 0:
             raise LavishError(f"adapter.options.orthogonality: {orthogonality} must not be negative")
-        self.blocks = late_blocks(layers, backbone, context)
-        if self.blocks[-1] != backbone.num_blocks - 1:
+        self.steps = late_steps(layers, context)
+        if any(block != context.backbones[stream].num_blocks - 1 for stream, block in self.steps[-1].items()):
             raise LavishError("fusion.layers: method 'molt' adds to the output of the last block: include it")
         self.orthogonality = orthogonality if latents > 1 else 0.0
-        hidden = hidden_width(backbone.feature_dim, reduction)
+        hidden = hidden_width(context.backbones[context.streams[0]].feature_dim, reduction)
         self.down = nn.ModuleDict()
         self.distil = nn.ModuleDict()
         self.fusion = nn.ModuleDict()
-        for stream in context.streams:
-            for block in self.blocks:
+        for stream, backbone in context.backbones.items():
+            for block in (blocks[stream] for blocks in self.steps):
                 width = backbone.widths[block]
                 self.down[f"{block}_{stream}"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
                 self.distil[f"{block}_{stream}"] = _Distil(hidden, latents, stream in context.readers)
             self.fusion[stream] = _Fusion(backbone.feature_dim, hidden)
 
-    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        if block in self.blocks:
-            keys: Streams = {stream: self.down[f"{block}_{stream}"](x.detach()) for stream, x in tokens.items()}
+    def after_block(self, blocks: Blocks, tokens: Streams, context: ForwardContext) -> Streams:
+        if blocks in self.steps:
+            names = {stream: f"{block}_{stream}" for stream, block in blocks.items()}
+            keys: Streams = {stream: self.down[names[stream]](x.detach()) for stream, x in tokens.items()}
             for stream, own in keys.items():
-                layer = self.distil[f"{block}_{stream}"](own, keys.get(other_stream(stream), own))
+                layer = self.distil[names[stream]](own, keys.get(other_stream(stream), own))
                 context.cache.setdefault(stream, []).append(layer)
             context.cache["last"] = keys
         return tokens

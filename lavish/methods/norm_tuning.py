@@ -8,7 +8,7 @@ from torch import nn
 
 from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import MethodContext
+from lavish.models.interfaces import MethodContext, Stream
 
 
 class NormTuning(Method):
@@ -19,15 +19,15 @@ class NormTuning(Method):
     Zhao et al., "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", ICLR 2024 (arXiv
     2312.11420). They are initialised with the backbone's. Unimodal.
 
-    Our choice: both streams share them, as they share the backbone, and the norms outside of blocks (the final norm; on
+    Our choice: streams that share a backbone share its norms, and those outside of blocks (the final norm; on
     Swin V2 those of patch embedding and patch merging) are trained as well. To combine it with another method, set
     `backbone.tune_norms: true`.
     """
 
-    def __init__(self, backbone: Backbone, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext) -> None:
         super().__init__()
-        self._blocks = context.blocks
+        self._blocks = {stream: context.blocks(stream) for stream in context.streams}
 
-    def tuned_parameters(self, backbone: Backbone) -> Iterable[nn.Parameter]:
+    def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
         norms = {id(parameter) for norm in backbone.norms() for parameter in norm.parameters()}
-        return [p for p in backbone.tunable(self._blocks).values() if id(p) in norms]
+        return [p for p in backbone.tunable(self._blocks[stream]).values() if id(p) in norms]

@@ -10,8 +10,7 @@ from torch import nn
 
 from lavish.errors import LavishError
 from lavish.methods.base import Method
-from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import ForwardContext, MethodContext, Streams
+from lavish.models.interfaces import Blocks, ForwardContext, MethodContext, Streams
 
 
 class PromptTuning(Method):
@@ -36,34 +35,33 @@ class PromptTuning(Method):
 
     budget_option = "length"
 
-    def __init__(
-        self, backbone: Backbone, context: MethodContext, *, length: int = 5, depth: Literal["deep", "shallow"] = "deep"
-    ) -> None:
+    def __init__(self, context: MethodContext, *, length: int = 5, depth: Literal["deep", "shallow"] = "deep") -> None:
         super().__init__()
         if length < 1:
             raise LavishError(f"adapter.options.length: {length}: choose 1 or more")
         self._length = length
-        blocks = context.blocks
-        self._enter, self._leave = (blocks, blocks) if depth == "deep" else (blocks[:1], blocks[-1:])
-        rows, columns = backbone.patch_size
-        bound = math.sqrt(6 / (3 * rows * columns + backbone.widths[0]))
-        self.prompts = nn.ParameterDict(
-            {
-                f"{block}_{stream}": torch.empty(length, backbone.widths[block]).uniform_(-bound, bound)
-                for block in self._enter
-                for stream in context.streams
-            }
-        )
+        chosen = {stream: context.blocks(stream) for stream in context.streams}
+        deep = depth == "deep"
+        self._leave = {stream: blocks if deep else blocks[-1:] for stream, blocks in chosen.items()}
+        prompts = {}
+        for step in context.steps:
+            for stream, block in step.items():
+                if deep or block == chosen[stream][0]:
+                    backbone = context.backbones[stream]
+                    bound = math.sqrt(6 / (3 * math.prod(backbone.patch_size) + backbone.widths[0]))
+                    prompts[f"{block}_{stream}"] = torch.empty(length, backbone.widths[block]).uniform_(-bound, bound)
+        self.prompts = nn.ParameterDict(prompts)
 
-    def before_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        if block not in self._enter:
-            return tokens
-        return {
-            stream: context.backbone.add_tokens(x, self.prompts[f"{block}_{stream}"].expand(len(x), -1, -1))
-            for stream, x in tokens.items()
-        }
+    def before_block(self, blocks: Blocks, tokens: Streams, context: ForwardContext) -> Streams:
+        entered = dict(tokens)
+        for stream, x in tokens.items():
+            if (name := f"{blocks[stream]}_{stream}") in self.prompts:
+                entered[stream] = context.backbones[stream].add_tokens(x, self.prompts[name].expand(len(x), -1, -1))
+        return entered
 
-    def after_block(self, block: int, tokens: Streams, context: ForwardContext) -> Streams:
-        if block not in self._leave:
-            return tokens
-        return {stream: context.backbone.take_tokens(x, self._length)[0] for stream, x in tokens.items()}
+    def after_block(self, blocks: Blocks, tokens: Streams, context: ForwardContext) -> Streams:
+        left = dict(tokens)
+        for stream, x in tokens.items():
+            if blocks[stream] in self._leave[stream]:
+                left[stream] = context.backbones[stream].take_tokens(x, self._length)[0]
+        return left

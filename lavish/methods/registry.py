@@ -7,8 +7,7 @@ from typing import Any
 from lavish.config.options import method_class
 from lavish.config.sources import available, load_module, method_path
 from lavish.methods.base import Adapter, Method, adapter_sites, site_name
-from lavish.models.backbones.base import Backbone
-from lavish.models.interfaces import POSITIONS, ForwardContext, MethodContext, Position, Streams, other_stream
+from lavish.models.interfaces import POSITIONS, Blocks, ForwardContext, MethodContext, Position, Streams, other_stream
 
 
 class SiteAdapters(Method):
@@ -16,7 +15,6 @@ class SiteAdapters(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
         context: MethodContext,
         kind: type[Adapter],
         options: dict[str, Any],
@@ -26,16 +24,16 @@ class SiteAdapters(Method):
         super().__init__()
         self._reads_output = arrangement == "sequential"
         positions = [each for each in POSITIONS if position in ("both", each)]
-        for site in adapter_sites(backbone, context, positions):
+        for site in adapter_sites(context, positions):
             self.add_module(site.name, kind(site, **options))
 
     def residual_update(
-        self, block: int, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
+        self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
     ) -> Streams:
         read = branches if self._reads_output else tokens
         updates: Streams = {}
         for stream, x in read.items():
-            adapter = self._modules.get(site_name(block, position, stream))
+            adapter = self._modules.get(site_name(blocks[stream], position, stream))
             if adapter is not None:
                 updates[stream] = adapter(x, read.get(other_stream(stream), x))
         return updates
@@ -53,7 +51,6 @@ def methods() -> list[str]:
 
 def build_method(
     method: str,
-    backbone: Backbone,
     context: MethodContext,
     options: dict[str, Any],
     position: str = "default",
@@ -65,7 +62,7 @@ def build_method(
     """
     kind = adapter_class(method)
     if not issubclass(kind, Adapter):
-        return kind(backbone, context, **options)
+        return kind(context, **options)
     position = kind.position if position == "default" else position
     arrangement = kind.arrangement if arrangement == "default" else arrangement
-    return SiteAdapters(backbone, context, kind, options, position, arrangement)
+    return SiteAdapters(context, kind, options, position, arrangement)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
 from lavish.methods.base import Method
 from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName
 from lavish.models.interfaces import ForwardContext, MethodContext, Stream, Streams
+
+_LAYERS: tuple[LayerName, ...] = ("norm1", "norm2", "qkv", "proj", "fc1", "fc2")
 
 
 class ScaleShift(Method):
@@ -29,38 +33,34 @@ class ScaleShift(Method):
         init_std: standard deviation of the initial gamma and beta (0.02).
     """
 
-    def __init__(self, backbone: Backbone, context: MethodContext, *, init_std: float = 0.02) -> None:
+    def __init__(self, context: MethodContext, *, init_std: float = 0.02) -> None:
         super().__init__()
-        self._layers: dict[int | None, frozenset[str]] = {}
-        for block in context.blocks:
-            width = backbone.widths[block]
-            outputs: dict[LayerName, int] = {
-                name: len(backbone.linear(block, name)[0]) for name in ("qkv", "proj", "fc1", "fc2")
-            }
-            self._add(block, {"norm1": width, "norm2": width, **outputs}, context.streams, init_std)
-        outside: dict[LayerName, int] = {}
-        if 0 in context.blocks:
-            outside["patch_embed"] = backbone.widths[0]
-        if backbone.num_blocks - 1 in context.blocks:
-            outside["norm"] = backbone.widths[-1]
-        self._add(None, outside, context.streams, init_std)
+        self._layers: dict[tuple[Stream, int | None], frozenset[str]] = {}
+        for blocks, name in product(context.steps, _LAYERS):
+            for stream, block in blocks.items():
+                self._add(stream, block, name, _width(context.backbones[stream], block, name), init_std)
+        for name, place in (("patch_embed", 0), ("norm", -1)):
+            for stream, backbone in context.backbones.items():
+                if range(backbone.num_blocks)[place] in context.blocks(stream):
+                    self._add(stream, None, name, backbone.widths[place], init_std)
 
-    def _add(
-        self, block: int | None, widths: dict[LayerName, int], streams: tuple[Stream, ...], init_std: float
-    ) -> None:
-        self._layers[block] = frozenset(widths)
-        for name, width in widths.items():
-            for stream in streams:
-                self.add_module(f"{block}_{name}_{stream}", _ScaleShift(width, init_std))
+    def _add(self, stream: Stream, block: int | None, name: str, width: int, init_std: float) -> None:
+        self._layers[stream, block] = self.intercepted_layers(stream, block) | {name}
+        self.add_module(f"{block}_{name}_{stream}", _ScaleShift(width, init_std))
 
-    def intercepted_layers(self, block: int | None) -> frozenset[str]:
-        return self._layers.get(block, frozenset())
+    def intercepted_layers(self, stream: Stream, block: int | None) -> frozenset[str]:
+        return self._layers.get((stream, block), frozenset())
 
     def apply_layer(self, layers: dict[Stream, FrozenLayer], context: ForwardContext) -> Streams:
         return {
             stream: self.get_submodule(f"{frozen.block}_{frozen.name}_{stream}")(frozen.layer(frozen.tokens))
             for stream, frozen in layers.items()
         }
+
+
+def _width(backbone: Backbone, block: int, name: LayerName) -> int:
+    """Return the width of a layer's output."""
+    return backbone.widths[block] if name in ("norm1", "norm2") else len(backbone.linear(block, name)[0])
 
 
 class _ScaleShift(nn.Module):

@@ -56,16 +56,21 @@ class StreamFeatures:
         ]
 
 
+Blocks = dict[Stream, int]
+"""The blocks that run at the same time: one of each stream, or of one stream alone. A block is an index in its stream's
+backbone."""
+
+
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method is built for: the streams, and the blocks it adapts."""
+    """What a method is built for: the streams, their backbones, and the blocks it adapts."""
 
-    streams: tuple[Stream, ...]
-    """The streams of the model."""
+    backbones: dict[Stream, Backbone]
+    """The backbone of each stream of the model: one object for both, if they share it."""
     readers: frozenset[Stream]
     """The streams that may read the other one: the direction of fusion."""
-    blocks: tuple[int, ...]
-    """The blocks of the backbone to adapt."""
+    steps: tuple[Blocks, ...]
+    """The blocks to adapt, in the order in which they run; see :func:`lavish.models.pairing.pair_blocks`."""
     tokens: dict[Stream, tuple[int, ...]]
     """Number of tokens in each block, including those before the patches."""
     grids: dict[Stream, tuple[tuple[int, int], ...]]
@@ -73,16 +78,30 @@ class MethodContext:
     segments: int
     """Segments of a clip."""
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams of the model."""
+        return tuple(self.backbones)
+
+    @property
+    def meetings(self) -> tuple[Blocks, ...]:
+        """The steps at which every stream has a block."""
+        return tuple(blocks for blocks in self.steps if len(blocks) == len(self.backbones))
+
+    def blocks(self, stream: Stream) -> tuple[int, ...]:
+        """Return the blocks of a stream to adapt."""
+        return tuple(blocks[stream] for blocks in self.steps if stream in blocks)
+
 
 @dataclass
 class ForwardContext:
-    """One forward pass through the backbone, as the hooks of a method see it."""
+    """One forward pass through the backbones, as the hooks of a method see it."""
 
-    backbone: Backbone
+    backbones: dict[Stream, Backbone]
     segments: int
     """Segments of a clip."""
     tokens: Streams = field(default_factory=dict)
-    """The residual stream before the current sublayer, (B, N, C)."""
+    """The residual streams before the current sublayer, (B, N, C), of the blocks that run."""
     cache: dict[str, Any] = field(default_factory=dict)
     """Values that one hook stores for a later one."""
     auxiliary_losses: list[Tensor] = field(default_factory=list)

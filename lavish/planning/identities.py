@@ -80,6 +80,8 @@ class Run:
     config: RunConfig
     data: DataSet
     backbone: Weights
+    audio_backbone: Weights | None
+    """Weights of the audio stream's own backbone, if it has one."""
     audio_encoder: Weights | None
 
     @property
@@ -120,13 +122,17 @@ class Identities:
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
         data = self._data(config.data)
-        backbone = self._weights(config.backbone)
+        first, second = config.used_backbones()
+        backbone, audio_backbone = self._weights(first), self._weights(second) if second else None
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
         # Measured checksums, digests of code and options at their defaults are part of the record of a run.
-        resolved = with_code(with_options(config)).model_copy(
+        resolved = with_code(with_options(config)).with_backbones(
+            first.model_copy(update={"weights": backbone.config.weights}),
+            second and second.model_copy(update={"weights": audio_backbone and audio_backbone.config.weights}),
+        )
+        resolved = resolved.model_copy(
             update={
                 "data": data.config,
-                "backbone": config.backbone.model_copy(update={"weights": backbone.config.weights}),
                 "audio_encoder": config.audio_encoder
                 and config.audio_encoder.model_copy(update={"weights": audio_encoder and audio_encoder.config.weights}),
             }
@@ -139,6 +145,7 @@ class Identities:
             exclude={
                 "data": True,
                 "backbone": {"weights"},
+                "backbones": {"audio": {"weights"}},
                 "audio_encoder": {"weights", "spec", "code"},
                 "adapter": own,
                 "task": own,
@@ -148,11 +155,11 @@ class Identities:
             chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
             chosen_options("tasks", resolved.task.name, resolved.task.options),
         ]
-        key = digest(
-            content, options, data.name, backbone.name, audio_encoder.name if audio_encoder else None, RECIPE_VERSION
-        )
+        own_audio = [audio_backbone.name] if audio_backbone else []
+        frozen = [backbone.name, *own_audio, audio_encoder.name if audio_encoder else None]
+        key = digest(content, options, data.name, *frozen, RECIPE_VERSION)
         name = f"{resolved.task.name}-{key}"
-        return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_encoder))
+        return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_backbone, audio_encoder))
 
     def _data(self, config: DataConfig) -> DataSet:
         composed = None
@@ -281,6 +288,7 @@ def without_places(config: RunConfig) -> dict[str, Any]:
         exclude={
             "data": {"name": True, "root": True, "max_lost": True, "compose": {"assets": {"root"}}},
             "backbone": {"weights": _PLACES},
+            "backbones": {"visual": {"weights": _PLACES}, "audio": {"weights": _PLACES}},
             "audio_encoder": {"weights": _PLACES},
             "adapter": {"source"},
             "task": {"source"},

@@ -42,6 +42,7 @@ _IRRELEVANT: dict[str, Any] = {
     "normalisation": True,
     "select_on": True,
     "backbone": {"weights"},
+    "backbones": {"visual": {"weights"}, "audio": {"weights"}},
     "data": {"name", "root", "sha256", "compose", "max_lost"},
     "adapter": {"source": {"path"}},
     "task": {"source": {"path"}},

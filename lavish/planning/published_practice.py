@@ -12,12 +12,13 @@ from lavish.config.schema import RunConfig
 def deviations(config: RunConfig) -> list[str]:
     """Return one phrase for each published practice that a run replicates and that changes numbers."""
     options = config.adapter.options if config.adapter.method == "lavish" else {}
+    backbones = [each for each in config.used_backbones() if each is not None]
     one_way = config.modalities != "audio_visual" or config.fusion.direction != "both"
     gated_before_norm = options.get("gate_order") == "gate_first" and options.get("norm_after")
     practice = {
-        "the frozen backbone's stochastic depth is on while training": config.backbone.stochastic_depth,
+        "the frozen backbone's stochastic depth is on while training": any(each.stochastic_depth for each in backbones),
         "the position embedding is stretched as a sequence, class token included": (
-            config.backbone.positions == "linear"
+            any(each.positions == "linear" for each in backbones)
         ),
         "latent tokens start at zero and stay identical, so that more than one adds nothing": (
             options.get("latent_init") == "zeros" and options.get("latents", 0) > 1

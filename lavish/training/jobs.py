@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ class RunInputs:
     """Folder of the prepared splits."""
     weights: Path
     """Frozen backbone, a safetensors file."""
+    audio_weights: Path | None = field(default=None, kw_only=True)
+    """The audio stream's own frozen backbone, if it has one."""
     audio_features: Path | None = None
     """Folder of the separate audio encoder's features, a file for each split."""
     device: str = "cpu"
@@ -228,6 +230,7 @@ def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | 
         vocabulary=reader.store.vocabulary,
         statistics=statistics or reader.store.statistics,
         weights=inputs.weights,
+        audio_weights=inputs.audio_weights,
         valid_frames=reader.store.valid_frames,
         audio_feature_dim=reader.audio_feature_dim,
     )
@@ -256,6 +259,7 @@ def _origin(inputs: RunInputs, device: torch.device) -> dict[str, Any]:
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "gpu": gpu_facts(device),
         "weights": _weights_facts(inputs.weights),
+        **({} if inputs.audio_weights is None else {"audio_weights": _weights_facts(inputs.audio_weights)}),
     }
 
 

@@ -24,7 +24,7 @@ def test_layer_by_layer_is_the_whole(backbone: Backbone):
     names: list[str] = []
     images = torch.randn(2, 3, 32, 32)
     tokens = backbone.embed(images)
-    torch.testing.assert_close(run(backbone.embedding_layers(images), names), tokens)
+    torch.testing.assert_close(run(backbone.embed_layers(images), names), tokens)
     for index in range(backbone.num_blocks):
         tokens = backbone.enter(index, tokens)
         attended = backbone.attention(index, tokens)

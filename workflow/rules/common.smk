@@ -325,7 +325,9 @@ def prepared_folder(wildcards):
 
 
 def backbone_weights(wildcards):
-    return weights_file(run_of(wildcards).backbone)
+    """The files of the backbone and, if the audio stream has its own, of that one."""
+    run = run_of(wildcards)
+    return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
 
 
 def audio_features(run, splits):

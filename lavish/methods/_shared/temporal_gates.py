@@ -17,7 +17,6 @@ from lavish.methods._shared.attention import MultiHeadAttention
 from lavish.models.interfaces import MethodContext, Stream, Streams, other_stream
 
 if TYPE_CHECKING:
-    from lavish.models.backbones.base import Backbone
     from lavish.models.interfaces import StreamFeatures
 
 _HEADS = 4
@@ -81,8 +80,8 @@ class TemporalGates(nn.Module):
         gamma: float,
     ) -> None:
         super().__init__()
-        self.feature_dim = width if kind == "features" else next(iter(widths.values()))
-        """Width of the pooled features after the gates."""
+        self.feature_dims = dict.fromkeys(widths, width) if kind == "features" else widths
+        """Width of each stream's pooled features after the gates."""
         if kind != "none" and (width < _HEADS or width % _HEADS):
             raise LavishError(f"adapter.options.temporal_width: {width} is not a multiple of {_HEADS}")
         self.gamma = gamma
@@ -125,10 +124,10 @@ class TemporalGates(nn.Module):
 
 
 def build_gates(
-    kind: Literal["features", "maps", "none"], backbone: Backbone, context: MethodContext, *, width: int, gamma: float
+    kind: Literal["features", "maps", "none"], context: MethodContext, *, width: int, gamma: float
 ) -> TemporalGates:
-    """Build the gates for a backbone that both streams share."""
-    widths = dict.fromkeys(context.streams, backbone.feature_dim)
+    """Build the gates for the features of the backbones."""
+    widths = {stream: backbone.feature_dim for stream, backbone in context.backbones.items()}
     return TemporalGates(widths, context.readers, kind, width=width, gamma=gamma)
 
 

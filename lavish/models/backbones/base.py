@@ -41,7 +41,7 @@ class Backbone(nn.Module, ABC):
             x = x + backbone.ffn(index, x)
         x = backbone.final(x)
 
-    ``embedding_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer,
+    ``embed_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer,
     for methods that change single layers.
 
     Methods may add tokens, between the class token and the patches. With windowed attention they take part in every
@@ -54,6 +54,8 @@ class Backbone(nn.Module, ABC):
     """Token width of each block."""
     stage_ends: tuple[int, ...]
     """Index of the last block of each stage (four stages of one scale each for a plain ViT)."""
+    scale_depths: tuple[int, ...]
+    """Number of blocks of each scale: of each stage with its own resolution, or all blocks of a plain ViT."""
     num_prefix_tokens: int
     """Number of tokens before the patches (class, distillation and register tokens)."""
     windowed: bool = False
@@ -65,13 +67,18 @@ class Backbone(nn.Module, ABC):
         return len(self.widths)
 
     @property
+    def in_channels(self) -> int:
+        """Channels of an input image: 3, or 1 for a backbone of spectrograms."""
+        return self.model.patch_embed.proj.in_channels
+
+    @property
     def feature_dim(self) -> int:
         """Width of the pooled feature."""
         return self.widths[-1]
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Return the input tokens (B, N, C) of the first block for normalised images (B, 3, H, W)."""
+        """Return the input tokens (B, N, C) of the first block for normalised images (B, channels, H, W)."""
 
     @abstractmethod
     def enter(self, index: int, tokens: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class Backbone(nn.Module, ABC):
         """Apply the norm after the last block."""
 
     @abstractmethod
-    def embedding_layers(self, images: Tensor) -> Layers:
+    def embed_layers(self, images: Tensor) -> Layers:
         """Run :meth:`embed` layer by layer."""
 
     @abstractmethod

@@ -29,7 +29,7 @@ _HEADS = ("head", "head_dist", "attn_pool")  # what timm calls classifiers and p
 def build_backbone(
     name: str,
     spec: dict[str, Any],
-    image_size: int,
+    image_size: int | tuple[int, int],
     *,
     weights: Path | None = None,
     stochastic_depth: bool = False,
@@ -42,7 +42,7 @@ def build_backbone(
         name: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' for an
             explicit `spec`.
         spec: constructor arguments of timm's class, for 'vit', 'swin' and 'swinv2'.
-        image_size: height and width of the video frames, pixels. A Swin is built for it; a ViT resamples its position
+        image_size: height and width of the images, pixels. A Swin is built for it; a ViT resamples its position
             embedding. 0 is the size that a named model was pretrained at.
         weights: a safetensors file, for a named model in any naming that timm reads; without one the weights are
             initialised from torch's random state.
@@ -101,7 +101,7 @@ def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
         raise LavishError(f"backbone.spec does not fit '{name}': {error}") from None
 
 
-def _named(name: str, image_size: int) -> nn.Module:
+def _named(name: str, image_size: int | tuple[int, int]) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         family = timm.list_models(list(NAMED_BACKBONES))

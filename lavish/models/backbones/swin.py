@@ -34,7 +34,7 @@ class WindowedBackbone(Backbone):
             block for stage in model.layers for block in stage.blocks
         ]  # a plain list, because `model` registers them
         self.widths = tuple(block.dim for block in self.blocks)
-        depths = [len(stage.blocks) for stage in model.layers]
+        self.scale_depths = depths = tuple(len(stage.blocks) for stage in model.layers)
         self.stage_ends = tuple(end - 1 for end in accumulate(depths))
         self._merges_before = {end + 1 for end in self.stage_ends[:-1]}
         self._stage_of = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
@@ -42,7 +42,7 @@ class WindowedBackbone(Backbone):
     def embed(self, images: Tensor) -> Tensor:
         return self.model.patch_embed(images).flatten(1, 2)
 
-    def embedding_layers(self, images: Tensor) -> Layers:
+    def embed_layers(self, images: Tensor) -> Layers:
         patches = yield FrozenLayer("patch_embed", None, self.model.patch_embed, images)
         return patches.flatten(1, 2)
 

@@ -49,6 +49,7 @@ class ViTBackbone(Backbone):
         self._name = name
         self.widths = (model.embed_dim,) * len(model.blocks)
         self.stage_ends = quarters(len(model.blocks))
+        self.scale_depths = (len(model.blocks),)
         self.num_prefix_tokens = model.num_prefix_tokens
         self.positions = positions
         # The streams may differ in image size: timm then resizes the position embedding to the patch grid.
@@ -57,7 +58,7 @@ class ViTBackbone(Backbone):
     def embed(self, images: Tensor) -> Tensor:
         return self._add_positions(self._patches(images))
 
-    def embedding_layers(self, images: Tensor) -> Layers:
+    def embed_layers(self, images: Tensor) -> Layers:
         return self._add_positions((yield FrozenLayer("patch_embed", None, self._patches, images)))
 
     def _patches(self, images: Tensor) -> Tensor:
