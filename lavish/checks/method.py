@@ -34,6 +34,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
 }  # fmt: skip
+PAIRS = ("vit + vit_average_pooled", "vit + swinv2")
+"""Two of them, for frames and for spectrograms: of unequal depth, and of unequal widths as well."""
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "av_moe": {"skip": 1, "balance": 0.01, "temporal_width": 8},
     "cola": {"rank": 4, "alpha": 2.0, "reduction": 4},
@@ -55,20 +57,22 @@ class ContractError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """A method on one of the small backbones."""
+    """A method on one of the small backbones, or on a pair of them."""
 
     method: str
     backbone: str
+    """A name of :data:`BACKBONES`, or two with ' + ' between them."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that suit the small backbones, if the defaults do not."""
 
     def encoder(self, seed: int = 2, **arguments: Any) -> TwoStreamEncoder:
         """Build an encoder; `arguments` are those of :class:`TwoStreamEncoder`."""
-        backbone = small_backbone(self.backbone)
+        backbone, *audio = map(small_backbone, self.backbone.split(" + "))
+        if audio and "visual" in arguments.get("streams", STREAMS):
+            arguments["audio_backbone"] = audio[0]
         torch.manual_seed(seed)
-        return TwoStreamEncoder(
-            backbone, method=self.method, options=self.options, **{"segments": SEGMENTS, **arguments}
-        )
+        method = {"method": self.method, "options": self.options, "segments": SEGMENTS}
+        return TwoStreamEncoder(backbone, **{**method, **arguments})
 
 
 def small_backbone(name: str) -> Backbone:
@@ -81,10 +85,13 @@ def small_backbone(name: str) -> Backbone:
     return built
 
 
-def images() -> dict[Stream, Tensor]:
-    """Return two clips of both streams, (clips x segments, 3, H, W) each."""
+def images(encoder: TwoStreamEncoder) -> dict[Stream, Tensor]:
+    """Return two clips of each stream of an encoder, (clips x segments, channels, H, W) each."""
     generator = torch.Generator().manual_seed(1)
-    return {stream: torch.randn(2 * SEGMENTS, 3, SIDE, SIDE, generator=generator) for stream in STREAMS}
+    return {
+        stream: torch.randn(2 * SEGMENTS, backbone.in_channels, *backbone.image_size, generator=generator)
+        for stream, backbone in encoder.backbones.items()
+    }
 
 
 def trainable(encoder: TwoStreamEncoder) -> dict[str, nn.Parameter]:
@@ -107,15 +114,16 @@ def randomise(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
 @torch.no_grad()
 def outputs(encoder: TwoStreamEncoder, **changed: Tensor) -> dict[Stream, Tensor]:
     """Return the pooled features and tokens of each stream in one vector; `changed` replaces the images of a stream."""
-    features = encoder.eval()({**images(), **changed}, SEGMENTS)
+    features = encoder.eval()({**images(encoder), **changed}, SEGMENTS)
     return {stream: torch.cat([f.pooled.flatten(), f.tokens.flatten()]) for stream, f in features.items()}
 
 
 @torch.no_grad()
 def preserves_output(subject: Subject) -> bool:
     """Tell whether the untrained method leaves the frozen backbone's features unchanged."""
-    frozen = TwoStreamEncoder(small_backbone(subject.backbone), method="none")(images(), SEGMENTS)
-    adapted = subject.encoder().eval()(images(), SEGMENTS)
+    encoder = subject.encoder().eval()
+    frozen = subject.encoder(method="none", options=None)(images(encoder), SEGMENTS)
+    adapted = encoder(images(encoder), SEGMENTS)
     return all(
         found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
         for stream in STREAMS
@@ -150,7 +158,7 @@ def _check_gradients(subject: Subject, direction: Direction, arrangement: str) -
     _require(
         declared == trainable(encoder).keys(), f"{where}: not trainable: {_first(declared - trainable(encoder).keys())}"
     )
-    features = encoder(images(), SEGMENTS)
+    features = encoder(images(encoder), SEGMENTS)
     generator = torch.Generator().manual_seed(3)
     # Only pooled features, as the simplest head uses: a parameter that other features depend on would stay untrained.
     losses = [(f.pooled * torch.randn(f.pooled.shape, generator=generator)).sum() for f in features.values()]
@@ -168,7 +176,8 @@ def check_direction(subject: Subject) -> None:
         first = outputs(encoder)
         expected = readers if adapter_class(subject.method).cross_modal else set()
         for stream in STREAMS:
-            zeros = {other_stream(stream): torch.zeros(2 * SEGMENTS, 3, SIDE, SIDE)}
+            other = other_stream(stream)
+            zeros = {other: torch.zeros_like(images(encoder)[other])}
             depends = not torch.allclose(outputs(encoder, **zeros)[stream], first[stream], atol=1e-6)
             does = "depends on the other one" if depends else "does not depend on the other one"
             _require(depends == (stream in expected), f"direction {direction}: the {stream} stream {does}")
@@ -178,8 +187,8 @@ def check_direction(subject: Subject) -> None:
 def check_clips(subject: Subject) -> None:
     """The features of a clip do not depend on the other clips of a batch in evaluation."""
     encoder = randomise(subject.encoder()).eval()
-    both = encoder(images(), SEGMENTS)
-    alone = encoder({stream: x[SEGMENTS:] for stream, x in images().items()}, SEGMENTS)
+    both = encoder(images(encoder), SEGMENTS)
+    alone = encoder({stream: x[SEGMENTS:] for stream, x in images(encoder).items()}, SEGMENTS)
     for stream in STREAMS:
         for found, expected in _pairs(alone[stream], both[stream]):
             equal = torch.allclose(found, expected[SEGMENTS:], atol=1e-5, rtol=1e-4)
@@ -190,10 +199,10 @@ def check_clips(subject: Subject) -> None:
 def check_segments(subject: Subject) -> None:
     """The segments of a clip are mixed if and only if the class declares `temporal`."""
     encoder = randomise(subject.encoder()).eval()
-    changed = images()
+    changed = images(encoder)
     for stream in changed.values():
         stream[1] = 0  # the second segment of the first clip
-    first, second = encoder(images(), SEGMENTS), encoder(changed, SEGMENTS)
+    first, second = encoder(images(encoder), SEGMENTS), encoder(changed, SEGMENTS)
     mixed = any(
         not torch.allclose(found[0], expected[0], atol=1e-6)
         for stream in STREAMS
@@ -207,15 +216,16 @@ def check_segments(subject: Subject) -> None:
 def check_frozen_backbone(subject: Subject) -> None:
     """Training leaves the frozen parameters and the buffers of the backbone unchanged."""
     encoder = subject.encoder().train()
-    frozen = {name: p.detach().clone() for name, p in encoder.backbone.named_parameters() if not p.requires_grad}
-    frozen |= {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers()}
+    backbones = nn.ModuleDict(encoder.backbones)
+    frozen = {name: p.detach().clone() for name, p in backbones.named_parameters() if not p.requires_grad}
+    frozen |= {name: buffer.clone() for name, buffer in backbones.named_buffers()}
     optimizer = torch.optim.Adam(trainable(encoder).values(), lr=0.1)
     for _ in range(2):
-        features = encoder(images(), SEGMENTS)
+        features = encoder(images(encoder), SEGMENTS)
         torch.stack([f.pooled.square().sum() for f in features.values()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = encoder.backbone.state_dict()
+    after = backbones.state_dict()
     for name, tensor in frozen.items():
         _require(name not in after or torch.equal(after[name], tensor), f"training changes the backbone's {name}")
 
@@ -224,7 +234,7 @@ def check_frozen_backbone(subject: Subject) -> None:
 def check_single_stream(subject: Subject) -> None:
     """With one stream, the other one has neither features nor parameters."""
     encoder = randomise(subject.encoder(streams=("visual",))).eval()
-    found = set(encoder({"visual": images()["visual"]}, SEGMENTS))
+    found = set(encoder(images(encoder), SEGMENTS))
     _require(found == {"visual"}, f"features of {', '.join(sorted(found))} from the visual stream only")
     audio = {name for name in trainable(encoder) if "audio" in name}
     _require(not audio, f"a parameter of the missing audio stream: {_first(audio)}")
@@ -262,7 +272,8 @@ def check_budget_option(subject: Subject) -> None:
 
 def check_cost(subject: Subject) -> None:
     """Every operator of the method is one whose multiply-adds can be counted."""
-    count_encoder(subject.encoder(), dict.fromkeys(STREAMS, (SIDE, SIDE)), SEGMENTS)
+    encoder = subject.encoder()
+    count_encoder(encoder, {stream: own.image_size for stream, own in encoder.backbones.items()}, SEGMENTS)
 
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -290,13 +301,13 @@ class Outcome:
 
 
 def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
-    """Run all checks on all small backbones; on one that the method cannot be built for, nothing else is checked.
+    """Run all checks on all small backbones and pairs; if the method cannot be built there, nothing else is checked.
 
     Raises:
         SourceError: there is no such method, or it does not have these options.
     """
     check_options("methods", method, options)
-    for backbone in BACKBONES:
+    for backbone in (*BACKBONES, *PAIRS):
         subject = Subject(method, backbone, options)
         failure = _failure(Subject.encoder, subject)
         yield Outcome(backbone, "construction", failure)

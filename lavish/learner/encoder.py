@@ -101,7 +101,8 @@ class TwoStreamEncoder(nn.Module):
     def forward(self, images: dict[Stream, Tensor], segments: int = 1) -> dict[Stream, StreamFeatures]:
         """Encode normalised images (B, channels, H, W) of each stream; row b of both is the same segment of a clip.
 
-        B is clips x `segments`; the segments of a clip are consecutive.
+        B is clips x `segments`; the segments of a clip are consecutive. Images of one channel, spectrograms, are
+        repeated for a backbone that takes three.
         """
         # If nothing below the head is trained, no activations have to be stored.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
@@ -110,7 +111,11 @@ class TwoStreamEncoder(nn.Module):
     def _encode(self, images: dict[Stream, Tensor], segments: int) -> dict[Stream, StreamFeatures]:
         method, backbones = self.adapters, self.backbones
         context = ForwardContext(backbones, segments)
-        tokens = self._part("embed", dict.fromkeys(self.streams), images, context)
+        inputs = {
+            stream: x.expand(-1, backbones[stream].in_channels, -1, -1) if x.shape[1] == 1 else x
+            for stream, x in images.items()
+        }
+        tokens = self._part("embed", dict.fromkeys(self.streams), inputs, context)
         if method is not None:
             tokens = method.after_embedding(tokens, context)
         ends: dict[Stream, list[Tensor]] = {stream: [] for stream in self.streams}

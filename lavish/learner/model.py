@@ -83,8 +83,7 @@ class AudioVisualModel(EncoderModel):
             images["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
         if batch.log_mels is not None:
             shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
-            spectrograms = self._normalised_log_mels(batch.log_mels.flatten(0, 1))
-            images["audio"] = _as_images(spectrograms, self.encoder)
+            images["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1)).unsqueeze(1)
         streams = self.encoder(images, shape[1])
         features = [
             streams[stream].pooled.unflatten(0, shape)
@@ -174,7 +173,7 @@ class ClipEncoder(EncoderModel):
             if x is None or x.ndim != len(expected) or x.shape[2:] != expected[2:]:
                 found = "missing" if x is None else f"of shape {tuple(x.shape)}"
                 raise LavishError(f"`{name}` is {found}: give a tensor of shape ({', '.join(map(str, expected))})")
-            images[stream] = x.flatten(0, 1) if stream == "visual" else _as_images(x.flatten(0, 1), self.encoder)
+            images[stream] = x.flatten(0, 1) if stream == "visual" else x.flatten(0, 1).unsqueeze(1)
             shapes[stream] = x.shape[:2]
         if any(x is not None for x in given.values()) or len(set(shapes.values())) > 1:
             raise LavishError(f"give the same clips and segments of {' and '.join(self.sizes)}, and no other stream")
@@ -187,8 +186,3 @@ class ClipEncoder(EncoderModel):
             )
             for stream, found in self.encoder(images, shape[1]).items()
         }
-
-
-def _as_images(spectrograms: Tensor, encoder: TwoStreamEncoder) -> Tensor:
-    """Return spectrograms (B, mel bins, frames) as images, of three equal channels if the backbone takes three."""
-    return spectrograms.unsqueeze(1).expand(-1, encoder.backbones["audio"].in_channels, -1, -1)

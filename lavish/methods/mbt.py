@@ -71,7 +71,9 @@ class Mbt(Method):
                 )
         self.readers = context.readers
         self.train_backbone = train_backbone
-        self.tokens = nn.Parameter(0.02 * torch.randn(bottlenecks, widths.pop()))
+        first = context.streams[0]
+        width = context.backbones[first].widths[self.steps[0][first]]
+        self.tokens = nn.Parameter(0.02 * torch.randn(bottlenecks, width))
 
     def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
         return backbone.parameters() if self.train_backbone else ()

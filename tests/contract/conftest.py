@@ -1,4 +1,4 @@
-"""Every method on every small backbone."""
+"""Every method on every small backbone, and on pairs of them."""
 
 from __future__ import annotations
 

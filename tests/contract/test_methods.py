@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lavish.checks.method import CHECKS, SEGMENTS, preserves_output, trainable
+from lavish.checks.method import CHECKS, PAIRS, SEGMENTS, SMALL_OPTIONS, Subject, preserves_output, trainable
+from lavish.errors import LavishError
 from lavish.methods import base
 from tests.contract.expectations import METHODS, sizes
 
@@ -17,6 +18,26 @@ FILES = sorted(Path(base.__file__).parent.glob("*.py"))
 @pytest.mark.parametrize("check", [name for name in CHECKS if name != "cost"])
 def test_contract(subject, check):
     CHECKS[check](subject)
+
+
+REFUSED = {("mbt", "vit + swinv2"), ("stg_cma", "vit + swinv2")}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract_on_a_backbone_for_each_stream(method, pair, check):
+    subject = Subject(method, pair, SMALL_OPTIONS.get(method, {}))
+    if (method, pair) in REFUSED:
+        with pytest.raises(LavishError, match=f"adapter '{method}'.* equal (widths|windows)"):
+            subject.encoder()
+    else:
+        CHECKS[check](subject)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_initial_output_equals_that_of_both_frozen_backbones(method, pair):
+    if METHODS[method].frozen_at_start and (method, pair) not in REFUSED:
+        assert preserves_output(Subject(method, pair, SMALL_OPTIONS.get(method, {})))
 
 
 @pytest.mark.parametrize("backbone_name", ["vit"])  # the operators are equal on all backbones; counting takes seconds

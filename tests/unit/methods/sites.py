@@ -1,9 +1,11 @@
-"""Sites and contexts of adapters without a backbone."""
+"""Sites and contexts of methods."""
 
 from __future__ import annotations
 
 from lavish.methods.base import AdapterSite
+from lavish.models.backbones.base import Backbone
 from lavish.models.interfaces import STREAMS, MethodContext, Position, Stream
+from lavish.models.pairing import pair_blocks
 
 
 def adapter_site(
@@ -31,13 +33,14 @@ def adapter_site(
     )
 
 
-def method_context(blocks: int, segments: int = 1, readers: tuple[Stream, ...] = STREAMS) -> MethodContext:
-    """Return the context of a method with both streams, 2 x 2 patches and a class token in each block."""
+def method_context(backbone: Backbone, segments: int = 1, readers: tuple[Stream, ...] = STREAMS) -> MethodContext:
+    """Return the context of a method on all blocks of a shared backbone, each with 2 x 2 patches and a class token."""
+    backbones = dict.fromkeys(STREAMS, backbone)
     return MethodContext(
-        streams=STREAMS,
+        backbones=backbones,
         readers=frozenset(readers),
-        blocks=tuple(range(blocks)),
-        tokens=dict.fromkeys(STREAMS, (5,) * blocks),
-        grids=dict.fromkeys(STREAMS, ((2, 2),) * blocks),
+        steps=pair_blocks(backbones),
+        tokens=dict.fromkeys(STREAMS, (5,) * backbone.num_blocks),
+        grids=dict.fromkeys(STREAMS, ((2, 2),) * backbone.num_blocks),
         segments=segments,
     )

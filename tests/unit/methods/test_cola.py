@@ -34,8 +34,10 @@ def moved(method: nn.Module) -> nn.Module:
 def test_published_parameters_of_a_vit_b_block(readers, published):
     shapes = {"qkv": (2304, 768), "proj": (768, 768), "fc1": (3072, 768), "fc2": (768, 3072)}
     with torch.device("meta"):
-        backbone = SimpleNamespace(widths=(768,), linear=lambda block, name: (torch.empty(shapes[name]), None))
-        method = Cola(backbone, method_context(1, readers=readers))
+        backbone = SimpleNamespace(
+            widths=(768,), num_blocks=1, scale_depths=(1,), linear=lambda block, name: (torch.empty(shapes[name]), None)
+        )
+        method = Cola(method_context(backbone, readers=readers))
     assert sum(p.numel() for p in method.parameters()) == len(STREAMS) * published
 
 
@@ -65,10 +67,12 @@ def expected(method: Cola, name: str, part: int, x: torch.Tensor, c: torch.Tenso
 def test_layer_equals_its_equation(name, spec, size, layer):
     torch.manual_seed(0)
     backbone = build_backbone(name, spec, size)
-    method = moved(Cola(backbone, method_context(2), rank=3, alpha=4.0, reduction=4))
+    method = moved(Cola(method_context(backbone), rank=3, alpha=4.0, reduction=4))
     weight, bias = backbone.linear(0, layer)
     inputs = {stream: torch.randn(2, 5, weight.shape[1]) for stream in STREAMS}
-    forward = ForwardContext(backbone, 1, tokens={stream: torch.randn(2, 5, 16) for stream in STREAMS})
+    forward = ForwardContext(
+        dict.fromkeys(STREAMS, backbone), 1, tokens={stream: torch.randn(2, 5, 16) for stream in STREAMS}
+    )
     operations = {s: FrozenLayer(layer, 0, lambda x: functional.linear(x, weight, bias), x) for s, x in inputs.items()}
     found = method.apply_layer(operations, forward)["visual"]
     source = inputs["audio"] if layer == "proj" else forward.tokens["audio"]
@@ -107,7 +111,7 @@ def test_gradients_of_the_first_step():
 
 
 def test_initial_value_of_lambda():
-    method = Cola(build_backbone("vit", VIT, 16), method_context(1), rank=2, reduction=4, cross_scale=0.7)
+    method = Cola(method_context(build_backbone("vit", VIT, 16)), rank=2, reduction=4, cross_scale=0.7)
     for update in method.updates.values():
         assert torch.equal(update.cross_scale.detach(), torch.full_like(update.cross_scale, 0.7))
 
@@ -115,4 +119,4 @@ def test_initial_value_of_lambda():
 @pytest.mark.parametrize("options", [{"rank": 0}, {"reduction": 32}])
 def test_invalid_sizes(options):
     with pytest.raises(LavishError, match=rf"adapter\.options\.{next(iter(options))}"):
-        Cola(build_backbone("vit", VIT, 16), method_context(1), **options)
+        Cola(method_context(build_backbone("vit", VIT, 16)), **options)

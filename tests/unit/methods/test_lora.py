@@ -62,7 +62,7 @@ def test_merged_and_unmerged_equal_the_equation(name, parts):
     with torch.no_grad():
         before = {stream: x.pooled for stream, x in model(images()).items()}
         weights = {key: tensor.clone() for key, tensor in model.backbone.state_dict().items()}
-        model.adapters.merge(model.backbone)
+        model.adapters.merge(model.backbones)
         merged = {stream: x.pooled for stream, x in model(images()).items()}
     for stream in STREAMS:
         expected = with_weights_written_in(model, name, stream, parts)
@@ -110,7 +110,7 @@ def test_only_chosen_blocks_are_updated():
     model = TwoStreamEncoder(build("vit"), method="lora", layers=[1])
     assert {name.split("_")[0] for name, _ in model.adapters.named_parameters()} == {"1"}
     assert (
-        model.adapters.intercepted_layers(1) == {"qkv"}
-        and not model.adapters.intercepted_layers(0)
-        and not model.adapters.intercepted_layers(None)
+        model.adapters.intercepted_layers("visual", 1) == {"qkv"}
+        and not model.adapters.intercepted_layers("visual", 0)
+        and not model.adapters.intercepted_layers("visual", None)
     )

@@ -36,6 +36,7 @@ def sizes(widths: list[int], depths: list[int], heads: list[int], windowed: bool
     return SimpleNamespace(
         widths=tuple(widths[index] for index in stage),
         num_blocks=sum(depths),
+        scale_depths=tuple(depths),
         stage_ends=tuple(sum(depths[: index + 1]) - 1 for index in range(len(depths))),
         windowed=windowed,
         num_heads=lambda block: heads[stage[block]],
@@ -59,8 +60,8 @@ def sizes(widths: list[int], depths: list[int], heads: list[int], windowed: bool
 def test_published_counts(widths, depths, heads, reduction, published):
     backbone = sizes(widths, depths, heads, windowed=len(depths) > 1)
     with torch.device("meta"):
-        method = StgCma(backbone, method_context(sum(depths), segments=10), reduction=reduction)
-    own = sum(p.numel() for p in [*method.parameters(), *method.tuned_parameters(backbone)])
+        method = StgCma(method_context(backbone, segments=10), reduction=reduction)
+    own = sum(p.numel() for p in [*method.parameters(), *method.tuned_parameters("visual", backbone)])
     head = 2 * widths[-1] * 512 + 512 + 512 * 29 + 29
     assert own + head == published
 
@@ -127,13 +128,15 @@ def test_gradients_of_the_first_step():
 def test_cross_modal_attention_is_windowed_after_attention_and_global_after_ffn():
     torch.manual_seed(0)
     backbone = build_backbone("swinv2", SWIN, 32)
-    method = moved(StgCma(backbone, method_context(4, SEGMENTS), reduction=4))
-    forward = ForwardContext(backbone, SEGMENTS)
+    method = moved(StgCma(method_context(backbone, SEGMENTS), reduction=4))
+    forward = ForwardContext(dict.fromkeys(STREAMS, backbone), SEGMENTS)
     branches = {stream: torch.randn(SEGMENTS, 64, 16) for stream in STREAMS}
     changed = {**branches, "audio": branches["audio"].clone()}
     changed["audio"][:, 0] += 1.0  # the top left patch of 8 x 8, in windows of 4 x 4
     for position, reached in (("attention", 16), ("ffn", 64)):
-        first, second = (method.residual_update(0, position, b, b, forward) for b in (branches, changed))
+        first, second = (
+            method.residual_update(dict.fromkeys(STREAMS, 0), position, b, b, forward) for b in (branches, changed)
+        )
         different = (first["visual"] - second["visual"]).abs().amax(dim=(0, 2)) > 1e-7
         assert different.sum() == reached
 
@@ -143,16 +146,16 @@ def test_temporal_attention_on_swin_is_in_unshifted_blocks_with_distance_bias():
     backbone = build_backbone("swinv2", SWIN, 32)
     for norm in backbone.norms():
         nn.init.ones_(norm.weight)  # zero at first, which would hide what happens before them
-    method = moved(StgCma(backbone, method_context(4, SEGMENTS), reduction=4))
+    method = moved(StgCma(method_context(backbone, SEGMENTS), reduction=4))
     assert {name.split("_")[0] for name in method.up if "temporal" in name} == {"0", "2"}
-    assert not method.positions and not list(method.tuned_parameters(backbone))
+    assert not method.positions and not list(method.tuned_parameters("visual", backbone))
     tokens = {"visual": torch.randn(SEGMENTS, 64, 16)}
-    forward = ForwardContext(backbone, SEGMENTS)
-    assert method.before_block(1, tokens, forward) is tokens
-    biased = method.before_block(0, tokens, forward)["visual"]
+    forward = ForwardContext(dict.fromkeys(STREAMS, backbone), SEGMENTS)
+    assert method.before_block({"visual": 1}, tokens, forward) == tokens
+    biased = method.before_block({"visual": 0}, tokens, forward)["visual"]
     method.tables["0_visual"][SEGMENTS] += 5.0  # looks one segment back
-    assert not torch.allclose(method.before_block(0, tokens, forward)["visual"][1:], biased[1:], atol=1e-4)
-    torch.testing.assert_close(method.before_block(0, tokens, forward)["visual"][0], biased[0])
+    assert not torch.allclose(method.before_block({"visual": 0}, tokens, forward)["visual"][1:], biased[1:], atol=1e-4)
+    torch.testing.assert_close(method.before_block({"visual": 0}, tokens, forward)["visual"][0], biased[0])
 
 
 @torch.no_grad()
@@ -168,12 +171,12 @@ def test_fewer_segments_than_it_was_built_for():
 
 def test_drop_probability_rises_with_the_block():
     method = StgCma(
-        build_backbone("vit", {**VIT, "depth": 3}, 16), method_context(3, SEGMENTS), reduction=4, drop_path=0.4
+        method_context(build_backbone("vit", {**VIT, "depth": 3}, 16), SEGMENTS), reduction=4, drop_path=0.4
     )
-    assert [drop.drop_prob for drop in method.drops.values()] == [0.0, 0.2, 0.4]
+    assert [drop.drop_prob for name, drop in method.drops.items() if "audio" in name] == [0.0, 0.2, 0.4]
 
 
 @pytest.mark.parametrize("reduction", ["2 4", "2 4 8 x", "", 64])
 def test_invalid_reductions(reduction):
     with pytest.raises(LavishError, match=r"adapter\.options\.reduction"):
-        StgCma(build_backbone("vit", {**VIT, "depth": 4}, 16), method_context(4, SEGMENTS), reduction=reduction)
+        StgCma(method_context(build_backbone("vit", {**VIT, "depth": 4}, 16), SEGMENTS), reduction=reduction)
