@@ -216,7 +216,7 @@ def check_segments(subject: Subject) -> None:
 def check_frozen_backbone(subject: Subject) -> None:
     """Training leaves the frozen parameters and the buffers of the backbone unchanged."""
     encoder = subject.encoder().train()
-    backbones = nn.ModuleDict(encoder.backbones)
+    backbones = nn.ModuleList(encoder.backbones.values())
     frozen = {name: p.detach().clone() for name, p in backbones.named_parameters() if not p.requires_grad}
     frozen |= {name: buffer.clone() for name, buffer in backbones.named_buffers()}
     optimizer = torch.optim.Adam(trainable(encoder).values(), lr=0.1)

@@ -78,3 +78,57 @@ def test_a_frozen_encoder_keeps_no_activations():
     encoder = TwoStreamEncoder(backbone(), method="none").train()
     features = encoder({"visual": torch.randn(2, 3, 16, 16), "audio": torch.randn(2, 3, 16, 16)})
     assert not features["visual"].pooled.requires_grad
+
+
+def pair(**arguments) -> TwoStreamEncoder:
+    """Return an encoder with a deep backbone for frames and a shallow, narrow one for spectrograms of one channel."""
+    shallow = build_backbone("vit", SPEC | {"depth": 2, "embed_dim": 4, "in_chans": 1, "img_size": (24, 40)}, 16)
+    return TwoStreamEncoder(backbone(), audio_backbone=shallow, **arguments).eval()
+
+
+def pair_of_images() -> dict[str, torch.Tensor]:
+    return {"visual": torch.randn(2, 3, 16, 16), "audio": torch.randn(2, 1, 24, 40)}
+
+
+@torch.no_grad()
+def test_each_stream_passes_through_its_own_backbone():
+    encoder, images = pair(method="none"), pair_of_images()
+    features = encoder(images)
+    for stream, own in (("visual", encoder.backbone), ("audio", encoder.audio_backbone)):
+        torch.testing.assert_close(features[stream].pooled, own(images[stream]))
+        assert features[stream].stages[0].shape[2] == own.widths[0]
+        assert encoder.feature_dim(stream) == own.feature_dim
+    assert features["audio"].grids[-1] == (3, 5)
+
+
+def test_the_adapters_of_a_pair_are_named_by_the_blocks_of_their_stream():
+    encoder = pair(position="ffn", options={"reduction": 2})
+    names = [f"{block}_ffn_visual" for block in range(3)] + [f"{block}_ffn_audio" for block in range(2)]
+    assert set(dict(encoder.adapters.named_children())) == set(names)
+    reads = {name for name, adapter in encoder.adapters.named_children() if adapter.gate_av is not None}
+    assert reads == set(names) - {"0_ffn_visual"}  # which runs alone: 3 blocks beside 2
+
+
+def test_layers_of_a_pair_count_steps():
+    encoder = pair(position="ffn", layers="first 2", options={"reduction": 2})
+    assert set(dict(encoder.adapters.named_children())) == {"0_ffn_visual", "1_ffn_visual", "0_ffn_audio"}
+
+
+def test_lavish_maps_the_other_stream_where_widths_differ():
+    sizes = {
+        name: sum(p.numel() for p in adapter.map_other.parameters())
+        for name, adapter in pair(options={"reduction": 2}).adapters.named_children()
+        if adapter.map_other is not None
+    }
+    assert sizes == {
+        f"{block}_{position}_{stream}": {"visual": 4 * 8 + 8, "audio": 8 * 4 + 4}[stream]
+        for position in ("attention", "ffn")
+        for stream, block in (("visual", 1), ("visual", 2), ("audio", 0), ("audio", 1))
+    }
+
+
+@torch.no_grad()
+def test_a_spectrogram_of_one_channel_is_repeated_for_a_backbone_of_images():
+    encoder, spectrogram = TwoStreamEncoder(backbone(), method="none", streams=("audio",)), torch.randn(2, 1, 16, 16)
+    found = encoder({"audio": spectrogram})["audio"].pooled
+    torch.testing.assert_close(found, encoder.backbone(spectrogram.expand(-1, 3, -1, -1)))
