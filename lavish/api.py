@@ -59,7 +59,7 @@ def build_encoder(
 
     Args:
         backbone: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' with a
-            `spec`.
+            `spec`, or 'htsat' for spectrograms alone.
         method: one of :func:`available_methods`, the path of a file with a method, or 'none' for the frozen backbone.
         options: of the method; docs/methods.md lists them.
         direction: 'both', audio to visual ('a2v'), visual to audio ('v2a'), or 'none'.
@@ -68,7 +68,7 @@ def build_encoder(
         modalities: the streams of the encoder.
         weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the
             configuration key `backbone.weights`, for example with `revision` and `sha256`.
-        spec: constructor arguments of an explicit small 'vit', 'swin' or 'swinv2'.
+        spec: constructor arguments of an explicit small 'vit', 'swin' or 'swinv2', or of 'htsat'.
         frame_size: height and width of the frames in pixels, by default those of the pretraining.
         spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames.
         segments: of a clip.

@@ -22,7 +22,7 @@ from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream, StreamFeatures, other_stream
 
 SIDE = 32
-"""Rows and columns of the images."""
+"""Rows and columns of the images, and of the pictures that HTS-AT folds log-mels into."""
 SEGMENTS = 2
 """Segments of a clip."""
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -33,8 +33,11 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "swin": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
+    "htsat": {
+        "img_size": SIDE, "mel_bins": 16, "embed_dim": 32, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4,
+    },
 }  # fmt: skip
-PAIRS = ("vit + vit_average_pooled", "vit + swinv2")
+PAIRS = ("vit + vit_average_pooled", "swinv2 + htsat")
 """Two of them, for frames and for spectrograms: of unequal depth, and of unequal widths as well."""
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "av_moe": {"skip": 1, "balance": 0.01, "temporal_width": 8},
@@ -273,6 +276,8 @@ def check_budget_option(subject: Subject) -> None:
 def check_cost(subject: Subject) -> None:
     """Every operator of the method is one whose multiply-adds can be counted."""
     encoder = subject.encoder()
+    if encoder.backbones["visual"].in_channels == 1:
+        encoder = subject.encoder(streams=("audio",))
     count_encoder(encoder, {stream: own.image_size for stream, own in encoder.backbones.items()}, SEGMENTS)
 
 

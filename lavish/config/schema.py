@@ -73,7 +73,7 @@ class ComposeConfig(Config):
 
 
 class SpectrogramConfig(Config):
-    """Kaldi log-mel filter bank of one window per segment, as LAVISH computes it."""
+    """Log-mel filter bank of one window per segment; by default Kaldi's, as LAVISH computes it."""
 
     sample_rate: int = 16000
     mel_bins: int = Field(default=48, ge=8)
@@ -86,6 +86,31 @@ class SpectrogramConfig(Config):
         description="Windows start at linspace(0, duration - window - margin, segments), seconds; if negative, the "
         "last one extends past the end and is zero-padded.",
     )
+    # Excluded at their defaults, so that what was recorded before they existed stays equal.
+    filter_bank: Literal["kaldi", "slaney"] = Field(
+        default="kaldi",
+        exclude_if=lambda value: value == "kaldi",
+        description="Kaldi's filter bank in natural logarithms, or librosa's (mel scale and norm of Slaney, centred "
+        "frames, periodic Hann window) in decibels, on which HTS-AT was trained.",
+    )
+    low_hz: float = Field(
+        default=20.0,
+        ge=0,
+        exclude_if=lambda value: value == 20.0,
+        description="Lower limit of the filters, hertz.",
+    )
+    high_hz: float | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Upper limit of the filters, hertz; by default half the sample rate.",
+    )
+
+    @model_validator(mode="after")
+    def _filters_have_a_range(self) -> SpectrogramConfig:
+        most = self.sample_rate / 2
+        if not self.low_hz < (most if self.high_hz is None else self.high_hz) <= most:
+            raise ValueError(f"give `low_hz` < `high_hz`, which is at most half the sample rate ({most:g} Hz)")
+        return self
 
 
 class CompositionConfig(Config):
@@ -190,7 +215,7 @@ class RandomWeights(Config):
 WeightsConfig = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
 
 
-EXPLICIT_BACKBONES = ("vit", "swin", "swinv2")
+EXPLICIT_BACKBONES = ("vit", "swin", "swinv2", "htsat")
 """Names of backbones that `spec` describes."""
 NAMED_BACKBONES = ("vit_*", "deit*", "swin_*", "swinv2_*")
 """Patterns of timm's names of the backbones that are supported."""
@@ -200,10 +225,13 @@ class BackboneConfig(Config):
     """A frozen image transformer, of both streams or of one."""
 
     model: str = Field(
-        description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2'."
+        description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2', "
+        "'htsat'."
     )
     spec: dict[str, Any] = Field(
-        default_factory=dict, description="Constructor arguments of an explicit small 'vit', 'swin' or 'swinv2'."
+        default_factory=dict,
+        description="Constructor arguments of an explicit small 'vit', 'swin' or 'swinv2', or of 'htsat', whose "
+        "defaults are the published sizes.",
     )
     weights: WeightsConfig
     stochastic_depth: bool = Field(default=False, description="Keep the backbone's own stochastic depth in training.")
@@ -474,6 +502,11 @@ class RunConfig(Config):
                     f"audio_encoder.spec.{key} is {getattr(expected, key)}, but data.spectrogram.{key} is {prepared}: "
                     "the encoder reads the log-mels that are prepared, so give both the same"
                 )
+        if odd := self.data.spectrogram.model_dump(include={"filter_bank", "low_hz", "high_hz"}):
+            raise ValueError(
+                f"audio_encoder 'transformer' is trained on Kaldi's default filters: remove {', '.join(odd)} from "
+                "data.spectrogram"
+            )
         return self
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
-from fvcore.nn.jit_handles import get_shape
+from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
 from torch import Tensor, nn
 
 from lavish.data.store.batches import Batch
@@ -312,6 +312,8 @@ def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCountAnalysis:
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
     analysis.set_op_handle("aten::lstm", _recurrence_macs)
+    # Of 4 x 4 neighbours, as fvcore counts 2 x 2 for the bilinear form: HTS-AT stretches its input.
+    analysis.set_op_handle("aten::upsample_bicubic2d", elementwise_flop_counter(0, 16))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad():
         analysis.total()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
 from lavish.models.backbones.build import build_backbone
@@ -95,6 +96,11 @@ def build_model(
     )
     replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
     for stream, own in encoder.backbones.items():
+        if stream == "visual" and own.in_channels != 3:
+            raise LavishError(
+                f"backbone.model '{config.used_backbones()[0].model}' takes spectrograms of one channel, not frames: "
+                "name it as `backbones: {audio: ...}`"
+            )
         own.grid_sizes(sizes[stream])
     widths = [encoder.feature_dim(stream) for stream in streams if not (stream == "audio" and replace)]
     if audio_feature_dim:

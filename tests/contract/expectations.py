@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.htsat import HTSATBackbone
 from lavish.models.backbones.swin import SwinV2Backbone, WindowedBackbone
 
 
@@ -29,6 +30,10 @@ class Sizes:
     """Side of an attention window in patches; 0 for a ViT."""
     second: bool
     """Whether it is a block of a Swin V2."""
+    channels: int
+    """Of the images."""
+    normed: int
+    """Channels of a batch norm of the input; 0 without one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def sizes(backbone: Backbone) -> list[Sizes]:
         Sizes(width, len(backbone.linear(index, "fc1")[0]), backbone.num_prefix_tokens + rows * columns,
               backbone.num_heads(index), backbone.num_prefix_tokens, backbone.patch_size[0],
               backbone.blocks[index].window_size[0] if isinstance(backbone, WindowedBackbone) else 0,
-              isinstance(backbone, SwinV2Backbone))
+              isinstance(backbone, SwinV2Backbone), backbone.in_channels,
+              backbone.model.bn0.num_features if isinstance(backbone, HTSATBackbone) else 0)
         for index, (width, (rows, columns)) in enumerate(zip(backbone.widths, grids, strict=True))
     ]  # fmt: skip
 
@@ -92,14 +98,14 @@ def _norms(blocks: list[Sizes], _: int) -> int:
 
 
 def _biases(blocks: list[Sizes], _: int) -> int:
-    # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and the norms.
+    # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and all norms.
     inside = sum((2 * b.width + 512 if b.second else 3 * b.width) + 2 * b.width + b.hidden for b in blocks)
-    return inside + blocks[0].width + _norms(blocks, 0) // 2
+    return inside + blocks[0].width + blocks[0].normed + _norms(blocks, 0) // 2
 
 
 def _everything(blocks: list[Sizes], _: int) -> int:
     first = blocks[0]
-    total = _biases(blocks, 0) + _norms(blocks, 0) // 2 + 3 * first.patch**2 * first.width
+    total = _biases(blocks, 0) + _norms(blocks, 0) // 2 + first.channels * first.patch**2 * first.width + first.normed
     for b in blocks:
         total += 4 * b.width**2 + 2 * b.width * b.hidden
         if b.second:  # temperature of the cosines; position bias from two coordinates

@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 
 from lavish.models.backbones.base import Backbone, Layers
+from lavish.models.backbones.htsat import HTSATBackbone
+
+
+def images_of(backbone: Backbone, number: int = 2) -> torch.Tensor:
+    """Return random images of the backbone's size."""
+    return torch.randn(number, backbone.in_channels, *backbone.image_size)
 
 
 def run(layers: Layers, names: list[str] | None = None) -> torch.Tensor:
@@ -22,7 +28,7 @@ def run(layers: Layers, names: list[str] | None = None) -> torch.Tensor:
 @torch.no_grad()
 def test_layer_by_layer_is_the_whole(backbone: Backbone):
     names: list[str] = []
-    images = torch.randn(2, 3, 32, 32)
+    images = images_of(backbone)
     tokens = backbone.embed(images)
     torch.testing.assert_close(run(backbone.embed_layers(images), names), tokens)
     for index in range(backbone.num_blocks):
@@ -40,7 +46,7 @@ def test_layer_by_layer_is_the_whole(backbone: Backbone):
 
 @torch.no_grad()
 def test_added_tokens_are_read_and_leave_the_sequence_again(backbone: Backbone):
-    tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+    tokens = backbone.embed(images_of(backbone))
     added = torch.randn(2, 3, tokens.shape[2])
     longer = backbone.add_tokens(tokens, added)
     rest, taken = backbone.take_tokens(longer, 3)
@@ -73,7 +79,7 @@ def test_attention_over_a_sequence(backbone: Backbone):
 
 @torch.no_grad()
 def test_windows_are_what_attention_mixes(backbone: Backbone):
-    tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+    tokens = backbone.embed(images_of(backbone))
     for index in range(backbone.num_blocks):
         tokens = backbone.enter(index, tokens)
         windows = backbone.windows(index, tokens)
@@ -90,7 +96,7 @@ def test_windows_are_what_attention_mixes(backbone: Backbone):
 @torch.no_grad()
 def test_linear_maps_are_the_layers(backbone: Backbone):
     for name, part in (("qkv", "attention"), ("proj", "attention"), ("fc1", "ffn"), ("fc2", "ffn")):
-        tokens = backbone.enter(0, backbone.embed(torch.randn(1, 3, 32, 32)))
+        tokens = backbone.enter(0, backbone.embed(images_of(backbone, 1)))
         layers = backbone.attention_layers(0, tokens) if part == "attention" else backbone.ffn_layers(0, tokens)
         operation = next(layers)
         while operation.name != name:
@@ -102,5 +108,5 @@ def test_linear_maps_are_the_layers(backbone: Backbone):
 
 
 def test_sizes(backbone: Backbone):
-    assert backbone.image_size == (32, 32)
+    assert backbone.image_size == ((16, 64) if isinstance(backbone, HTSATBackbone) else (32, 32))
     assert backbone.patch_size in ((8, 8), (4, 4))

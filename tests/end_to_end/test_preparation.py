@@ -123,13 +123,15 @@ def test_a_prepared_split_holds_what_decoding_gives(whole: Path, tmp_path: Path)
     assert [path.name for path in store.path.parent.iterdir()] == ["train"]
 
 
-def test_padding_is_not_part_of_the_statistics(whole: Path, tmp_path: Path) -> None:
-    padded = config(spectrogram={"shift_ms": 10.0, "frames": 128})
+@pytest.mark.parametrize(("filter_bank", "frames"), [("kaldi", 98), ("slaney", 101)])
+def test_padding_is_not_part_of_the_statistics(whole: Path, tmp_path: Path, filter_bank: str, frames: int) -> None:
+    padded = config(spectrogram={"shift_ms": 10.0, "frames": 128, "filter_bank": filter_bank})
     prepare(padded, whole, "val", tmp_path / "val", jobs=2)
     store = SplitStore(tmp_path / "val")
-    assert store.valid_frames == 98
-    assert not store.log_mels[..., 98:].any()
-    np.testing.assert_allclose(store.statistics["log_mels"]["mean"], store.log_mels[..., :98].astype(np.float64).mean())
+    assert store.valid_frames == frames
+    assert not store.log_mels[..., frames:].any()
+    heard = store.log_mels[..., :frames].astype(np.float64)
+    np.testing.assert_allclose(store.statistics["log_mels"]["mean"], heard.mean())
 
 
 def test_the_number_of_processes_changes_no_byte(whole: Path, tmp_path: Path, reference: dict[str, bytes]) -> None:

@@ -8,10 +8,17 @@ from lavish.errors import LavishError
 
 
 def count_valid_frames(
-    *, sample_rate: int, shift_ms: float, length_ms: float, frames: int, window_seconds: float
+    *,
+    sample_rate: int,
+    shift_ms: float,
+    length_ms: float,
+    frames: int,
+    window_seconds: float,
+    filter_bank: str = "kaldi",
 ) -> int:
     """Return how many of the `frames` analysis frames of a window hold audio; the others are zero padding.
 
+    Kaldi's frames lie inside the window; those of the Slaney filter bank are centred, from its start to its end.
     Published practice pads *after* normalisation, so code that normalises must then set the other frames to 0.
     Raises LavishError if the window is shorter than one analysis frame, or the hop shorter than one sample.
     """
@@ -24,7 +31,7 @@ def count_valid_frames(
         raise LavishError(
             f"spectrogram.length_ms ({length_ms} ms) must fit into spectrogram.window_seconds ({window_seconds} s)"
         )
-    return min(frames, 1 + (window - length) // shift)
+    return min(frames, 1 + (window if filter_bank == "slaney" else window - length) // shift)
 
 
 def window_starts(

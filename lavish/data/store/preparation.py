@@ -68,9 +68,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             what = "classes" if key == "num_classes" else "words"
             raise LavishError(f"data.{key} is {value}, but {root} has {len(found)} {what}: correct the key")
     spectrogram = config.spectrogram.model_dump()
-    valid_frames = count_valid_frames(
-        **{key: spectrogram[key] for key in ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")}
-    )
+    framing = {"sample_rate", "shift_ms", "length_ms", "frames", "window_seconds", "filter_bank"}
+    valid_frames = count_valid_frames(**{key: value for key, value in spectrogram.items() if key in framing})
     folder = out.with_name(out.name + ".partial")
     values = ClipValues(folder, config.segments, config.segment_seconds, config.frame_size, spectrogram)
 

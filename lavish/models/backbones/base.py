@@ -22,7 +22,7 @@ class FrozenLayer:
     """None for the patch embedding and the norm after the last block."""
     layer: Callable[[Tensor], Tensor]
     tokens: Tensor
-    """(B, N, C), or images (B, 3, H, W) for the patch embedding."""
+    """(B, N, C), or images (B, in_channels, H, W) for the patch embedding."""
 
 
 Layers = Generator[FrozenLayer, Tensor, Tensor]
@@ -67,18 +67,13 @@ class Backbone(nn.Module, ABC):
         return len(self.widths)
 
     @property
-    def in_channels(self) -> int:
-        """Channels of an input image: 3, or 1 for a backbone of spectrograms."""
-        return self.model.patch_embed.proj.in_channels
-
-    @property
     def feature_dim(self) -> int:
         """Width of the pooled feature."""
         return self.widths[-1]
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Return the input tokens (B, N, C) of the first block for normalised images (B, channels, H, W)."""
+        """Return the input tokens (B, N, C) of the first block for normalised images (B, in_channels, H, W)."""
 
     @abstractmethod
     def enter(self, index: int, tokens: Tensor) -> Tensor:
@@ -134,6 +129,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def num_heads(self, index: int) -> int:
         """Return the number of attention heads of block `index`."""
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels of the images: 3, or 1 for log-mels alone."""
+        return self.model.patch_embed.proj.in_channels
 
     @property
     @abstractmethod
@@ -200,11 +200,11 @@ class Backbone(nn.Module, ABC):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the frozen backbone's pooled features (B, C) of normalised images (B, 3, H, W)."""
+        """Return the frozen backbone's pooled features (B, C) of normalised images (B, in_channels, H, W)."""
         return self.pool(self.encode(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the frozen backbone's normed tokens (B, N, C) of normalised images (B, 3, H, W)."""
+        """Return the frozen backbone's normed tokens (B, N, C) of normalised images (B, in_channels, H, W)."""
         tokens = self.embed(images)
         for index in range(self.num_blocks):
             tokens = self.enter(index, tokens)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from lavish.config.schema import NAMED_BACKBONES
 from lavish.errors import LavishError, did_you_mean
 from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.htsat import HTSAT, HTSATBackbone, in_timms_names
 from lavish.models.backbones.swin import SwinBackbone, SwinV2Backbone
 from lavish.models.backbones.vit import ViTBackbone
 from lavish.models.weights import load_exactly, read_weights
 
-_EXPLICIT = {"vit": VisionTransformer, "swin": SwinTransformer, "swinv2": SwinTransformerV2}
+_EXPLICIT = {"vit": VisionTransformer, "swin": SwinTransformer, "swinv2": SwinTransformerV2, "htsat": HTSAT}
 _HEADS = ("head", "head_dist", "attn_pool")  # what timm calls classifiers and pooling that are not used here
 
 
@@ -39,13 +40,14 @@ def build_backbone(
     """Build and freeze a backbone.
 
     Args:
-        name: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' for an
-            explicit `spec`.
-        spec: constructor arguments of timm's class, for 'vit', 'swin' and 'swinv2'.
+        name: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2', 'htsat'
+            for an explicit `spec`.
+        spec: constructor arguments of timm's class, for 'vit', 'swin' and 'swinv2', or of
+            :class:`~lavish.models.backbones.htsat.HTSAT`.
         image_size: height and width of the images, pixels. A Swin is built for it; a ViT resamples its position
             embedding. 0 is the size that a named model was pretrained at.
-        weights: a safetensors file, for a named model in any naming that timm reads; without one the weights are
-            initialised from torch's random state.
+        weights: a safetensors file, for a named model in any naming that timm reads, for 'htsat' in the published
+            names; without one the weights are initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
 
     Raises:
@@ -53,7 +55,9 @@ def build_backbone(
     """
     model = _explicit(name, spec) if name in _EXPLICIT else _named(name, image_size)
     backbone: Backbone
-    if name.startswith("swinv2"):
+    if isinstance(model, HTSAT):
+        backbone = HTSATBackbone(model, name)
+    elif name.startswith("swinv2"):
         backbone = SwinV2Backbone(model, name)
     elif name.startswith("swin"):
         backbone = SwinBackbone(model, name)
@@ -61,6 +65,8 @@ def build_backbone(
         backbone = ViTBackbone(model, name, positions=positions)
     if weights is not None:
         tensors = read_weights(weights)
+        if isinstance(model, HTSAT):
+            tensors = in_timms_names(_without_prefix(tensors, weights), model)
         if name in _EXPLICIT:
             load_exactly(model, tensors, weights, "backbone.spec")
         else:

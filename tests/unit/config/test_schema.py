@@ -10,7 +10,7 @@ import pytest
 from lavish.config.hashing import digest
 from lavish.config.merging import merge
 from lavish.config.options import defines, option_model, task_measures
-from lavish.config.schema import RunConfig
+from lavish.config.schema import RunConfig, SpectrogramConfig
 from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
@@ -75,6 +75,26 @@ def test_audio_encoder_and_data_need_the_same_spectrograms():
         audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 24, "frames": 16}}
     )
     assert "audio_encoder.spec.mel_bins is 24, but data.spectrogram.mel_bins is 16" in message
+    spectrogram = {"mel_bins": 16, "frames": 16, "filter_bank": "slaney", "low_hz": 50.0}
+    message = error_of(
+        data=run_values()["data"] | {"spectrogram": spectrogram},
+        audio_encoder={"kind": "transformer", "weights": weights, "spec": {"mel_bins": 16, "frames": 16}},
+    )
+    assert "remove filter_bank, low_hz from data.spectrogram" in message
+
+
+def test_filters_end_at_half_the_sample_rate():
+    data = run_values()["data"]
+    for values in ({"high_hz": 8001.0}, {"low_hz": 8000.0}, {"low_hz": 50.0, "high_hz": 40.0}):
+        assert "at most half the sample rate (8000 Hz)" in error_of(data=data | {"spectrogram": values})
+
+
+def test_keys_of_the_filters_are_recorded_only_where_they_are_set():
+    """Stores and records of earlier versions have none of them."""
+    keys = ["sample_rate", "mel_bins", "shift_ms", "length_ms", "frames", "window_seconds", "window_margin"]
+    assert list(SpectrogramConfig().model_dump(mode="json")) == keys
+    changed = {"filter_bank": "slaney", "low_hz": 50.0, "high_hz": 7000.0}
+    assert list(SpectrogramConfig.model_validate(changed).model_dump(mode="json")) == [*keys, *changed]
 
 
 COMPOSE = {

@@ -11,7 +11,7 @@ from lavish.checks.method import BACKBONES
 from lavish.checks.method import small_backbone as build
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.uninitialised import skip_initialisation
-from lavish.models.backbones.swin import SwinV2Backbone
+from lavish.models.backbones.swin import SwinV2Backbone, WindowedBackbone
 from lavish.models.backbones.vit import ViTBackbone
 
 TUNED = ("bitfit", "norm_tuning", "full_finetuning")
@@ -84,10 +84,11 @@ def test_numbers_of_large_backbones(kind, name, method, number):
     assert sum(p.numel() for p in trained(model).values()) == number
 
 
-@pytest.mark.parametrize("name", ["vit", "swin", "swinv2"])
+@pytest.mark.parametrize("name", ["vit", "swin", "swinv2", "htsat"])
 def test_every_parameter_of_the_backbone_gets_a_gradient(name):
     model = of("full_finetuning", name)
-    images = {stream: torch.randn(2, 3, 32, 32) for stream in ("visual", "audio")}
+    shape = (2, model.backbone.in_channels, *model.backbone.image_size)
+    images = {stream: torch.randn(shape) for stream in ("visual", "audio")}
     generator = torch.Generator().manual_seed(0)
     loss = sum((x.tokens * torch.randn(x.tokens.shape, generator=generator)).sum() for x in model(images).values())
     loss.backward()
@@ -104,7 +105,7 @@ def test_ssf_written_into_the_layers_is_the_same(name):
         parameter.add_(0.3 * torch.randn_like(parameter))
     other = build(name)
     modules = dict(other.model.named_modules())
-    swin = name.startswith("swin")
+    swin = isinstance(other, WindowedBackbone)
     outside = {"patch_embed": "patch_embed.norm" if swin else "patch_embed.proj", "norm": "norm"}
     folded = {f"None_{part}_audio": modules[path] for part, path in outside.items()}
     blocks = other.blocks if swin else other.model.blocks
@@ -127,7 +128,7 @@ def test_ssf_written_into_the_layers_is_the_same(name):
                 bias.mul_(scale).add_(shift)
         else:
             layer.bias.mul_(ssf.scale).add_(ssf.shift)
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, other.in_channels, *other.image_size)
     torch.testing.assert_close(model({"audio": images})["audio"].tokens, other.encode(images), atol=1e-4, rtol=1e-3)
 
 

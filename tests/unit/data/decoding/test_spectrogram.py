@@ -26,7 +26,7 @@ def noise(seconds: float, offset: float = 0.2) -> torch.Tensor:
 
 
 def heard(config: SpectrogramConfig) -> int:
-    keys = ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")
+    keys = ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds", "filter_bank")
     return count_valid_frames(**{key: getattr(config, key) for key in keys})
 
 
@@ -67,6 +67,59 @@ def test_the_filters_are_those_of_the_definition() -> None:
     width = edges[1] - edges[0]
     filters = np.maximum(0, 1 - np.abs(mel - edges[1:-1, None]) / width)
     np.testing.assert_allclose(mels[0, :, 7].numpy(), np.log(filters @ power), atol=2e-3)
+
+
+HTSAT = SpectrogramConfig(
+    filter_bank="slaney", sample_rate=32000, mel_bins=64, shift_ms=10, length_ms=32, frames=104, low_hz=50,
+    high_hz=14000,
+)  # fmt: skip
+"""What HTS-AT was trained on: 1024 samples, a hop of 320; three frames more than a second has."""
+
+
+def slaney(hertz: float) -> float:
+    """Mel scale of the Auditory Toolbox: linear to 1 kHz, then 27 steps for a factor of 6.4."""
+    return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def slaney_hertz(mel: float) -> float:
+    return 200 * mel / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+
+def test_the_log_mels_of_htsat_are_those_of_the_definition() -> None:
+    """Centred frames of the mirrored window, periodic Hann window, filters of equal area, decibels."""
+    generator = torch.Generator().manual_seed(0)
+    waveform = 0.1 * torch.randn(3 * 32000, generator=generator) + 0.05
+    waveform[32000:64000] = 0
+    mels = log_mels(waveform, segments=3, **HTSAT.model_dump())
+    assert mels.shape == (3, 64, 104) and heard(HTSAT) == 101
+    points = [slaney_hertz(mel) for mel in np.linspace(slaney(50), slaney(14000), 66)]
+    filters = np.zeros((64, 513))
+    for row, (low, middle, high) in enumerate(zip(points, points[1:], points[2:], strict=False)):
+        for column in range(513):
+            hertz = column * 32000 / 1024
+            filters[row, column] = max(0, min((hertz - low) / (middle - low), (high - hertz) / (high - middle)))
+        filters[row] *= 2 / (high - low)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    for segment, start in enumerate(np.linspace(0, 3 * 32000 - 1.1 * 32000, num=3, dtype=int)):
+        piece = waveform[start : start + 32000].double().numpy()
+        mirrored = np.concatenate([piece[512:0:-1], piece, piece[-2:-514:-1]])
+        expected = np.zeros((64, 104))
+        for frame in range(101):
+            power = np.abs(np.fft.rfft(mirrored[320 * frame : 320 * frame + 1024] * window)) ** 2
+            expected[:, frame] = 10 * np.log10(np.maximum(filters @ power, 1e-10))
+        np.testing.assert_allclose(mels[segment].numpy(), expected, atol=1e-3)
+    assert mels.min() == -100
+
+
+def test_limits_of_kaldis_filters() -> None:
+    waveform = noise(1.2)
+    limited = log_mels(waveform, segments=1, **(DEFAULT.model_dump() | {"low_hz": 100.0, "high_hz": 4000.0}))
+    window = (waveform - waveform.mean())[:RATE]
+    expected = kaldi.fbank(
+        window[None], htk_compat=True, sample_frequency=RATE, use_energy=False, window_type="hanning",
+        num_mel_bins=48, dither=0.0, frame_shift=20.0, low_freq=100.0, high_freq=4000.0,
+    )[:48]  # fmt: skip
+    torch.testing.assert_close(limited[0], expected.T, atol=1e-4, rtol=0)
 
 
 def test_a_tone_lights_the_filter_it_belongs_to_in_the_step_it_sounds() -> None:
