@@ -437,9 +437,12 @@ def _data_set(published: PublishedNumber, marks: PublishedMarks) -> str:
     return f"{published.table.upper().replace('_', '-')} " if published.metric in marks.ambiguous else ""
 
 
+_COSTS = ("adapter GFLOPs", "trainable parameters (M)")
+
+
 def _selection(published: PublishedNumber) -> str:
     """How the checkpoint of a published result was selected; costs have no selection."""
-    return "" if "GFLOPs" in published.metric else f", {published.selection or 'selection not stated'}"
+    return "" if published.metric in _COSTS else f", {published.selection or 'selection not stated'}"
 
 
 def _published_fields(row: Row, _: ColumnKey) -> dict[str, Value]:
