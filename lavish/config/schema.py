@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -268,11 +268,34 @@ class BackboneConfig(Config):
         return self
 
 
+class VisualBackboneConfig(BackboneConfig):
+    """A backbone of the visual stream, with its input."""
+
+    frame_size: int | None = Field(default=None, ge=16, description="Instead of data.frame_size.")
+    normalisation: Literal["imagenet", "train"] | None = Field(
+        default=None, description="Instead of normalisation.frames."
+    )
+
+
+class AudioBackboneConfig(BackboneConfig):
+    """A backbone of the audio stream, with its input. It may take one channel or three."""
+
+    spectrogram: SpectrogramConfig | None = Field(default=None, description="Instead of data.spectrogram.")
+    normalisation: Literal["train"] | tuple[float, float] | None = Field(
+        default=None, description="Instead of normalisation.audio."
+    )
+
+
 class StreamBackbones(Config):
     """A frozen backbone for each stream, with weights of its own; one that is not given is `backbone`."""
 
-    visual: BackboneConfig | None = None
-    audio: BackboneConfig | None = None
+    use: Literal["none", "separate"] = Field(
+        default="separate",
+        description="With 'none' both streams share `backbone`, so that the defaults can describe separate ones and "
+        "single rows enable them.",
+    )
+    visual: VisualBackboneConfig | None = None
+    audio: AudioBackboneConfig | None = None
 
 
 CodeDigest = Annotated[
@@ -452,6 +475,14 @@ class TrainingConfig(Config):
     )
 
 
+_Part = TypeVar("_Part", bound=Config)
+
+
+def _changed(config: _Part, changes: dict[str, Any]) -> _Part:
+    """Return a configuration with the changes that are not None."""
+    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
 class RunConfig(Config):
     """One resolved configuration: with a seed, everything a training depends on."""
 
@@ -475,16 +506,46 @@ class RunConfig(Config):
 
     def used_backbones(self) -> tuple[BackboneConfig, BackboneConfig | None]:
         """Return the backbone of the model's streams, and that of the audio stream beside it if it has its own."""
-        own = self.backbones or StreamBackbones()
-        visual, audio = own.visual or self.backbone, own.audio or self.backbone
-        if self.modalities == "audio_visual":
-            return visual, None if audio == visual else audio
-        return (visual if self.modalities == "visual" else audio), None
+        run = self.resolved()
+        return run.backbone, run.backbones.audio if run.backbones else None
 
-    def with_backbones(self, first: BackboneConfig, audio: BackboneConfig | None) -> RunConfig:
-        """Return the run with what :meth:`used_backbones` is to return."""
-        own = None if audio is None else StreamBackbones(audio=audio)
-        return self.model_copy(update={"backbone": first, "backbones": own})
+    def resolved(self) -> RunConfig:
+        """Return the run with each stream's own input, and with `backbones` only if the streams differ in them.
+
+        `backbone` is then that of the visual stream, or of the only one, `backbones.audio` that of the audio stream.
+        """
+        own = self.backbones
+        if own is None or own.use == "none":
+            return self.model_copy(update={"backbones": None}) if own else self
+        keys = set(BackboneConfig.model_fields)
+        plain = [(given or self.backbone).model_dump(include=keys) for given in (own.visual, own.audio)]
+        visual, audio = map(BackboneConfig.model_validate, plain)
+        data: dict[str, Any] = {}
+        normalisation: dict[str, Any] = {}
+        if own.visual is not None and self.modalities != "audio":
+            data |= {"frame_size": own.visual.frame_size}
+            normalisation |= {"frames": own.visual.normalisation}
+        if own.audio is not None and self.modalities != "visual":
+            data |= {"spectrogram": own.audio.spectrogram}
+            normalisation |= {"audio": own.audio.normalisation}
+        separate = self.modalities == "audio_visual" and audio != visual
+        return self.model_copy(
+            update={
+                "backbone": audio if self.modalities == "audio" else visual,
+                "backbones": StreamBackbones(audio=AudioBackboneConfig(**plain[1])) if separate else None,
+                "data": _changed(self.data, data),
+                "normalisation": _changed(self.normalisation, normalisation),
+            }
+        )
+
+    def with_weights(self, first: WeightsConfig, audio: WeightsConfig | None) -> RunConfig:
+        """Return a resolved run with other weights of its backbones."""
+        own = self.backbones
+        if own is not None and own.audio is not None:
+            own = StreamBackbones(audio=own.audio.model_copy(update={"weights": audio}))
+        return self.model_copy(
+            update={"backbone": self.backbone.model_copy(update={"weights": first}), "backbones": own}
+        )
 
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:

@@ -216,7 +216,7 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
     where = " + ".join(map(str, files))
     config = parse(WorkflowConfig, values, where)
     start = merge(config.defaults, _lookup(config.tasks, task, "task").changes)
-    return with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}"))
+    return with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}").resolved())
 
 
 class _Resolver:

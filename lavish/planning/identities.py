@@ -121,14 +121,14 @@ class Identities:
         """Return the run of a resolved configuration."""
         if config.audio_encoder is not None and config.audio_encoder.use == "none":
             config = config.model_copy(update={"audio_encoder": None})
+        config = config.resolved()
         data = self._data(config.data)
         first, second = config.used_backbones()
         backbone, audio_backbone = self._weights(first), self._weights(second) if second else None
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
         # Measured checksums, digests of code and options at their defaults are part of the record of a run.
-        resolved = with_code(with_options(config)).with_backbones(
-            first.model_copy(update={"weights": backbone.config.weights}),
-            second and second.model_copy(update={"weights": audio_backbone and audio_backbone.config.weights}),
+        resolved = with_code(with_options(config)).with_weights(
+            backbone.config.weights, audio_backbone.config.weights if audio_backbone else None
         )
         resolved = resolved.model_copy(
             update={

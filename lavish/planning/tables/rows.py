@@ -61,7 +61,7 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
                         merge, [config.defaults, config.tasks[task].changes, row.set, row.set_by_task.get(task, {})]
                     ),
                     where if len(table.tasks) == 1 else f"{where}, task '{task}'",
-                )
+                ).resolved()
                 for task in tasks
             },
             row.match_parameters_of,
