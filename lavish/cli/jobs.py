@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 PRELOAD = (
     "lavish.training.jobs", "torch", "timm", "fvcore.nn", "lavish.training.loop", "lavish.training.evaluation",
     "lavish.training.examples", "lavish.cost.counter", "lavish.models.weights", "lavish.provenance",
-    "lavish.training.audio_features", "lavish.training.pretraining.audio_encoder",
-    "lavish.training.pretraining.backbone",
+    "lavish.training.audio_features", "lavish.training.pretraining.pictures",
+    "lavish.training.pretraining.sounds",
 )  # fmt: skip
 
 

@@ -50,7 +50,10 @@ class RunInputs:
 def pretrain(
     config: BackboneConfig | AudioEncoderConfig, out: Path, device_name: str = "cpu", jobs_per_gpu: int = 1
 ) -> None:
-    """Train a small backbone or audio encoder on other classes than the task's and write its weights."""
+    """Train a small backbone or audio encoder on other classes than the task's and write its weights.
+
+    A backbone of three input channels learns from pictures, one of a single channel from sounds.
+    """
     from lavish.training.device import choose, seed_everything
 
     if config.weights.source != "pretrain":
@@ -58,13 +61,16 @@ def pretrain(
     device = choose(device_name, 1, jobs_per_gpu)
     seed_everything(config.weights.recipe.seed, device, deterministic=True)
     if isinstance(config, AudioEncoderConfig):
-        from lavish.training.pretraining.audio_encoder import pretrain as pretrain_audio
+        from lavish.training.pretraining.sounds import pretrain as pretrain_audio
 
         pretrain_audio(config.spec, config.weights.recipe, out, device)
-    else:
-        from lavish.training.pretraining.backbone import pretrain as pretrain_backbone
+        return
+    from lavish.models.backbones.build import build_backbone
+    from lavish.training.pretraining import pictures, sounds
 
-        pretrain_backbone(config.model, config.spec, config.weights.recipe, out, device)
+    of_sounds = build_backbone(config.model, config.spec, 0).in_channels == 1
+    pretrain_backbone = sounds.pretrain_backbone if of_sounds else pictures.pretrain
+    pretrain_backbone(config.model, config.spec, config.weights.recipe, out, device)
 
 
 def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> None:

@@ -16,7 +16,7 @@ from lavish.errors import LavishError
 from lavish.models.audio_encoders.build import build
 from lavish.models.audio_encoders.transformer import AudioTransformer
 from lavish.models.weights import write_weights
-from lavish.training.pretraining.audio_encoder import draw_mixtures, pretrain, train_encoder
+from lavish.training.pretraining.sounds import draw_mixtures, pretrain, train_encoder
 
 SMALL: dict[str, Any] = {
     "dim": 16,
@@ -144,7 +144,7 @@ def test_pretraining_repeats_exactly() -> None:
 
 
 def test_mixtures_hold_none_one_and_two_sounds() -> None:
-    mixtures = draw_mixtures(encoder(), Tones(), "train", 8, 60, 0, progress=False)
+    mixtures = draw_mixtures(encoder().spectrogram, Tones(), "train", 8, 60, 0, progress=False)
     assert mixtures.log_mels.shape == (60, 16, 16)
     assert set(mixtures.labels.sum(dim=1).tolist()) == {0.0, 1.0, 2.0}
 

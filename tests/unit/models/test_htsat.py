@@ -18,7 +18,7 @@ from lavish.errors import LavishError
 from lavish.learner.uninitialised import skip_initialisation, uninitialised_model
 from lavish.models.backbones.build import build_backbone
 from lavish.models.backbones.htsat import HTSAT, HTSATBackbone
-from lavish.training.pretraining.backbone import pretrain
+from lavish.training.pretraining.pictures import pretrain
 from tests.stores import run_values
 
 # A last stage of one window, which is not shifted, and others of 4 x 4 and 2 x 2 windows.

@@ -1,7 +1,7 @@
-"""Pretraining of the small audio transformer: classify the sounds in short procedural mixtures.
+"""Pretraining of small models of sounds: classify the sounds in short procedural mixtures.
 
-The sounds belong to other families than the task's (:mod:`lavish.data.synthetic.procedural_sounds`): an encoder trained
-on the task's own classes would leave nothing to learn.
+A separate audio encoder, or a backbone of spectrograms. The sounds belong to other families than the task's
+(:mod:`lavish.data.synthetic.procedural_sounds`): a model trained on the task's own classes would leave nothing to learn.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lavish.config.schema import PretrainConfig, ProceduralAssetsConfig, SplitCounts
+from lavish.config.schema import PretrainConfig, ProceduralAssetsConfig, SpectrogramConfig, SplitCounts
 from lavish.data.decoding.spectrogram import log_mels
+from lavish.data.decoding.windows import count_valid_frames
 from lavish.data.synthetic.assets import open_library
 from lavish.models.audio_encoders.build import build
 from lavish.models.audio_encoders.transformer import AudioTransformer
+from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
 
 # Probabilities of no, one and two sounds in a mixture: the encoder must also be trained on silence and noise.
@@ -28,6 +31,7 @@ _SOURCES = (0.1, 0.45, 0.45)
 _LEVELS_DB = (-14.0, 0.0)
 _NOISE_DB = (-70.0, -40.0)
 _WEIGHT_DECAY = 0.05
+_TIMING = ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")
 
 
 class SoundLibrary(Protocol):
@@ -55,11 +59,54 @@ def pretrain(spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: st
         out: The safetensors file; written atomically.
         device: where it is trained.
     """
-    held_out = max(1, recipe.instances // 4)
-    counts = SplitCounts(train=recipe.instances, val=held_out, test=1)
-    library = open_library(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
-    tensors, metadata = train_encoder(spec, recipe, library, device)
+    tensors, metadata = train_encoder(spec, recipe, _library(recipe), device)
     write_weights(tensors, out, metadata)
+
+
+def pretrain_backbone(
+    model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: str | torch.device = "cpu"
+) -> None:
+    """Train a backbone of one input channel, as :func:`pretrain` trains an audio transformer.
+
+    Its log-mels are those of the default `data.spectrogram`, with `spec.img_size` as mel bins and frames, normalised as
+    in the audio stream.
+    """
+    started = time.perf_counter()
+    library = _library(recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        backbone = build_backbone(model, spec, 0)
+    sizes = dict(zip(("mel_bins", "frames"), backbone.image_size, strict=True))
+    spectrogram = {**SpectrogramConfig().model_dump(exclude={"window_margin"}), **sizes}
+    train, val = _draw_both(spectrogram, library, recipe, progress=True)
+    valid = count_valid_frames(**{key: spectrogram[key] for key in _TIMING})
+    sounding = train.log_mels[..., :valid]
+    reader = _Spectrograms(backbone, sounding.mean().item(), sounding.std().item(), valid)
+    head = _fitted(reader, backbone.feature_dim, library, train, recipe, device, progress=True)
+    metadata = {
+        "source": "pretrain",
+        "model": model,
+        "spec": spec,
+        "recipe": recipe.model_dump(mode="json"),
+        "device": head.weight.device.type,
+        "classes": list(library.classes),
+        "measured": measure(reader.requires_grad_(False).eval(), head, val),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+    }
+    write_weights(backbone.model.state_dict(), out, metadata)
+
+
+class _Spectrograms(nn.Module):
+    """A backbone that reads unnormalised log-mels (B, mel_bins, frames), as ``AudioVisualModel`` normalises them."""
+
+    def __init__(self, backbone: Backbone, mean: float, std: float, valid_frames: int) -> None:
+        super().__init__()
+        self.backbone, self.mean, self.std, self.valid_frames = backbone, mean, std, valid_frames
+
+    def forward(self, log_mels: Tensor) -> Tensor:
+        normalised = (log_mels - self.mean) / (2 * self.std)
+        normalised[..., self.valid_frames :] = 0
+        return self.backbone(normalised.unsqueeze(1))
 
 
 def train_encoder(
@@ -81,17 +128,11 @@ def train_encoder(
     started = time.perf_counter()
     encoder = build("transformer", spec, seed=recipe.seed)
     assert isinstance(encoder, AudioTransformer)
-    held_out = max(1, recipe.instances // 4)
-    train = draw_mixtures(encoder, library, "train", recipe.instances, recipe.samples, recipe.seed, progress)
-    val = draw_mixtures(encoder, library, "val", held_out, max(8, recipe.samples // 8), recipe.seed + 1, progress)
+    train, val = _draw_both(encoder.spectrogram, library, recipe, progress)
     sounding = train.log_mels[..., : encoder.valid_frames]
     encoder.set_statistics(sounding.mean().item(), sounding.std().item())
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        head = nn.Linear(encoder.feature_dim, len(library.classes)).to(device)
-        encoder.to(device)
-        _fit(encoder.requires_grad_(True).train(), head, train, recipe, progress)
+    head = _fitted(encoder, encoder.feature_dim, library, train, recipe, device, progress)
     metadata = {
         "source": "pretrain",
         "kind": "transformer",
@@ -105,8 +146,41 @@ def train_encoder(
     return encoder.state_dict(), metadata
 
 
+def _library(recipe: PretrainConfig) -> SoundLibrary:
+    counts = SplitCounts(train=recipe.instances, val=max(1, recipe.instances // 4), test=1)
+    return open_library(ProceduralAssetsConfig(instances=counts, seed=recipe.seed), purpose="pretraining")
+
+
+def _draw_both(
+    spectrogram: dict[str, Any], library: SoundLibrary, recipe: PretrainConfig, progress: bool
+) -> tuple[Mixtures, Mixtures]:
+    """Return mixtures for training, and held-out ones of other instances."""
+    held_out = max(1, recipe.instances // 4)
+    train = draw_mixtures(spectrogram, library, "train", recipe.instances, recipe.samples, recipe.seed, progress)
+    val = draw_mixtures(spectrogram, library, "val", held_out, max(8, recipe.samples // 8), recipe.seed + 1, progress)
+    return train, val
+
+
+def _fitted(
+    model: nn.Module,
+    feature_dim: int,
+    library: SoundLibrary,
+    train: Mixtures,
+    recipe: PretrainConfig,
+    device: str | torch.device,
+    progress: bool,
+) -> nn.Linear:
+    """Train a model of log-mels with a linear classifier of its features, and return that."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        head = nn.Linear(feature_dim, len(library.classes)).to(device)
+        model.to(device)
+        _fit(model.requires_grad_(True).train(), head, train, recipe, progress)
+    return head
+
+
 def draw_mixtures(
-    encoder: AudioTransformer,
+    spectrogram: dict[str, Any],
     library: SoundLibrary,
     split: str,
     instances: int,
@@ -116,7 +190,7 @@ def draw_mixtures(
 ) -> Mixtures:
     """Mix `samples` windows of up to two sounds of different classes, at random levels, over a floor of white noise."""
     generator = np.random.default_rng(seed)
-    rate, seconds = encoder.spectrogram["sample_rate"], encoder.spectrogram["window_seconds"]
+    rate, seconds = spectrogram["sample_rate"], spectrogram["window_seconds"]
     labels = torch.zeros(samples, len(library.classes))
     pictures = []
     for index in tqdm(range(samples), desc=f"mix sounds ({split})", unit="mixture", disable=not progress):
@@ -127,12 +201,12 @@ def draw_mixtures(
             mixture += _level(generator, _LEVELS_DB) * sound
             labels[index, name] = 1.0
         waveform = torch.from_numpy(mixture.astype(np.float32))
-        pictures.append(log_mels(waveform, segments=1, window_margin=0.0, **encoder.spectrogram)[0])
+        pictures.append(log_mels(waveform, segments=1, window_margin=0.0, **spectrogram)[0])
     return Mixtures(torch.stack(pictures), labels)
 
 
 @torch.inference_mode()
-def measure(encoder: AudioTransformer, head: nn.Linear, mixtures: Mixtures) -> dict[str, float]:
+def measure(encoder: nn.Module, head: nn.Linear, mixtures: Mixtures) -> dict[str, float]:
     """Return accuracies: per label, per mixture, and of the strongest label for mixtures of one sound."""
     device = head.weight.device
     logits = torch.cat([head(encoder(part.to(device))).cpu() for part in mixtures.log_mels.split(256)])
@@ -146,7 +220,7 @@ def measure(encoder: AudioTransformer, head: nn.Linear, mixtures: Mixtures) -> d
     }
 
 
-def _fit(encoder: AudioTransformer, head: nn.Linear, train: Mixtures, recipe: PretrainConfig, progress: bool) -> None:
+def _fit(encoder: nn.Module, head: nn.Linear, train: Mixtures, recipe: PretrainConfig, progress: bool) -> None:
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=_WEIGHT_DECAY)
     batches = -(-recipe.samples // recipe.batch_size)
