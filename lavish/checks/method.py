@@ -31,6 +31,28 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
         "global_pool": "avg",
     },
+    # As CLIP and DINOv2 with registers.
+    "vit_registers": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "pre_norm": True,
+        "act_layer": "quick_gelu", "init_values": 0.5, "reg_tokens": 2, "no_embed_class": True,
+    },
+    # As SigLIP.
+    "vit_attention_pooled": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
+        "global_pool": "map",
+    },
+    # As EVA-02: separate maps for queries, keys and values, a gated feed-forward layer, norms inside both.
+    "eva": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "use_rot_pos_emb": True,
+        "qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True, "mlp_ratio": 2,
+    },
+    # As DINOv3.
+    "eva_registers": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "use_rot_pos_emb": True,
+        "rope_type": "dinov3", "rope_rotate_half": True, "use_abs_pos_emb": False, "num_reg_tokens": 2,
+        "init_values": 0.5, "use_fc_norm": False,
+    },
+    "ast": {"img_size": [SIDE, SIDE], "patch_size": 8, "stride": 6, "embed_dim": 16, "depth": 2, "num_heads": 2},
     "swin": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
 }  # fmt: skip
@@ -81,10 +103,11 @@ def small_backbone(name: str) -> Backbone:
     return built
 
 
-def images() -> dict[Stream, Tensor]:
-    """Return two clips of both streams, (clips x segments, 3, H, W) each."""
+def images(encoder: TwoStreamEncoder) -> dict[Stream, Tensor]:
+    """Return two clips of both streams, (clips x segments, channels, H, W) each."""
     generator = torch.Generator().manual_seed(1)
-    return {stream: torch.randn(2 * SEGMENTS, 3, SIDE, SIDE, generator=generator) for stream in STREAMS}
+    shape = (2 * SEGMENTS, encoder.backbone.in_channels, SIDE, SIDE)
+    return {stream: torch.randn(shape, generator=generator) for stream in STREAMS}
 
 
 def trainable(encoder: TwoStreamEncoder) -> dict[str, nn.Parameter]:
@@ -107,15 +130,16 @@ def randomise(encoder: TwoStreamEncoder) -> TwoStreamEncoder:
 @torch.no_grad()
 def outputs(encoder: TwoStreamEncoder, **changed: Tensor) -> dict[Stream, Tensor]:
     """Return the pooled features and tokens of each stream in one vector; `changed` replaces the images of a stream."""
-    features = encoder.eval()({**images(), **changed}, SEGMENTS)
+    features = encoder.eval()({**images(encoder), **changed}, SEGMENTS)
     return {stream: torch.cat([f.pooled.flatten(), f.tokens.flatten()]) for stream, f in features.items()}
 
 
 @torch.no_grad()
 def preserves_output(subject: Subject) -> bool:
     """Tell whether the untrained method leaves the frozen backbone's features unchanged."""
-    frozen = TwoStreamEncoder(small_backbone(subject.backbone), method="none")(images(), SEGMENTS)
-    adapted = subject.encoder().eval()(images(), SEGMENTS)
+    bare = TwoStreamEncoder(small_backbone(subject.backbone), method="none")
+    frozen = bare(images(bare), SEGMENTS)
+    adapted = subject.encoder().eval()(images(bare), SEGMENTS)
     return all(
         found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
         for stream in STREAMS
@@ -150,7 +174,7 @@ def _check_gradients(subject: Subject, direction: Direction, arrangement: str) -
     _require(
         declared == trainable(encoder).keys(), f"{where}: not trainable: {_first(declared - trainable(encoder).keys())}"
     )
-    features = encoder(images(), SEGMENTS)
+    features = encoder(images(encoder), SEGMENTS)
     generator = torch.Generator().manual_seed(3)
     # Only pooled features, as the simplest head uses: a parameter that other features depend on would stay untrained.
     losses = [(f.pooled * torch.randn(f.pooled.shape, generator=generator)).sum() for f in features.values()]
@@ -168,7 +192,7 @@ def check_direction(subject: Subject) -> None:
         first = outputs(encoder)
         expected = readers if adapter_class(subject.method).cross_modal else set()
         for stream in STREAMS:
-            zeros = {other_stream(stream): torch.zeros(2 * SEGMENTS, 3, SIDE, SIDE)}
+            zeros = {other_stream(stream): torch.zeros_like(images(encoder)[other_stream(stream)])}
             depends = not torch.allclose(outputs(encoder, **zeros)[stream], first[stream], atol=1e-6)
             does = "depends on the other one" if depends else "does not depend on the other one"
             _require(depends == (stream in expected), f"direction {direction}: the {stream} stream {does}")
@@ -178,8 +202,8 @@ def check_direction(subject: Subject) -> None:
 def check_clips(subject: Subject) -> None:
     """The features of a clip do not depend on the other clips of a batch in evaluation."""
     encoder = randomise(subject.encoder()).eval()
-    both = encoder(images(), SEGMENTS)
-    alone = encoder({stream: x[SEGMENTS:] for stream, x in images().items()}, SEGMENTS)
+    both = encoder(images(encoder), SEGMENTS)
+    alone = encoder({stream: x[SEGMENTS:] for stream, x in images(encoder).items()}, SEGMENTS)
     for stream in STREAMS:
         for found, expected in _pairs(alone[stream], both[stream]):
             equal = torch.allclose(found, expected[SEGMENTS:], atol=1e-5, rtol=1e-4)
@@ -190,10 +214,10 @@ def check_clips(subject: Subject) -> None:
 def check_segments(subject: Subject) -> None:
     """The segments of a clip are mixed if and only if the class declares `temporal`."""
     encoder = randomise(subject.encoder()).eval()
-    changed = images()
+    changed = images(encoder)
     for stream in changed.values():
         stream[1] = 0  # the second segment of the first clip
-    first, second = encoder(images(), SEGMENTS), encoder(changed, SEGMENTS)
+    first, second = encoder(images(encoder), SEGMENTS), encoder(changed, SEGMENTS)
     mixed = any(
         not torch.allclose(found[0], expected[0], atol=1e-6)
         for stream in STREAMS
@@ -211,7 +235,7 @@ def check_frozen_backbone(subject: Subject) -> None:
     frozen |= {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers()}
     optimizer = torch.optim.Adam(trainable(encoder).values(), lr=0.1)
     for _ in range(2):
-        features = encoder(images(), SEGMENTS)
+        features = encoder(images(encoder), SEGMENTS)
         torch.stack([f.pooled.square().sum() for f in features.values()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -224,7 +248,7 @@ def check_frozen_backbone(subject: Subject) -> None:
 def check_single_stream(subject: Subject) -> None:
     """With one stream, the other one has neither features nor parameters."""
     encoder = randomise(subject.encoder(streams=("visual",))).eval()
-    found = set(encoder({"visual": images()["visual"]}, SEGMENTS))
+    found = set(encoder({"visual": images(encoder)["visual"]}, SEGMENTS))
     _require(found == {"visual"}, f"features of {', '.join(sorted(found))} from the visual stream only")
     audio = {name for name in trainable(encoder) if "audio" in name}
     _require(not audio, f"a parameter of the missing audio stream: {_first(audio)}")
@@ -261,8 +285,10 @@ def check_budget_option(subject: Subject) -> None:
 
 
 def check_cost(subject: Subject) -> None:
-    """Every operator of the method is one whose multiply-adds can be counted."""
-    count_encoder(subject.encoder(), dict.fromkeys(STREAMS, (SIDE, SIDE)), SEGMENTS)
+    """Every operator of the method is one whose multiply-adds can be counted; counted for frames of three channels."""
+    encoder = subject.encoder()
+    if encoder.backbone.in_channels == 3:
+        count_encoder(encoder, dict.fromkeys(STREAMS, (SIDE, SIDE)), SEGMENTS)
 
 
 CHECKS: dict[str, Callable[[Subject], None]] = {

@@ -190,9 +190,9 @@ class RandomWeights(Config):
 WeightsConfig = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
 
 
-EXPLICIT_BACKBONES = ("vit", "swin", "swinv2")
+EXPLICIT_BACKBONES = ("vit", "eva", "ast", "swin", "swinv2")
 """Names of backbones that `spec` describes."""
-NAMED_BACKBONES = ("vit_*", "deit*", "swin_*", "swinv2_*")
+NAMED_BACKBONES = ("vit_*", "deit*", "eva_*", "eva02_*", "swin_*", "swinv2_*")
 """Patterns of timm's names of the backbones that are supported."""
 
 
@@ -200,10 +200,13 @@ class BackboneConfig(Config):
     """The frozen image transformer that both streams share."""
 
     model: str = Field(
-        description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2'."
+        description=f"A timm name ({', '.join(NAMED_BACKBONES)}) with its weights tag, or an explicit "
+        f"{', '.join(map(repr, EXPLICIT_BACKBONES))}."
     )
     spec: dict[str, Any] = Field(
-        default_factory=dict, description="Constructor arguments of an explicit small 'vit', 'swin' or 'swinv2'."
+        default_factory=dict,
+        description="Constructor arguments of timm's class for an explicit backbone; of an 'ast' also `stride`, mel "
+        "bins and frames from one patch to the next.",
     )
     weights: WeightsConfig
     stochastic_depth: bool = Field(default=False, description="Keep the backbone's own stochastic depth in training.")
@@ -211,7 +214,7 @@ class BackboneConfig(Config):
     positions: Literal["bicubic", "linear"] = Field(
         default="bicubic",
         description="Resizing of a ViT's position embedding for other image sizes: as a grid, or (published code) as "
-        "a sequence including the class token.",
+        "a sequence including the class token. An 'ast' cuts or stretches its own as published.",
     )
     # Excluded from identities at its default, because it changes no trained or evaluated number.
     classifier: Literal["dropped", "counted"] = Field(

@@ -125,7 +125,8 @@ def count_parameters(model: AudioVisualModel, audio_encoder: nn.Module | None = 
 
 def count_backbone(backbone: Backbone, size: int) -> int:
     """Count the multiply-adds of a backbone alone for one square image of `size` pixels, as fvcore does."""
-    return sum(_select(_count(backbone, (torch.zeros(1, 3, size, size),)), "").values())
+    image = torch.zeros(1, backbone.in_channels, size, size)
+    return sum(_select(_count(backbone, (image,)), "").values())
 
 
 def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, int]], segments: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def run(layers: Layers, names: list[str] | None = None) -> torch.Tensor:
 @torch.no_grad()
 def test_layer_by_layer_is_the_whole(backbone: Backbone):
     names: list[str] = []
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, backbone.in_channels, 32, 32)
     tokens = backbone.embed(images)
     torch.testing.assert_close(run(backbone.embedding_layers(images), names), tokens)
     for index in range(backbone.num_blocks):
@@ -40,7 +40,7 @@ def test_layer_by_layer_is_the_whole(backbone: Backbone):
 
 @torch.no_grad()
 def test_added_tokens_are_read_and_leave_the_sequence_again(backbone: Backbone):
-    tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+    tokens = backbone.embed(torch.randn(2, backbone.in_channels, 32, 32))
     added = torch.randn(2, 3, tokens.shape[2])
     longer = backbone.add_tokens(tokens, added)
     rest, taken = backbone.take_tokens(longer, 3)
@@ -73,7 +73,7 @@ def test_attention_over_a_sequence(backbone: Backbone):
 
 @torch.no_grad()
 def test_windows_are_what_attention_mixes(backbone: Backbone):
-    tokens = backbone.embed(torch.randn(2, 3, 32, 32))
+    tokens = backbone.embed(torch.randn(2, backbone.in_channels, 32, 32))
     for index in range(backbone.num_blocks):
         tokens = backbone.enter(index, tokens)
         windows = backbone.windows(index, tokens)
@@ -90,7 +90,7 @@ def test_windows_are_what_attention_mixes(backbone: Backbone):
 @torch.no_grad()
 def test_linear_maps_are_the_layers(backbone: Backbone):
     for name, part in (("qkv", "attention"), ("proj", "attention"), ("fc1", "ffn"), ("fc2", "ffn")):
-        tokens = backbone.enter(0, backbone.embed(torch.randn(1, 3, 32, 32)))
+        tokens = backbone.enter(0, backbone.embed(torch.randn(1, backbone.in_channels, 32, 32)))
         layers = backbone.attention_layers(0, tokens) if part == "attention" else backbone.ffn_layers(0, tokens)
         operation = next(layers)
         while operation.name != name:
