@@ -39,9 +39,10 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
     Deterministic on a CPU with one thread.
     """
     size = spec.get("img_size")
-    if model not in EXPLICIT_BACKBONES or not isinstance(size, int):
+    names = [name for name in EXPLICIT_BACKBONES if name != "ast"]  # which reads spectrograms
+    if model not in names or not isinstance(size, int) or spec.get("in_chans", 3) != 3:
         raise LavishError(
-            f"backbone.weights.source 'pretrain' trains {' or '.join(map(repr, EXPLICIT_BACKBONES))} with "
+            f"backbone.weights.source 'pretrain' trains {' or '.join(map(repr, names))} on square pictures of "
             f"backbone.spec.img_size, not '{model}' with {spec}: name one, or take weights from the hub or a file"
         )
     started = time.perf_counter()

@@ -167,14 +167,17 @@ def test_what_has_no_single_layers_is_refused_by_name():
 
 
 @pytest.mark.xfail(strict=True, reason="the encoder does not pass the grids of its streams yet")
-def test_both_streams_have_positions_of_their_own_grid():
+@pytest.mark.parametrize("method", ["none", "lora"])  # as a whole, and layer by layer
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)], ids=["more patches", "as many"])
+def test_both_streams_have_positions_of_their_own_grid(method, size):
     backbone = sharpened(small_backbone("eva_registers"))
     images: dict[Stream, torch.Tensor] = {
-        "visual": random_images(backbone, 32, 32),
+        "visual": random_images(backbone, *size),
         "audio": random_images(backbone, 24, 48),
     }
+    sizes: dict[Stream, tuple[int, int]] = {"visual": size, "audio": (24, 48)}
     with torch.no_grad():
-        found = TwoStreamEncoder(backbone, method="none")(images)
+        found = TwoStreamEncoder(backbone, method=method, sizes=sizes)(images)
         for stream, x in images.items():
             torch.testing.assert_close(found[stream].pooled, backbone(x))
 
