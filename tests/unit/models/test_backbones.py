@@ -97,8 +97,9 @@ def test_vit_reads_spectrograms_of_another_size():
     assert backbone.grid_sizes((24, 43))[0] == (3, 5)
 
 
-def test_published_stretching_of_positions_includes_the_class_token():
-    backbone = build_backbone("vit", SMALL_VIT, 32, positions="linear").eval()
+@pytest.mark.parametrize("name", ["vit", "eva"])
+def test_published_stretching_of_positions_includes_the_class_token(name):
+    backbone = build_backbone(name, SMALL_VIT, 32, positions="linear").eval()
     images = torch.randn(1, 3, 24, 40)
     tokens = backbone.embed(images)
     model = backbone.model
