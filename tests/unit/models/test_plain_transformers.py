@@ -9,11 +9,13 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from lavish.checks.method import BACKBONES, Subject, small_backbone
+from lavish.config.schema import PretrainConfig
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.models.backbones.base import Backbone, apply_all
 from lavish.models.backbones.build import build_backbone, classifier_sizes
 from lavish.models.interfaces import Stream
+from lavish.training.pretraining.backbone import pretrain
 from tests.unit.models.ast_reference import ast_features
 
 NAMED = [
@@ -351,3 +353,20 @@ def test_vit_of_one_channel_reads_spectrograms_of_any_length():
 def test_images_of_other_backbones_have_three_channels():
     for name in BACKBONES:
         assert small_backbone(name).in_channels == (1 if name == "ast" else 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [("ast", {"img_size": 32}), ("vit", {"img_size": 32, "in_chans": 1}), ("vit", {"img_size": [16, 32]})],
+)
+def test_what_reads_no_square_pictures_is_not_pretrained_on_them(tmp_path, model, spec):
+    recipe = PretrainConfig(samples=8, epochs=1)
+    with pytest.raises(LavishError, match=r"trains 'vit' or 'eva' or 'swin' or 'swinv2' on square pictures"):
+        pretrain(model, spec, recipe, tmp_path / "w.safetensors", torch.device("cpu"))
+
+
+def test_an_eva_is_pretrained(tmp_path):
+    recipe = PretrainConfig(instances=2, samples=8, batch_size=4, epochs=1)
+    spec = {**BACKBONES["eva_registers"], "img_size": 32}
+    pretrain("eva", spec, recipe, tmp_path / "w.safetensors", torch.device("cpu"))
+    build_backbone("eva", spec, 32, weights=tmp_path / "w.safetensors")
