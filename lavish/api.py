@@ -58,8 +58,8 @@ def build_encoder(
     random state.
 
     Args:
-        backbone: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2' with a
-            `spec`, or 'htsat' for spectrograms alone.
+        backbone: a timm name with its weights tag (vit_*, deit*, eva_*, eva02_*, swin_*, swinv2_*), or 'vit', 'eva',
+            'ast', 'swin', 'swinv2', 'htsat' with a `spec`.
         method: one of :func:`available_methods`, the path of a file with a method, or 'none' for the frozen backbone.
         options: of the method; docs/methods.md lists them.
         direction: 'both', audio to visual ('a2v'), visual to audio ('v2a'), or 'none'.
@@ -68,7 +68,7 @@ def build_encoder(
         modalities: the streams of the encoder.
         weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the
             configuration key `backbone.weights`, for example with `revision` and `sha256`.
-        spec: constructor arguments of an explicit small 'vit', 'swin' or 'swinv2', or of 'htsat'.
+        spec: constructor arguments of an explicit backbone.
         frame_size: height and width of the frames in pixels, by default those of the pretraining.
         spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames.
         segments: of a clip.
@@ -100,10 +100,12 @@ def build_encoder(
         weights = {"source": "file", "path": weights}
     config = parse(BackboneConfig, {"model": backbone, "spec": dict(spec or {}), "weights": weights}, where)
     explicit = config.model in EXPLICIT_BACKBONES
-    side = frame_size or (config.spec.get("img_size", 224) if explicit else pretrained_image_size(config.model))
-    sizes: dict[Stream, tuple[int, int]] = {"visual": (side, side), "audio": spectrogram_size or (side, side)}
+    side = frame_size or (0 if explicit else pretrained_image_size(config.model))
+    frozen = _backbone(config, side)
+    frames = (side, side) if side else frozen.image_size
+    sizes: dict[Stream, tuple[int, int]] = {"visual": frames, "audio": spectrogram_size or frames}
     encoder = TwoStreamEncoder(
-        _backbone(config, side),
+        frozen,
         streams=streams_of(modalities),
         method=adapter.method,
         options=adapter.options,

@@ -31,13 +31,35 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
         "global_pool": "avg",
     },
+    # As CLIP and DINOv2 with registers.
+    "vit_registers": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "pre_norm": True,
+        "act_layer": "quick_gelu", "init_values": 0.5, "reg_tokens": 2, "no_embed_class": True,
+    },
+    # As SigLIP.
+    "vit_attention_pooled": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False,
+        "global_pool": "map",
+    },
+    # As EVA-02: separate maps for queries, keys and values, a gated feed-forward layer, norms inside both.
+    "eva": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "use_rot_pos_emb": True,
+        "qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True, "mlp_ratio": 2,
+    },
+    # As DINOv3.
+    "eva_registers": {
+        "img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "use_rot_pos_emb": True,
+        "rope_type": "dinov3", "rope_rotate_half": True, "use_abs_pos_emb": False, "num_reg_tokens": 2,
+        "init_values": 0.5, "use_fc_norm": False,
+    },
+    "ast": {"img_size": [SIDE, SIDE], "patch_size": 8, "stride": 6, "embed_dim": 16, "depth": 2, "num_heads": 2},
     "swin": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "swinv2": {"img_size": SIDE, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4},
     "htsat": {
         "img_size": SIDE, "mel_bins": 16, "embed_dim": 32, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4,
     },
 }  # fmt: skip
-PAIRS = ("vit + vit_average_pooled", "swinv2 + htsat")
+PAIRS = ("vit + ast", "swinv2 + htsat")
 """Two of them, for frames and for spectrograms: of unequal depth, and of unequal widths as well."""
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "av_moe": {"skip": 1, "balance": 0.01, "temporal_width": 8},

@@ -215,9 +215,9 @@ class RandomWeights(Config):
 WeightsConfig = Annotated[HubWeights | FileWeights | PretrainedWeights | RandomWeights, Field(discriminator="source")]
 
 
-EXPLICIT_BACKBONES = ("vit", "swin", "swinv2", "htsat")
+EXPLICIT_BACKBONES = ("vit", "eva", "ast", "swin", "swinv2", "htsat")
 """Names of backbones that `spec` describes."""
-NAMED_BACKBONES = ("vit_*", "deit*", "swin_*", "swinv2_*")
+NAMED_BACKBONES = ("vit_*", "deit*", "eva_*", "eva02_*", "swin_*", "swinv2_*")
 """Patterns of timm's names of the backbones that are supported."""
 
 
@@ -225,13 +225,13 @@ class BackboneConfig(Config):
     """A frozen image transformer, of both streams or of one."""
 
     model: str = Field(
-        description="A timm name (vit_*, deit*, swin_*, swinv2_*) with its weights tag, or 'vit', 'swin', 'swinv2', "
-        "'htsat'."
+        description=f"A timm name ({', '.join(NAMED_BACKBONES)}) with its weights tag, or an explicit "
+        f"{', '.join(map(repr, EXPLICIT_BACKBONES))}."
     )
     spec: dict[str, Any] = Field(
         default_factory=dict,
-        description="Constructor arguments of an explicit small 'vit', 'swin' or 'swinv2', or of 'htsat', whose "
-        "defaults are the published sizes.",
+        description="Constructor arguments of timm's class for an explicit backbone; of an 'ast' also `stride`, mel "
+        "bins and frames from one patch to the next. The defaults of an 'htsat' are the published sizes.",
     )
     weights: WeightsConfig
     stochastic_depth: bool = Field(default=False, description="Keep the backbone's own stochastic depth in training.")
@@ -239,7 +239,7 @@ class BackboneConfig(Config):
     positions: Literal["bicubic", "linear"] = Field(
         default="bicubic",
         description="Resizing of a ViT's position embedding for other image sizes: as a grid, or (published code) as "
-        "a sequence including the class token.",
+        "a sequence including the class token. An 'ast' cuts or stretches its own as published.",
     )
     # Excluded from identities at its default, because it changes no trained or evaluated number.
     classifier: Literal["dropped", "counted"] = Field(

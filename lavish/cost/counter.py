@@ -49,8 +49,8 @@ _NORMS = {"layer_norm", "batch_norm"}
 _ENCODER = "model.encoder"
 
 # Elementwise operations, reductions and data movement, which have no matrix product. Any other operator that fvcore
-# does not count needs a handler, or has to be added here on purpose. Bicubic resampling is that of a ViT's position
-# embedding, which does not depend on the input and could be stored.
+# does not count needs a handler, or has to be added here on purpose. Resampling is that of a position embedding, sine
+# and cosine are those of rotary positions: neither depends on the input, and both could be stored.
 FREE_OPERATORS = {
     f"aten::{name}"
     for name in [
@@ -59,7 +59,7 @@ FREE_OPERATORS = {
         "clamp_min", "clamp_max", "linalg_vector_norm", "norm", "expand_as", "view_as", "copy_", "index", "pad",
         "roll", "repeat", "repeat_interleave", "where", "masked_fill", "fill_", "zeros", "zeros_like", "ones",
         "ones_like", "empty", "arange", "eq", "ne", "lt", "gt", "unflatten", "embedding",
-        "_upsample_bicubic2d_aa",
+        "_upsample_bicubic2d_aa", "sin", "cos", "meshgrid",
     ]
 }  # fmt: skip
 

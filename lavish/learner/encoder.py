@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lavish.errors import LavishError
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
-from lavish.models.backbones.base import Backbone, FrozenLayer
+from lavish.models.backbones.base import Backbone, FrozenLayer, Grid
 from lavish.models.interfaces import STREAMS, Blocks, Position, Stream, StreamFeatures, Streams
 from lavish.models.pairing import pair_blocks
 
@@ -119,13 +119,15 @@ class TwoStreamEncoder(nn.Module):
         if method is not None:
             tokens = method.after_embedding(tokens, context)
         ends: dict[Stream, list[Tensor]] = {stream: [] for stream in self.streams}
+        grids = {s: own.grid_sizes((images[s].shape[-2], images[s].shape[-1])) for s, own in backbones.items()}
         for blocks in self.steps:
             # A block that runs alone leaves the tokens of the other stream as they are.
             running = self._each("enter", blocks, {stream: tokens[stream] for stream in blocks})
             if method is not None:
                 running = method.before_block(blocks, running, context)
-            running = self._sublayer(blocks, "attention", running, context)
-            running = self._sublayer(blocks, "ffn", running, context)
+            here = {stream: grids[stream][block] for stream, block in blocks.items()}
+            running = self._sublayer(blocks, "attention", running, here, context)
+            running = self._sublayer(blocks, "ffn", running, here, context)
             if method is not None:
                 running = method.after_block(blocks, running, context)
             for stream, x in running.items():
@@ -134,7 +136,10 @@ class TwoStreamEncoder(nn.Module):
         tokens = self._part("final", dict.fromkeys(self.streams), tokens, context)
         features = {
             stream: StreamFeatures(
-                backbones[stream].pool(x), x, (*ends[stream][:-1], x), self._stage_grids(stream, images[stream])
+                backbones[stream].pool(x),
+                x,
+                (*ends[stream][:-1], x),
+                tuple(grids[stream][end] for end in backbones[stream].stage_ends),
             )
             for stream, x in tokens.items()
         }
@@ -142,11 +147,6 @@ class TwoStreamEncoder(nn.Module):
             features = method.transform_features(features, context)
         self.auxiliary_loss = torch.stack(context.auxiliary_losses).sum() if context.auxiliary_losses else None
         return features
-
-    def _stage_grids(self, stream: Stream, images: Tensor) -> tuple[tuple[int, int], ...]:
-        backbone = self.backbones[stream]
-        grids = backbone.grid_sizes((images.shape[-2], images.shape[-1]))
-        return tuple(grids[end] for end in backbone.stage_ends)
 
     @torch.no_grad()
     def frozen_tokens(self, images: Tensor) -> Tensor:
@@ -157,10 +157,17 @@ class TwoStreamEncoder(nn.Module):
         tokens = self.backbone.encode(images)
         return tokens[:, self.backbone.num_prefix_tokens :]
 
-    def _sublayer(self, blocks: Blocks, position: Position, tokens: Streams, context: ForwardContext) -> Streams:
+    def _sublayer(
+        self,
+        blocks: Blocks,
+        position: Position,
+        tokens: Streams,
+        grids: dict[Stream, Grid],
+        context: ForwardContext,
+    ) -> Streams:
         """Add frozen residual branches and the method's updates; both streams are read before either is updated."""
         context.tokens = tokens
-        branches = self._part(position, blocks, tokens, context)
+        branches = self._part(position, blocks, tokens, context, grids)
         besides = (
             self.adapters.residual_update(blocks, position, tokens, branches, context)
             if self.adapters is not None
@@ -173,17 +180,22 @@ class TwoStreamEncoder(nn.Module):
         return updated
 
     def _part(
-        self, name: _Part, blocks: Mapping[Stream, int | None], inputs: Streams, context: ForwardContext
+        self,
+        name: _Part,
+        blocks: Mapping[Stream, int | None],
+        inputs: Streams,
+        context: ForwardContext,
+        grids: Mapping[Stream, Grid] | None = None,
     ) -> Streams:
         """Run a part of the backbones: as a whole, or layer by layer where the method intercepts layers."""
         method = self.adapters
         edits = {s: method.intercepted_layers(s, blocks[s]) if method is not None else frozenset() for s in inputs}
         if not any(edits.values()):
-            return self._each(name, blocks, inputs)
-        joined = self._alike(blocks, inputs) and name != "embed"
+            return self._each(name, blocks, inputs, grids)
+        joined = self._alike(inputs, grids) and name != "embed"
         batches = {tuple(inputs): torch.cat(list(inputs.values()))} if joined else {(s,): x for s, x in inputs.items()}
         parts = {
-            streams: _call(self.backbones[streams[0]], f"{name}_layers", blocks[streams[0]], x)
+            streams: _call(self.backbones[streams[0]], f"{name}_layers", blocks, streams[0], x, grids)
             for streams, x in batches.items()
         }
         layers = {streams: next(part) for streams, part in parts.items()}
@@ -218,18 +230,24 @@ class TwoStreamEncoder(nn.Module):
         )
         return {s: found[s[0]] if len(s) == 1 else torch.cat([found[stream] for stream in s]) for s in layers}
 
-    def _each(self, name: _Part, blocks: Mapping[Stream, int | None], inputs: Streams) -> Streams:
+    def _each(
+        self,
+        name: _Part,
+        blocks: Mapping[Stream, int | None],
+        inputs: Streams,
+        grids: Mapping[Stream, Grid] | None = None,
+    ) -> Streams:
         """Run a part of the backbones as a whole, as one batch where the streams are alike."""
-        if self._alike(blocks, inputs) and name != "embed":
-            whole = _call(self.backbone, name, next(iter(blocks.values())), torch.cat(list(inputs.values())))
+        if self._alike(inputs, grids) and name != "embed":
+            whole = _call(self.backbone, name, blocks, next(iter(blocks)), torch.cat(list(inputs.values())), grids)
             return dict(zip(inputs, whole.chunk(2), strict=True))
-        return {stream: _call(self.backbones[stream], name, blocks[stream], x) for stream, x in inputs.items()}
+        return {stream: _call(self.backbones[stream], name, blocks, stream, x, grids) for stream, x in inputs.items()}
 
-    def _alike(self, blocks: Mapping[Stream, int | None], inputs: Streams) -> bool:
+    def _alike(self, inputs: Streams, grids: Mapping[Stream, Grid] | None) -> bool:
         """Return whether both streams run, and can pass through a shared backbone as one batch."""
-        shapes = [x.shape for x in inputs.values()]
+        shapes = {x.shape for x in inputs.values()} | set(grids.values() if grids else ())
         shared = len(set(map(id, self.backbones.values()))) == 1
-        return len(shapes) == 2 and shapes[0] == shapes[1] and shared
+        return len(inputs) == 2 and shared and len(shapes) == (2 if grids else 1)
 
 
 _Part = Literal["embed", "enter", "attention", "ffn", "final"]
@@ -242,10 +260,18 @@ def _split(batch: Tensor, streams: _Batch) -> tuple[Tensor, ...]:
     return batch.chunk(2) if len(streams) == 2 else (batch,)
 
 
-def _call(backbone: Backbone, name: str, block: int | None, x: Tensor) -> Any:
-    """Run a part of a backbone, of a block or outside blocks."""
-    part = getattr(backbone, name)
-    return part(x) if block is None else part(block, x)
+def _call(
+    backbone: Backbone,
+    name: str,
+    blocks: Mapping[Stream, int | None],
+    stream: Stream,
+    x: Tensor,
+    grids: Mapping[Stream, Grid] | None,
+) -> Any:
+    """Run a part of a stream's backbone: outside blocks, of a block, or a sublayer, which takes the grid."""
+    block = blocks[stream]
+    where = () if block is None else (block,)
+    return getattr(backbone, name)(*where, x, *((grids[stream],) if grids else ()))
 
 
 def chosen_blocks(layers: str | list[int], num_blocks: int) -> list[int]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from timm.models.vision_transformer import LayerScale
+from torch import nn
 
 from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.eva import EvaBackbone
 from lavish.models.backbones.htsat import HTSATBackbone
 from lavish.models.backbones.swin import SwinV2Backbone, WindowedBackbone
 
@@ -19,6 +24,8 @@ class Sizes:
     """C"""
     hidden: int
     """Width of the feed-forward layer."""
+    widened: int
+    """Outputs of its first map: twice the hidden width with a gate."""
     tokens: int
     """N, the tokens of an image in this block; the same in both streams here."""
     heads: int
@@ -26,13 +33,25 @@ class Sizes:
     """Tokens before the patches."""
     patch: int
     """Side of a patch in pixels."""
+    channels: int
+    """Channels of an image."""
     window: int
     """Side of an attention window in patches; 0 for a ViT."""
     second: bool
     """Whether it is a block of a Swin V2."""
-    channels: int
-    """Of the images."""
-    normed: int
+    key_bias: bool = True
+    """Whether keys have a bias."""
+    inner_norms: bool = False
+    """Whether attention and the feed-forward layer have a norm before their last map."""
+    layer_scale: bool = False
+    """Whether both branches are scaled channel by channel."""
+    positions: int = 0
+    """Tokens with a trained position."""
+    pre_norm: bool = False
+    """Whether there is a norm before the first block, and then no bias of the patch embedding."""
+    pooling: bool = False
+    """Whether it pools by attention."""
+    normed: int = 0
     """Channels of a batch norm of the input; 0 without one."""
 
 
@@ -55,13 +74,30 @@ def sizes(backbone: Backbone) -> list[Sizes]:
     """Return the sizes of a backbone's blocks."""
     grids = backbone.grid_sizes(backbone.image_size)
     return [
-        Sizes(width, len(backbone.linear(index, "fc1")[0]), backbone.num_prefix_tokens + rows * columns,
-              backbone.num_heads(index), backbone.num_prefix_tokens, backbone.patch_size[0],
+        Sizes(width, backbone.linear(index, "fc2")[0].shape[1], len(backbone.linear(index, "fc1")[0]),
+              backbone.num_prefix_tokens + rows * columns, backbone.num_heads(index), backbone.num_prefix_tokens,
+              backbone.patch_size[0], backbone.in_channels,
               backbone.blocks[index].window_size[0] if isinstance(backbone, WindowedBackbone) else 0,
-              isinstance(backbone, SwinV2Backbone), backbone.in_channels,
-              backbone.model.bn0.num_features if isinstance(backbone, HTSATBackbone) else 0)
+              isinstance(backbone, SwinV2Backbone), **_plain(backbone),
+              normed=backbone.model.bn0.num_features if isinstance(backbone, HTSATBackbone) else 0)
         for index, (width, (rows, columns)) in enumerate(zip(backbone.widths, grids, strict=True))
     ]  # fmt: skip
+
+
+def _plain(backbone: Backbone) -> dict[str, Any]:
+    """Return what tells plain transformers apart."""
+    if isinstance(backbone, WindowedBackbone):
+        return {}
+    model, block = backbone.model, backbone.model.blocks[0]
+    return {
+        "key_bias": not isinstance(backbone, EvaBackbone),
+        "inner_norms": not isinstance(block.attn.norm, nn.Identity),
+        "layer_scale": getattr(block, "gamma_1", None) is not None
+        or isinstance(getattr(block, "ls1", None), LayerScale),
+        "positions": 0 if model.pos_embed is None else model.pos_embed.shape[1],
+        "pre_norm": not isinstance(model.norm_pre, nn.Identity),
+        "pooling": model.attn_pool is not None,
+    }
 
 
 def _lavish(block: Sizes) -> int:
@@ -83,14 +119,15 @@ def _compacter(blocks: list[Sizes], _: int) -> int:
 
 def _ssf(blocks: list[Sizes], _: int) -> int:
     # Behind norm1, qkv, proj, norm2, fc1, fc2; behind the patch embedding and the last norm.
-    inside = sum(2 * (b.width + 3 * b.width + b.width + b.width + b.hidden + b.width) for b in blocks)
+    inside = sum(2 * (b.width + 3 * b.width + b.width + b.width + b.widened + b.width) for b in blocks)
     return 2 * (inside + 2 * blocks[0].width + 2 * blocks[-1].width)
 
 
 def _norms(blocks: list[Sizes], _: int) -> int:
-    # Two in each block and the last one; in a Swin also that of the patch embedding and of each merging: before the
-    # linear map of four patches, and behind it in a Swin V2.
-    channels = sum(2 * b.width for b in blocks) + blocks[-1].width
+    # Two in each block and the last one, and further ones of some plain transformers. In a Swin also that of the patch
+    # embedding and of each merging: before the linear map of four patches, and behind it in a Swin V2.
+    channels = sum(2 * b.width + b.inner_norms * (b.width + b.hidden) for b in blocks)
+    channels += (1 + blocks[-1].pre_norm + blocks[-1].pooling) * blocks[-1].width
     if blocks[0].window:
         merged = [wide if blocks[0].second else 4 * narrow for narrow, wide in _merged(blocks)]
         channels += blocks[0].width + sum(merged)
@@ -98,23 +135,30 @@ def _norms(blocks: list[Sizes], _: int) -> int:
 
 
 def _biases(blocks: list[Sizes], _: int) -> int:
-    # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and all norms.
-    inside = sum((2 * b.width + 512 if b.second else 3 * b.width) + 2 * b.width + b.hidden for b in blocks)
-    return inside + blocks[0].width + blocks[0].normed + _norms(blocks, 0) // 2
+    # Of qkv (no keys in Swin V2, but a network of 512 channels for the position bias), proj, fc1, fc2 and the norms. Of
+    # attention pooling: query, keys, values, projection, and a feed-forward layer of 4 C.
+    first = blocks[0]
+    inside = sum(
+        (2 * b.width + 512 if b.second else (2 + b.key_bias) * b.width) + 2 * b.width + b.widened for b in blocks
+    )
+    outside = (not first.pre_norm) * first.width + 9 * first.pooling * first.width + first.normed
+    return inside + outside + _norms(blocks, 0) // 2
 
 
 def _everything(blocks: list[Sizes], _: int) -> int:
     first = blocks[0]
     total = _biases(blocks, 0) + _norms(blocks, 0) // 2 + first.channels * first.patch**2 * first.width + first.normed
     for b in blocks:
-        total += 4 * b.width**2 + 2 * b.width * b.hidden
+        total += 4 * b.width**2 + b.width * (b.widened + b.hidden) + 2 * b.layer_scale * b.width
         if b.second:  # temperature of the cosines; position bias from two coordinates
             total += b.heads + 512 * (2 + b.heads)
         elif b.window:  # a table of position biases
             total += (2 * b.window - 1) ** 2 * b.heads
     if first.window:
         return total + sum(4 * narrow * wide for narrow, wide in _merged(blocks))
-    return total + first.prefix * first.width + first.tokens * first.width  # class token, position embedding
+    if first.pooling:  # the query, and the maps that _biases lists
+        total += first.width + 12 * first.width**2
+    return total + (first.prefix + first.positions) * first.width
 
 
 def _merged(blocks: list[Sizes]) -> list[tuple[int, int]]:
@@ -173,9 +217,9 @@ def _stg_cma(blocks: list[Sizes], segments: int) -> int:
 
 def _cola(block: Sizes) -> int:
     # q, k, v, the projection, both maps of the feed-forward layer; r = 4, and a hyper-network of width C / 4 for each.
-    c, f, r, h = block.width, block.hidden, 4, block.width // 4
+    c, r, h = block.width, 4, block.width // 4
     hyper = c * h + h + 2 * h + h * r * r + r * r + 2 * r * r
-    return 4 * (2 * r * (c + c)) + 2 * (2 * r * (c + f)) + 6 * (hyper + 1)
+    return 4 * (2 * r * (c + c)) + 2 * r * (c + block.widened) + 2 * r * (block.hidden + c) + 6 * (hyper + 1)
 
 
 def _mbt(blocks: list[Sizes], _: int) -> int:

@@ -203,6 +203,11 @@ def test_unknown_weights_tag() -> None:
         lavish.build_encoder("vit_tiny_patch16_224.nonsense", weights="random")
 
 
+def test_sizes_of_a_rectangular_backbone() -> None:
+    built = lavish.build_encoder("vit", spec={**VIT, "img_size": [16, 32]}, method="none", weights="random")
+    assert built.sizes == {"visual": (16, 32), "audio": (16, 32)}
+
+
 def test_random_weights_have_a_seed_and_leave_the_random_state_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)

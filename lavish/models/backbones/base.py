@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from timm.layers import RmsNorm
 from torch import Tensor, nn
 
 LayerName = Literal["patch_embed", "norm1", "qkv", "proj", "norm2", "fc1", "fc2", "norm"]
@@ -22,11 +23,14 @@ class FrozenLayer:
     """None for the patch embedding and the norm after the last block."""
     layer: Callable[[Tensor], Tensor]
     tokens: Tensor
-    """(B, N, C), or images (B, in_channels, H, W) for the patch embedding."""
+    """(B, N, C), or images (B, channels, H, W) for the patch embedding."""
 
 
 Layers = Generator[FrozenLayer, Tensor, Tensor]
 """A part of the backbone as a generator: yields each layer, receives the layer's output, returns the part's output."""
+
+Grid = tuple[int, int]
+"""Rows and columns of the patches of an image."""
 
 
 class Backbone(nn.Module, ABC):
@@ -37,15 +41,19 @@ class Backbone(nn.Module, ABC):
 
         for index in range(backbone.num_blocks):
             x = backbone.enter(index, x)
-            x = x + backbone.attention(index, x)
-            x = x + backbone.ffn(index, x)
+            x = x + backbone.attention(index, x, grids[index])
+            x = x + backbone.ffn(index, x, grids[index])
         x = backbone.final(x)
+
+    ``grids`` are the :meth:`grid_sizes` of the images. Attention with rotary positions needs the grid, because tokens
+    alone do not tell where they are: two grids may have the same number of patches, and methods may add tokens. Without
+    one it is that of :attr:`image_size`. Both branches take it, so that they are called alike.
 
     ``embed_layers``, ``attention_layers``, ``ffn_layers`` and ``final_layers`` run the same parts layer by layer,
     for methods that change single layers.
 
     Methods may add tokens, between the class token and the patches. With windowed attention they take part in every
-    window, and their outputs are averaged over the windows.
+    window, and their outputs are averaged over the windows. They have no rotary position, like the class token.
     """
 
     model: Any
@@ -73,18 +81,18 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Return the input tokens (B, N, C) of the first block for normalised images (B, in_channels, H, W)."""
+        """Return the input tokens (B, N, C) of the first block for normalised images (B, channels, H, W)."""
 
     @abstractmethod
     def enter(self, index: int, tokens: Tensor) -> Tensor:
         """Apply patch merging if block `index` is the first of a stage."""
 
     @abstractmethod
-    def attention(self, index: int, tokens: Tensor) -> Tensor:
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Return the attention branch of block `index`, (B, N, C)."""
 
     @abstractmethod
-    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+    def ffn(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Return the feed-forward branch of block `index`, (B, N, C)."""
 
     @abstractmethod
@@ -96,11 +104,11 @@ class Backbone(nn.Module, ABC):
         """Run :meth:`embed` layer by layer."""
 
     @abstractmethod
-    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+    def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         """Run :meth:`attention` layer by layer."""
 
     @abstractmethod
-    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+    def ffn_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         """Run :meth:`ffn` layer by layer."""
 
     def final_layers(self, tokens: Tensor) -> Layers:
@@ -158,15 +166,18 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
-        """Pool normed tokens (B, N, C) into one feature per image (B, C)."""
+        """Pool normed tokens (B, N, C) into one feature per image (B, C).
+
+        Of tokens that are all alike, at least :attr:`num_prefix_tokens` + 1, it is what this token alone gives.
+        """
 
     @abstractmethod
-    def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    def grid_sizes(self, image_size: tuple[int, int]) -> tuple[Grid, ...]:
         """Return the patch grid (rows, columns) in each block for images of `image_size`, or raise LavishError."""
 
     def norms(self) -> list[nn.Module]:
-        """Return the layer norms, which `tune_norms` trains."""
-        return [module for module in self.model.modules() if isinstance(module, nn.LayerNorm)]
+        """Return the layer norms, which `tune_norms` trains; the last one is that of the output tokens."""
+        return [module for module in self.model.modules() if isinstance(module, nn.LayerNorm | RmsNorm)]
 
     def tunable(self, blocks: Iterable[int]) -> dict[str, nn.Parameter]:
         """Return the parameters of chosen blocks by name, for methods that train them.
@@ -200,16 +211,17 @@ class Backbone(nn.Module, ABC):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the frozen backbone's pooled features (B, C) of normalised images (B, in_channels, H, W)."""
+        """Return the frozen backbone's pooled features (B, C) of normalised images (B, channels, H, W)."""
         return self.pool(self.encode(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the frozen backbone's normed tokens (B, N, C) of normalised images (B, in_channels, H, W)."""
+        """Return the frozen backbone's normed tokens (B, N, C) of normalised images (B, channels, H, W)."""
         tokens = self.embed(images)
+        grids = self.grid_sizes((images.shape[-2], images.shape[-1]))
         for index in range(self.num_blocks):
             tokens = self.enter(index, tokens)
-            tokens = tokens + self.attention(index, tokens)
-            tokens = tokens + self.ffn(index, tokens)
+            tokens = tokens + self.attention(index, tokens, grids[index])
+            tokens = tokens + self.ffn(index, tokens, grids[index])
         return self.final(tokens)
 
 
@@ -221,3 +233,13 @@ def quarters(depth: int) -> tuple[int, ...]:
 def stretch_linear(positions: Tensor, length: int) -> Tensor:
     """Resize a position embedding (1, N, C), with class token, to `length` tokens by 1-D linear interpolation."""
     return torch.nn.functional.interpolate(positions.transpose(1, 2), size=length, mode="linear").transpose(1, 2)
+
+
+def apply_all(layers: Layers) -> Tensor:
+    """Apply every layer of a part unchanged, and return the part's output."""
+    layer = next(layers)
+    while True:
+        try:
+            layer = layers.send(layer.layer(layer.tokens))
+        except StopIteration as end:
+            return end.value

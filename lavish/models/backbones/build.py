@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
+from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
@@ -18,13 +22,22 @@ from torch import Tensor, nn
 from lavish.config.schema import NAMED_BACKBONES
 from lavish.errors import LavishError, did_you_mean
 from lavish.models.backbones.base import Backbone
+from lavish.models.backbones.eva import EvaBackbone
 from lavish.models.backbones.htsat import HTSAT, HTSATBackbone, in_timms_names
+from lavish.models.backbones.spectrogram import AstBackbone, audio_spectrogram_transformer
 from lavish.models.backbones.swin import SwinBackbone, SwinV2Backbone
 from lavish.models.backbones.vit import ViTBackbone
 from lavish.models.weights import load_exactly, read_weights
 
-_EXPLICIT = {"vit": VisionTransformer, "swin": SwinTransformer, "swinv2": SwinTransformerV2, "htsat": HTSAT}
-_HEADS = ("head", "head_dist", "attn_pool")  # what timm calls classifiers and pooling that are not used here
+_EXPLICIT: dict[str, Callable[..., nn.Module]] = {
+    "vit": VisionTransformer,
+    "eva": Eva,
+    "ast": audio_spectrogram_transformer,
+    "swin": SwinTransformer,
+    "swinv2": SwinTransformerV2,
+    "htsat": HTSAT,
+}
+_HEADS = ("head", "head_dist")  # what timm calls classifiers, which are not used here
 
 
 def build_backbone(
@@ -40,14 +53,14 @@ def build_backbone(
     """Build and freeze a backbone.
 
     Args:
-        name: a timm name with its weights tag (vit_*, deit*, swin_*, swinv2_*), or 'vit', 'swin', 'swinv2', 'htsat'
-            for an explicit `spec`.
-        spec: constructor arguments of timm's class, for 'vit', 'swin' and 'swinv2', or of
-            :class:`~lavish.models.backbones.htsat.HTSAT`.
+        name: a timm name with its weights tag (``lavish.config.schema.NAMED_BACKBONES``), or 'vit', 'eva', 'ast',
+            'swin', 'swinv2', 'htsat' for an explicit `spec`.
+        spec: constructor arguments of timm's class, for explicit ones; of an 'ast' those of
+            :func:`lavish.models.backbones.spectrogram.audio_spectrogram_transformer`.
         image_size: height and width of the images, pixels. A Swin is built for it; a ViT resamples its position
             embedding. 0 is the size that a named model was pretrained at.
-        weights: a safetensors file, for a named model in any naming that timm reads, for 'htsat' in the published
-            names; without one the weights are initialised from torch's random state.
+        weights: a safetensors file, for a named model in any naming that timm reads, for an 'ast' and an 'htsat' in
+            those of their public code; without one the weights are initialised from torch's random state.
         stochastic_depth, tune_norms, positions: see ``lavish.config.schema.BackboneConfig``.
 
     Raises:
@@ -61,6 +74,10 @@ def build_backbone(
         backbone = SwinV2Backbone(model, name)
     elif name.startswith("swin"):
         backbone = SwinBackbone(model, name)
+    elif name == "ast":
+        backbone = AstBackbone(model, name, positions=positions)
+    elif isinstance(model, Eva):
+        backbone = EvaBackbone(model, name, positions=positions)
     else:
         backbone = ViTBackbone(model, name, positions=positions)
     if weights is not None:
@@ -68,6 +85,8 @@ def build_backbone(
         if isinstance(model, HTSAT):
             tensors = in_timms_names(_without_prefix(tensors, weights), model)
         if name in _EXPLICIT:
+            if name == "ast":
+                tensors = _without_heads(_without_prefix(tensors, weights), model)
             load_exactly(model, tensors, weights, "backbone.spec")
         else:
             load_exactly(model, _in_timms_names(tensors, model, weights), weights, f"backbone.model '{name}'")
@@ -76,10 +95,16 @@ def build_backbone(
 
 
 def classifier_sizes(name: str) -> tuple[int, int]:
-    """Return the number of linear classifiers of timm's pretrained model, and the classes of each."""
+    """Return the number of linear classifiers of timm's pretrained model, and the classes of each.
+
+    Raises:
+        LavishError: timm knows no such weights, or they were pretrained without a classifier.
+    """
     pretrained = _pretrained(name)
     if pretrained is None:
         raise LavishError(f"backbone.model: timm knows no weights '{name}', so there is no classifier to count")
+    if not pretrained.num_classes:
+        raise LavishError(f"backbone.model '{name}' was pretrained without a classifier: remove backbone.classifier")
     return (1 if isinstance(pretrained.classifier, str) else len(pretrained.classifier)), pretrained.num_classes
 
 
@@ -99,7 +124,7 @@ def _pretrained(name: str) -> Any:
 
 def _explicit(name: str, spec: dict[str, Any]) -> nn.Module:
     arguments: dict[str, Any] = {"num_classes": 0, **spec}
-    if name == "vit":
+    if name in ("vit", "eva", "ast"):
         arguments["dynamic_img_size"] = True
     try:
         return _EXPLICIT[name](**arguments)
@@ -133,11 +158,17 @@ def _in_timms_names(tensors: dict[str, Tensor], model: nn.Module, path: Path) ->
     if isinstance(model, VisionTransformer):
         convert = partial(convert, adapt_layer_scale=True)  # DeiT III
     try:
-        with torch.no_grad():
+        with torch.no_grad(), redirect_stdout(StringIO()):  # for DINOv3, timm prints errors that it expects
             converted = convert(_without_prefix(tensors, path), model)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise LavishError(f"{path} could not be converted to timm's {type(model).__name__}: {error}") from None
-    return {name: tensor for name, tensor in converted.items() if name.split(".")[0] not in _HEADS}
+    return _without_heads(converted, model)
+
+
+def _without_heads(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors without those of classifiers, and of attention pooling if the model pools otherwise."""
+    unused = _HEADS if getattr(model, "attn_pool", None) is not None else (*_HEADS, "attn_pool")
+    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in unused}
 
 
 def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavish.errors import LavishError
-from lavish.models.backbones.base import Backbone, FrozenLayer, LayerName, Layers
+from lavish.models.backbones.base import Backbone, FrozenLayer, Grid, LayerName, Layers, apply_all
 
 
 class WindowedBackbone(Backbone):
@@ -102,7 +102,7 @@ class WindowedBackbone(Backbone):
     def pool(self, tokens: Tensor) -> Tensor:
         return tokens.mean(dim=1)
 
-    def grid_sizes(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    def grid_sizes(self, image_size: tuple[int, int]) -> tuple[Grid, ...]:
         expected = self.image_size
         if tuple(image_size) != expected:
             raise LavishError(
@@ -156,25 +156,25 @@ class SwinBackbone(WindowedBackbone):
             raise LavishError(f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformer")
         super().__init__(model)
 
-    def attention(self, index: int, tokens: Tensor) -> Tensor:
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         if self._has_added(index, tokens):
-            return _apply_all(self.attention_layers(index, tokens))
+            return apply_all(self.attention_layers(index, tokens))
         block = self.blocks[index]
         normed = block.norm1(tokens).unflatten(1, block.input_resolution)
         return block.drop_path1(block._attn(normed)).flatten(1, 2)
 
-    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+    def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         block = self.blocks[index]
         normed = yield FrozenLayer("norm1", index, block.norm1, tokens)
         qkv = yield FrozenLayer("qkv", index, block.attn.qkv, normed)
         mixed = self._attend_in_windows(index, qkv)
         return block.drop_path1((yield FrozenLayer("proj", index, block.attn.proj, mixed)))
 
-    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+    def ffn(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         block = self.blocks[index]
         return block.drop_path2(block.mlp(block.norm2(tokens)))
 
-    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+    def ffn_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         block = self.blocks[index]
         mlp = block.mlp
         normed = yield FrozenLayer("norm2", index, block.norm2, tokens)
@@ -208,25 +208,25 @@ class SwinV2Backbone(WindowedBackbone):
             )
         super().__init__(model)
 
-    def attention(self, index: int, tokens: Tensor) -> Tensor:
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         block = self.blocks[index]
         if self._has_added(index, tokens):
-            return _apply_all(self.attention_layers(index, tokens))
+            return apply_all(self.attention_layers(index, tokens))
         grid = tokens.unflatten(1, block.input_resolution)
         return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
 
-    def attention_layers(self, index: int, tokens: Tensor) -> Layers:
+    def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
         block = self.blocks[index]
         qkv = yield FrozenLayer("qkv", index, lambda x: self._qkv(index, x), tokens)
         mixed = yield FrozenLayer("proj", index, block.attn.proj, self._attend_in_windows(index, qkv))
         return block.drop_path1((yield FrozenLayer("norm1", index, block.norm1, mixed)))
 
-    def ffn(self, index: int, tokens: Tensor) -> Tensor:
+    def ffn(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         block = self.blocks[index]
         return block.drop_path2(block.norm2(block.mlp(tokens)))
 
-    def ffn_layers(self, index: int, tokens: Tensor) -> Layers:
+    def ffn_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         block = self.blocks[index]
         mlp = block.mlp
         hidden = mlp.norm(mlp.act((yield FrozenLayer("fc1", index, mlp.fc1, tokens))))
@@ -259,16 +259,6 @@ class SwinV2Backbone(WindowedBackbone):
         area = block.window_size[0] * block.window_size[1]
         bias = table[attention.relative_position_index.view(-1)].view(area, area, -1)
         return 16 * torch.sigmoid(bias.permute(2, 0, 1))
-
-
-def _apply_all(layers: Layers) -> Tensor:
-    """Apply every layer unchanged."""
-    layer = next(layers)
-    while True:
-        try:
-            layer = layers.send(layer.layer(layer.tokens))
-        except StopIteration as end:
-            return end.value
 
 
 def _windows(block: Any, patches: Tensor, padding: Tensor | None = None) -> Tensor:

@@ -27,7 +27,6 @@ from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
 
-_TRAINED = tuple(name for name in EXPLICIT_BACKBONES if name != "htsat")  # which reads no pictures
 _OBJECTS = (1, 4)  # minimum and maximum number of objects of a scene
 _HELD_OUT = 8  # one in this many scenes is held out, with other instances
 _WEIGHT_DECAY = 0.05
@@ -40,10 +39,11 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
     Deterministic on a CPU with one thread.
     """
     size = spec.get("img_size")
-    if model not in _TRAINED or not isinstance(size, int):
+    if model not in EXPLICIT_BACKBONES or not isinstance(size, int):
         raise LavishError(
-            f"backbone.weights.source 'pretrain' trains {' or '.join(map(repr, _TRAINED))} with "
-            f"backbone.spec.img_size, not '{model}' with {spec}: name one, or take weights from the hub or a file"
+            f"backbone.weights.source 'pretrain' trains {' or '.join(map(repr, EXPLICIT_BACKBONES))} on square "
+            f"pictures of backbone.spec.img_size, not '{model}' with {spec}: name one, or take weights from the hub or "
+            "a file"
         )
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)

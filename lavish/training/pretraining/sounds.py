@@ -1,7 +1,8 @@
 """Pretraining of small models of sounds: classify the sounds in short procedural mixtures.
 
 A separate audio encoder, or a backbone of spectrograms. The sounds belong to other families than the task's
-(:mod:`lavish.data.synthetic.procedural_sounds`): a model trained on the task's own classes would leave nothing to learn.
+(:mod:`lavish.data.synthetic.procedural_sounds`): a model trained on the task's own classes would leave nothing to
+learn.
 """
 
 from __future__ import annotations

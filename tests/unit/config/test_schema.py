@@ -172,6 +172,17 @@ def test_another_model_drops_the_keys_of_the_former_one():
     assert merge(old, {"model": "vit", "positions": "linear"}) == {**old, "positions": "linear"}
 
 
+@pytest.mark.parametrize("model", ["eva", "ast", "eva02_tiny_patch14_224.mim_in22k", "vit_small_patch16_dinov3.x"])
+def test_backbones_that_are_supported(model):
+    values = parse(RunConfig, run_values(backbone={"model": model, "weights": {"source": "random"}}), "test")
+    assert values.backbone.model == model
+
+
+def test_a_backbone_that_is_not_supported():
+    message = error_of(backbone={"model": "beit_base_patch16_224", "weights": {"source": "random"}})
+    assert "'beit_base_patch16_224' is no ViT or Swin: use a timm name vit_*, deit*, eva_*, eva02_*, swin_*" in message
+
+
 def test_an_explicit_model_has_no_pretraining_classifier():
     backbone = {"model": "vit", "weights": {"source": "random"}, "classifier": "counted"}
     assert "an explicit 'vit' has no pretraining classifier" in error_of(backbone=backbone)

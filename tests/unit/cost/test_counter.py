@@ -20,6 +20,7 @@ from lavish.data.store.batches import Batch
 from lavish.errors import LavishError
 from lavish.learner.model import AudioVisualModel
 from lavish.learner.uninitialised import skip_initialisation, uninitialised_model
+from lavish.models.backbones.build import build_backbone
 from tests.stores import run_values
 
 WIDTH, TOKENS, SEGMENTS, HIDDEN, CLASSES, LATENTS = 16, 5, 2, 4, 2, 2
@@ -68,6 +69,63 @@ def test_backbone_by_hand():
     embed = (TOKENS - 1) * WIDTH * 3 * 8 * 8
     head = SEGMENTS * (2 * WIDTH * 16 + 16 * (CLASSES + 1))
     assert found["total_macs_without_norms"] == IMAGES * (BLOCKS * block + embed) + head
+
+
+PLAIN = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+PATCHES = TOKENS - 1
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "tokens", "ffn", "pooling"),
+    [
+        # class and two register tokens
+        ("vit", {"reg_tokens": 2, "pre_norm": True, "init_values": 0.1}, PATCHES + 3, 8 * WIDTH**2, 0),
+        # the query, keys and values of all patches, two products, projection and feed-forward layer of one token
+        (
+            "vit",
+            {"class_token": False, "global_pool": "map"},
+            PATCHES,
+            8 * WIDTH**2,
+            WIDTH**2 + PATCHES * (2 * WIDTH**2 + 2 * WIDTH) + 9 * WIDTH**2,
+        ),
+        # two maps to the hidden width, which is 2 C here, and one back
+        (
+            "eva",
+            {"use_rot_pos_emb": True, "qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "mlp_ratio": 2},
+            TOKENS,
+            6 * WIDTH**2,
+            0,
+        ),
+        ("eva", {"use_rot_pos_emb": True, "rope_type": "dinov3", "num_reg_tokens": 4}, PATCHES + 5, 8 * WIDTH**2, 0),
+    ],
+    ids=["registers", "attention pooling", "gated", "rotary"],
+)
+def test_plain_transformers_by_hand(model, spec, tokens, ffn, pooling):
+    backbone = {"model": model, "spec": {**PLAIN, **spec}, "weights": {"source": "random"}}
+    block = tokens * (4 * WIDTH**2 + ffn) + 2 * tokens**2 * WIDTH
+    embed = PATCHES * WIDTH * 3 * 8 * 8
+    head = SEGMENTS * (2 * WIDTH * 16 + 16 * (CLASSES + 1))
+    found = counted(backbone=backbone, adapter={"method": "none"})
+    assert found["total_macs_without_norms"] == IMAGES * (BLOCKS * block + embed + pooling) + head
+    # A method that works layer by layer adds its own only: two factors of rank 3 for each of q and v.
+    found = counted(backbone=backbone, adapter={"method": "lora", "options": {"rank": 3}})
+    assert found["adapter_macs_without_norms"] == IMAGES * BLOCKS * tokens * 2 * 2 * 3 * WIDTH
+
+
+@pytest.mark.parametrize("side", [16, 22])
+def test_overlapping_patches_of_spectrograms_by_hand(side):
+    """One channel; patches of 8 x 8, one every 4 bins and 6 frames, and two prefix tokens.
+
+    fvcore counts the linear stretching of positions as 4 for each value.
+    """
+    spec = {**PLAIN, "img_size": [16, 16], "stride": [4, 6]}
+    patches = ((side - 8) // 4 + 1) * ((side - 8) // 6 + 1)
+    tokens = patches + 2
+    block = tokens * 12 * WIDTH**2 + 2 * tokens**2 * WIDTH
+    norms = 5 * (2 * BLOCKS + 1) * tokens * WIDTH
+    found = counter.count_backbone(build_backbone("ast", spec, 0), side)
+    stretching = 4 * patches * WIDTH if side > 16 else 0
+    assert found == BLOCKS * block + patches * WIDTH * 8 * 8 + norms + stretching
 
 
 def test_direct_attention_is_quadratic():

@@ -11,7 +11,7 @@ import torch
 
 from lavish.cost.counter import count_macs, example_clips
 from lavish.cost.job import count_run, count_run_parameters
-from lavish.learner.uninitialised import uninitialised_backbone, uninitialised_model
+from lavish.learner.uninitialised import uninitialised_backbones, uninitialised_model
 from lavish.models.backbones.base import Backbone
 from lavish.planning.experiments import load
 from lavish.planning.identities import Run
@@ -43,7 +43,7 @@ def runs() -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def swin_large(runs: dict[str, Run]) -> Backbone:
-    return uninitialised_backbone(runs[BASELINE].config)
+    return uninitialised_backbones(runs[BASELINE].config)[0]
 
 
 def check(variant: str, found: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def test_multiply_adds_of_adapters(
     variant: str, runs: dict[str, Run], swin_large: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = runs[variant].config
-    model, _ = uninitialised_model(config, swin_large)
+    model, _ = uninitialised_model(config, (swin_large, None))
     # Adapters cost the same whatever the frozen sublayers compute.
     for sublayer in ("attention", "ffn"):
         monkeypatch.setattr(swin_large, sublayer, lambda _, tokens: torch.zeros_like(tokens))

@@ -13,8 +13,8 @@ from lavish.planning.experiments import load
 ROOT = Path(__file__).parents[3]
 # Width and tokens of each block where Swin-V2-L (192 px) and HTS-AT (64 mel bins) meet: 2/2/6/2 pairs.
 _PAIRS = (2, 2, 6, 2)
-_VISUAL = [(c, n) for pairs, c, n in zip(_PAIRS, (192, 384, 768, 1536), (2304, 576, 144, 36)) for _ in range(pairs)]
-_AUDIO = [(c, n) for pairs, c, n in zip(_PAIRS, (96, 192, 384, 768), (4096, 1024, 256, 64)) for _ in range(pairs)]
+_VISUAL = [(192 * 2**stage, 2304 // 4**stage) for stage, pairs in enumerate(_PAIRS) for _ in range(pairs)]
+_AUDIO = [(96 * 2**stage, 4096 // 4**stage) for stage, pairs in enumerate(_PAIRS) for _ in range(pairs)]
 _SITES = [(own, other) for a, b in zip(_VISUAL, _AUDIO, strict=True) for own, other in ((a, b), (b, a))]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -110,8 +112,11 @@ def test_ssf_written_into_the_layers_is_the_same(name):
     folded = {f"None_{part}_audio": modules[path] for part, path in outside.items()}
     blocks = other.blocks if swin else other.model.blocks
     for index, block in enumerate(blocks):
-        parts = {"norm1": block.norm1, "norm2": block.norm2, "proj": block.attn.proj}
-        parts |= {"fc1": block.mlp.fc1, "fc2": block.mlp.fc2, "qkv": block.attn.qkv}
+        parts = {"norm1": block.norm1, "norm2": block.norm2, "proj": block.attn.proj, "fc2": block.mlp.fc2}
+        if isinstance(other, ViTBackbone):  # some layers are several maps side by side
+            parts |= {layer: tuple(other._linears(index, layer)) for layer in ("fc1", "qkv")}
+        else:
+            parts |= {"fc1": block.mlp.fc1, "qkv": block.attn.qkv}
         folded |= {f"{index}_{part}_audio": layer for part, layer in parts.items()}
     edited = {key.rpartition(".")[0] for key, _ in model.adapters.named_parameters()}
     assert edited == set(folded)
@@ -120,14 +125,20 @@ def test_ssf_written_into_the_layers_is_the_same(name):
         if isinstance(layer, nn.Identity):  # the norm is behind the pooling here
             ssf.scale.fill_(1), ssf.shift.fill_(0)
             continue
-        layer.weight.mul_(ssf.scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-        if key.split("_")[1] == "qkv" and name == "swinv2":
+        maps = layer if isinstance(layer, tuple) else (layer,)
+        scales, shifts = ssf.scale.chunk(len(maps)), ssf.shift.chunk(len(maps))
+        for part, scale in zip(maps, scales, strict=True):
+            part.weight.mul_(scale.view(-1, *[1] * (part.weight.dim() - 1)))
+        biases = [part.bias for part in maps]
+        if key.split("_")[1] == "qkv" and getattr(blocks[int(key[0])].attn, "q_bias", None) is not None:
             attention = blocks[int(key[0])].attn
-            biases = (attention.q_bias, attention.k_bias, attention.v_bias)
-            for bias, scale, shift in zip(biases, ssf.scale.chunk(3), ssf.shift.chunk(3), strict=True):
+            biases = [attention.q_bias, attention.k_bias, attention.v_bias]
+            scales, shifts = ssf.scale.chunk(3), ssf.shift.chunk(3)
+        for part, bias, scale, shift in zip(itertools.cycle(maps), biases, scales, shifts, strict=False):
+            if bias is None:
+                part.bias = nn.Parameter(shift.clone())
+            else:
                 bias.mul_(scale).add_(shift)
-        else:
-            layer.bias.mul_(ssf.scale).add_(ssf.shift)
     images = torch.randn(2, other.in_channels, *other.image_size)
     torch.testing.assert_close(model({"audio": images})["audio"].tokens, other.encode(images), atol=1e-4, rtol=1e-3)
 

@@ -12,7 +12,6 @@ from lavish.checks.method import small_backbone as build
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
 from lavish.learner.uninitialised import skip_initialisation
-from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.vit import ViTBackbone
 
 STREAMS = ("visual", "audio")
@@ -29,9 +28,9 @@ def moved(model: TwoStreamEncoder) -> TwoStreamEncoder:
     return model
 
 
-def images(backbone: Backbone) -> dict[str, torch.Tensor]:
+def images(model: TwoStreamEncoder) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    return {stream: torch.randn(2, backbone.in_channels, *backbone.image_size) for stream in STREAMS}
+    return {stream: torch.randn(2, model.backbone.in_channels, *model.backbone.image_size) for stream in STREAMS}
 
 
 @torch.no_grad()
@@ -43,9 +42,14 @@ def with_weights_written_in(model: TwoStreamEncoder, name: str, stream: str, par
             weight, _ = other.linear(block, layer)
             update = model.adapters.get_submodule(f"{block}_{part}_{stream}")
             rows = len(update.up.weight)
+            change = torch.zeros_like(weight)
             # alpha / r = 4 / 2
-            weight[third * rows : (third + 1) * rows] += 4.0 / 2 * update.up.weight @ update.down.weight
-    return other(images(other)[stream])
+            change[third * rows : (third + 1) * rows] = 4.0 / 2 * update.up.weight @ update.down.weight
+            # Some layers are several maps side by side.
+            maps = [x.weight for x in other._linears(block, layer)] if isinstance(other, ViTBackbone) else [weight]
+            for own, difference in zip(maps, change.chunk(len(maps)), strict=True):
+                own.add_(difference)
+    return other(images(model)[stream])
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -61,10 +65,10 @@ def with_weights_written_in(model: TwoStreamEncoder, name: str, stream: str, par
 def test_merged_and_unmerged_equal_the_equation(name, parts):
     model = moved(encoder(name, rank=2, alpha=4.0, layers=" ".join(parts))).eval()
     with torch.no_grad():
-        before = {stream: x.pooled for stream, x in model(images(model.backbone)).items()}
+        before = {stream: x.pooled for stream, x in model(images(model)).items()}
         weights = {key: tensor.clone() for key, tensor in model.backbone.state_dict().items()}
         model.adapters.merge(model.backbones)
-        merged = {stream: x.pooled for stream, x in model(images(model.backbone)).items()}
+        merged = {stream: x.pooled for stream, x in model(images(model)).items()}
     for stream in STREAMS:
         expected = with_weights_written_in(model, name, stream, parts)
         torch.testing.assert_close(before[stream], expected, atol=1e-5, rtol=1e-4)
@@ -79,7 +83,7 @@ def test_merged_and_unmerged_equal_the_equation(name, parts):
 @pytest.mark.parametrize("name", ["vit", "swinv2"])
 def test_gradients_of_the_first_step(name):
     model = encoder(name)
-    sum(x.tokens.square().sum() + x.pooled.sum() for x in model(images(model.backbone)).values()).backward()
+    sum(x.tokens.square().sum() + x.pooled.sum() for x in model(images(model)).values()).backward()
     for key, parameter in model.adapters.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.any() == key.endswith("up.weight"), key

@@ -97,8 +97,9 @@ def test_vit_reads_spectrograms_of_another_size():
     assert backbone.grid_sizes((24, 43))[0] == (3, 5)
 
 
-def test_published_stretching_of_positions_includes_the_class_token():
-    backbone = build_backbone("vit", SMALL_VIT, 32, positions="linear").eval()
+@pytest.mark.parametrize("name", ["vit", "eva"])
+def test_published_stretching_of_positions_includes_the_class_token(name):
+    backbone = build_backbone(name, SMALL_VIT, 32, positions="linear").eval()
     images = torch.randn(1, 3, 24, 40)
     tokens = backbone.embed(images)
     model = backbone.model
@@ -280,7 +281,8 @@ def test_published_names_of_plain_transformers_are_read(tmp_path, name, publishe
         ("vit_base_patch17_224", {}, r"timm knows no 'vit_base_patch17_224' \(did you mean"),
         ("swinv2_cr_tiny_ns_224", {}, r"another architecture"),
         ("vit", {"widht": 3}, r"backbone.spec does not fit 'vit'"),
-        ("vit_base_patch16_siglip_224", {}, r"'vit_base_patch16_siglip_224' pools by 'map', which is not supported"),
+        ("vit", {**SMALL_VIT, "global_pool": "prr"}, r"'vit' pools by 'prr', which is not supported"),
+        ("eva", {"widht": 3}, r"backbone.spec does not fit 'eva'"),
     ],
 )
 def test_models_that_cannot_be_are_refused(name, spec, message):
