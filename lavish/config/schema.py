@@ -402,7 +402,16 @@ class FusionConfig(Config):
     arrangement: Literal["default", "parallel", "sequential"] = Field(
         default="default", description="Adapters read a sublayer's input, or its output; by default the method's own."
     )
-    layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = "all"
+    layers: Literal["all"] | Annotated[str, Field(pattern=r"^(first|last) [1-9][0-9]*$")] | list[int] = Field(
+        default="all",
+        description="Blocks with adapters; with two backbones of unequal depth the steps of the forward pass, counted "
+        "with the blocks that run alone.",
+    )
+    adapted: Literal["both", "visual", "audio"] = Field(
+        default="both",
+        exclude_if=lambda value: value == "both",
+        description="The streams with adapters; the other one is frozen, and can be read."
+    )
 
 
 def check_fusion(method: str, fusion: FusionConfig) -> None:
@@ -412,9 +421,9 @@ def check_fusion(method: str, fusion: FusionConfig) -> None:
             f"fusion.direction is '{fusion.direction}', but method '{method}' never reads the other stream: "
             "remove the key"
         )
-    for key in ("position", "arrangement"):
+    for key in ("position", "arrangement", "adapted"):
         value = getattr(fusion, key)
-        if value != "default" and method != "none" and not has_sites(method):
+        if value != FusionConfig.model_fields[key].default and method != "none" and not has_sites(method):
             raise ValueError(f"fusion.{key} is '{value}', but method '{method}' has no adapter sites: remove the key")
 
 
@@ -550,6 +559,10 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
         check_fusion(self.adapter.method, self.fusion)
+        if self.fusion.adapted not in ("both", self.modalities) and self.modalities != "audio_visual":
+            raise ValueError(
+                f"fusion.adapted is '{self.fusion.adapted}', but modalities is '{self.modalities}': remove the key"
+            )
         return self
 
     @model_validator(mode="after")

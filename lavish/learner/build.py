@@ -91,6 +91,7 @@ def build_model(
         position=fusion.position,
         arrangement=fusion.arrangement,
         layers=fusion.layers,
+        adapted=fusion.adapted,
         sizes=sizes,
         segments=config.data.segments,
     )

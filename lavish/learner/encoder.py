@@ -39,7 +39,7 @@ class TwoStreamEncoder(nn.Module):
         streams: the streams of the model; with one stream, `backbone` is its own.
         method: name of a method, or 'none'.
         options: options of the method.
-        direction, position, arrangement, layers: see ``lavish.config.schema.FusionConfig``.
+        direction, position, arrangement, layers, adapted: see ``lavish.config.schema.FusionConfig``.
         sizes: rows and columns of each stream's images; by default the size that its backbone was built for.
         segments: segments of a clip.
     """
@@ -56,6 +56,7 @@ class TwoStreamEncoder(nn.Module):
         position: Literal["default", "both", "attention", "ffn"] = "default",
         arrangement: Literal["default", "parallel", "sequential"] = "default",
         layers: str | list[int] = "all",
+        adapted: Literal["both", "visual", "audio"] = "both",
         sizes: Mapping[Stream, tuple[int, int]] | None = None,
         segments: int = 1,
     ) -> None:
@@ -82,7 +83,7 @@ class TwoStreamEncoder(nn.Module):
             grids=grids,
             segments=segments,
         )
-        self.adapters = build_method(method, context, options or {}, position, arrangement)
+        self.adapters = build_method(method, context, options or {}, position, arrangement, adapted)
         for stream, own in self.backbones.items():
             for parameter in self.adapters.tuned_parameters(stream, own):
                 parameter.requires_grad_(True)

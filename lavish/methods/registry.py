@@ -20,12 +20,14 @@ class SiteAdapters(Method):
         options: dict[str, Any],
         position: str,
         arrangement: str,
+        adapted: str,
     ) -> None:
         super().__init__()
         self._reads_output = arrangement == "sequential"
         positions = [each for each in POSITIONS if position in ("both", each)]
         for site in adapter_sites(context, positions):
-            self.add_module(site.name, kind(site, **options))
+            if adapted in ("both", site.stream):
+                self.add_module(site.name, kind(site, **options))
 
     def residual_update(
         self, blocks: Blocks, position: Position, tokens: Streams, branches: Streams, context: ForwardContext
@@ -55,14 +57,15 @@ def build_method(
     options: dict[str, Any],
     position: str = "default",
     arrangement: str = "default",
+    adapted: str = "both",
 ) -> Method:
     """Build a method from its name and its options.
 
-    `position` and `arrangement` apply to an :class:`Adapter`; 'default' means those of its class.
+    `position`, `arrangement` and `adapted` apply to an :class:`Adapter`; 'default' means those of its class.
     """
     kind = adapter_class(method)
     if not issubclass(kind, Adapter):
         return kind(context, **options)
     position = kind.position if position == "default" else position
     arrangement = kind.arrangement if arrangement == "default" else arrangement
-    return SiteAdapters(context, kind, options, position, arrangement)
+    return SiteAdapters(context, kind, options, position, arrangement, adapted)

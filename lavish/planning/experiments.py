@@ -291,7 +291,7 @@ class _Resolver:
                 try:
                     runs[variant][task] = self.identities.run(run)
                 except MissingInput as error:
-                    if task == resolved.task:
+                    if task == resolved.task and variant == table.baseline:
                         error = MissingInput(f"table '{name}' cannot be made: {error}", error.short)
                         self.experiments.missing[name] = error
                         return

@@ -83,8 +83,18 @@ def test_lavish_on_swin_v2_l_and_hts_at_adds_a_map_between_the_widths(counted):
     # Twelve blocks of Swin's third stage run alone: without latent tokens and their gate.
     alone = 2 * 12 * (bottleneck(768) + 1)
     assert (
-        counted("lavish_separate_audio")["adapter_params"] == 2 * sum(adapter(c) for (c, _), _ in _SITES) + maps + alone
+        counted("audio_backbone_adapted")["adapter_params"] == 2 * sum(adapter(c) for (c, _), _ in _SITES) + maps + alone
     )
+
+
+def test_cola_on_dinov2_b_and_a_transformer_of_spectrograms(counted):
+    # 742,758 in each of 24 blocks, of which a hyper-network reads 768 channels of the other stream.
+    assert counted("cola_published")["adapter_params"] == 24 * 742_758
+    assert abs(counted("cola_published")["trainable_params"] - 18.6e6) < 0.05e6  # published
+
+
+def test_stg_cma_on_clip_is_exactly_the_published_count(counted):
+    assert counted("stg_cma_clip_vit_l")["trainable_params"] == 20_117_581  # 20.1 M in its run scripts
 
 
 def test_stg_cma_on_swin_l_is_exactly_the_published_count(counted):
