@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lavish.checks.method import SMALL_OPTIONS
+from lavish.config.options import is_cross_modal
 from lavish.config.schema import RunConfig
 from lavish.config.sources import built_in
 from lavish.config.validation import parse
@@ -33,6 +34,20 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "question_answering": {"width": 8},
     "action_recognition": {},
 }
+VIT = {"patch_size": 8, "embed_dim": 16, "num_heads": 2}
+SWIN = {"img_size": 16, "embed_dim": 16, "num_heads": [1, 2], "window_size": 2, "mlp_ratio": 2}
+# Backbones of different families, depths and numbers of tokens; of the second pair also of different widths.
+PAIRS: dict[str, dict[str, dict[str, Any]]] = {
+    "vit + ast": {
+        "visual": {"model": "vit", "spec": {**VIT, "img_size": 16, "depth": 3}},
+        "audio": {"model": "ast", "spec": {**VIT, "img_size": [16, 16], "stride": 4, "depth": 2}},
+    },
+    "swinv2 + htsat": {
+        "visual": {"model": "swinv2", "spec": {**SWIN, "depths": [2, 2]}},
+        "audio": {"model": "htsat", "spec": {**SWIN, "embed_dim": 32, "depths": [2, 1], "mel_bins": 16}},
+    },
+}  # fmt: skip
+CROSS_MODAL = [method for method in built_in("methods") if is_cross_modal(method)]
 EPOCHS = 3
 STEP = "step"
 
@@ -80,6 +95,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for task, content in contents.items():
             write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
     provide_weights(configured("event_localization", "none").backbone, folder / "weights.safetensors")
+    for pair in PAIRS:
+        paired = configured("event_localization", "none", pair)
+        for stream, backbone in zip(("visual", "audio"), paired.used_backbones(), strict=True):
+            provide_weights(backbone, folder / f"{pair} {stream}.safetensors")
     return folder
 
 
@@ -91,8 +110,12 @@ def seed() -> int:
     return seed
 
 
-def configured(task: str, method: str) -> RunConfig:
+def configured(task: str, method: str, pair: str | None = None) -> RunConfig:
+    backbones = {} if pair is None else {"backbones": {
+        stream: {**backbone, "weights": {"source": "random"}} for stream, backbone in PAIRS[pair].items()
+    }}  # fmt: skip
     values = run_values(
+        **backbones,
         task={"name": task, "options": TASK_OPTIONS[task]},
         adapter={"method": method, "options": {} if method == "none" else SMALL_OPTIONS.get(method, {})},
         # Moments, decay and a schedule, so that each of them has to be resumed.
@@ -106,7 +129,7 @@ def configured(task: str, method: str) -> RunConfig:
             "schedule": {"kind": "cosine", "warmup": 0.2},
         },
     )
-    return parse(RunConfig, values, "test")
+    return parse(RunConfig, values, "test").resolved()
 
 
 def _train(inputs: RunInputs, out: Path, event: tuple[str, int] | None) -> None:
@@ -152,9 +175,14 @@ def _train(inputs: RunInputs, out: Path, event: tuple[str, int] | None) -> None:
 class Training:
     """A training that can be killed."""
 
-    def __init__(self, folder: Path, task: str, method: str, out: Path) -> None:
-        config = configured(task, method)
-        self.inputs = RunInputs(config, 0, folder / task, folder / "weights.safetensors")
+    def __init__(self, folder: Path, task: str, method: str, out: Path, pair: str | None = None) -> None:
+        config = configured(task, method, pair)
+        weights = [folder / f"{pair} {stream}.safetensors" for stream in ("visual", "audio")]
+        self.inputs = (
+            RunInputs(config, 0, folder / task, folder / "weights.safetensors")
+            if pair is None
+            else RunInputs(config, 0, folder / task, weights[0], audio_weights=weights[1])
+        )
         self.out = out / "seed0"
 
     def killed(self, event: str, number: int = 1) -> None:
@@ -204,10 +232,29 @@ def test_a_task_killed_in_and_after_every_write_ends_with_the_same_bytes(
 def test_a_method_killed_at_random_ends_with_the_same_bytes(
     method: str, seed: int, folder: Path, tmp_path: Path
 ) -> None:
-    draw = random.Random(f"{seed} {method}")
-    whole = Training(folder, "event_localization", method, tmp_path / "whole")
+    check_random_kills(folder, method, tmp_path, f"{seed} {method}")
+
+
+@pytest.mark.parametrize(
+    ("method", "pair"),
+    [
+        (method, pair)
+        for pair in PAIRS
+        for method in CROSS_MODAL
+        if (method, pair) not in {("mbt", "swinv2 + htsat"), ("stg_cma", "swinv2 + htsat")}  # which need equal widths
+    ],
+)
+def test_a_pair_of_backbones_killed_at_random_ends_with_the_same_bytes(
+    method: str, pair: str, seed: int, folder: Path, tmp_path: Path
+) -> None:
+    check_random_kills(folder, method, tmp_path, f"{seed} {method} {pair}", pair)
+
+
+def check_random_kills(folder: Path, method: str, out: Path, seed: str, pair: str | None = None) -> None:
+    draw = random.Random(seed)
+    whole = Training(folder, "event_localization", method, out / "whole", pair)
     events = whole.finish()
-    cut = Training(folder, "event_localization", method, tmp_path / "cut")
+    cut = Training(folder, "event_localization", method, out / "cut", pair)
     # In the second or third epoch, then in what the next call writes; the moments have been used by then.
     steps = events[STEP] // EPOCHS
     cut.killed(STEP, draw.randint(steps + 1, events[STEP]))

@@ -22,6 +22,7 @@ SMALL = {
     "defaults": {
         "data": {"compose": {"assets": {"instances": {"train": 4, "val": 2, "test": 2}}}},
         "backbone": {"weights": {"recipe": {"instances": 4, "samples": 64, "epochs": 1}}},
+        "backbones": {"audio": {"weights": {"recipe": {"instances": 4, "samples": 64, "epochs": 1}}}},
         "audio_encoder": {"weights": {"recipe": {"instances": 4, "samples": 64, "epochs": 1}}},
         "training": {"epochs": 2},
     },
@@ -30,6 +31,7 @@ ROWS = [
     {"variant": "lavish", "set": {}},
     {"variant": "frozen", "set": {"adapter": {"method": "none"}}, "published": ["ave_frozen_swinv2l"]},
     {"variant": "encoder", "set": {"audio_encoder": {"use": "join"}}},
+    {"variant": "own_backbone", "set": {"backbones": {"use": "separate"}}},
 ]
 COLUMNS = ["metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published"]
 
@@ -80,12 +82,12 @@ def test_the_table_is_whole(finished):
         assert row["variant"] in text
     assert "77.9" in text  # published, beside ours
     assert (finished / "results/figures/small.svg").stat().st_size > 1000
-    assert len(list(finished.glob("results/runs/*/seed*/test/metrics.json"))) == 6
+    assert len(list(finished.glob("results/runs/*/seed*/test/metrics.json"))) == 8
 
 
 def test_jobs_are_forked_from_the_fork_server(finished):
     logs = [*finished.glob("results/logs/train/*.log"), *finished.glob("results/logs/cost/*.log")]
-    assert len(logs) == 9
+    assert len(logs) == 12
     assert not [log for log in logs if "not run by the fork server" in log.read_text()]
 
 

@@ -123,6 +123,22 @@ def test_a_row_on_each_backbone_waits_for_the_weights_of_each(tmp_path: Path) ->
     assert jobs["pretrain"] == backbones + 1
 
 
+def test_a_row_with_an_audio_backbone_waits_for_the_weights_of_both(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    table = workflow.read("config/tables/small.yaml")
+    separate = {"variant": "separate", "set": {"backbones": {"use": "separate"}}}
+    table["sections"][0]["rows"].append(separate)
+    workflow.write("config/tables/small.yaml", table)
+    jobs = workflow.planned("results/table_small.md")
+    assert (jobs["train"], jobs["pretrain"]) == (2 * 5, 3)
+    result = workflow.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    (run,) = workflow.runs("separate")
+    log = (tmp_path / f"results/logs/train/{run}-seed0.log").read_text()
+    weights = re.search(r"--weights ((?:results/weights/\S+\s)+)", log)
+    assert weights is not None and len(weights[1].split()) == 2
+
+
 def two_tasks(workflow: Workflow) -> None:
     """Add a column of segmentation, which does not apply to one row, and a figure of masks to the small table."""
     table = workflow.read("config/tables/small.yaml")

@@ -83,7 +83,8 @@ def test_lavish_on_swin_v2_l_and_hts_at_adds_a_map_between_the_widths(counted):
     # Twelve blocks of Swin's third stage run alone: without latent tokens and their gate.
     alone = 2 * 12 * (bottleneck(768) + 1)
     assert (
-        counted("audio_backbone_adapted")["adapter_params"] == 2 * sum(adapter(c) for (c, _), _ in _SITES) + maps + alone
+        counted("audio_backbone_adapted")["adapter_params"]
+        == 2 * sum(adapter(c) for (c, _), _ in _SITES) + maps + alone
     )
 
 
