@@ -20,6 +20,9 @@ from lavish.errors import LavishError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+KeptFeatures = Literal["pooled", "tokens", "stages"]
+"""What is kept of the features of an image: the pooled feature, also the tokens of the last block, or of all stages."""
+
 
 class Config(BaseModel):
     """Base of all configuration: immutable, and a misspelt key is an error."""
@@ -417,6 +420,17 @@ class TrainingConfig(Config):
     )
 
 
+class FrozenStreamConfig(Config):
+    """Everything that a stream's features of the frozen backbone depend on, besides the prepared store."""
+
+    stream: Literal["visual", "audio"]
+    kept: KeptFeatures
+    backbone: BackboneConfig
+    normalisation: NormalisationConfig
+    cpu_threads: int = Field(default=1, ge=1)
+    cpu_dispatch: Literal["avx2", "native"] = "avx2"
+
+
 class RunConfig(Config):
     """One resolved configuration: with a seed, everything a training depends on."""
 
@@ -432,6 +446,12 @@ class RunConfig(Config):
     select_on: Literal["val", "test"] = Field(
         default="val", description="'test' replicates published practice and is marked in every table."
     )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the features of the backbone are the same float32 numbers in every epoch."""
+        changing = self.backbone.tune_norms or self.backbone.stochastic_depth or self.training.precision != "float32"
+        return self.adapter.method == "none" and not changing
 
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
@@ -504,6 +524,11 @@ class WorkflowConfig(Config):
         default=False,
         description="Refuse weights from the model hub that are neither in config/weights.lock.yaml nor pinned by a "
         "commit and a sha256.",
+    )
+    cache_features: Literal["auto", "none"] = Field(
+        default="auto",
+        description="Compute the features of a frozen backbone once for the rows that train nothing below the head and "
+        "only read small features, or ('none') in every epoch of every run: on a CPU with equal results.",
     )
     fork_server: bool = Field(
         default=True,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lavish.training.audio_features import encode_split
 
 from lavish.errors import LavishError
 from lavish.models.audio_encoders.base import AudioEncoder
 from lavish.models.audio_encoders.build import build
-from lavish.training.audio_features import encode_split
 
 CLIPS, SEGMENTS, STEP_SECONDS, RATE = 5, 3, 0.2, 16000
 SPECTROGRAM: dict[str, Any] = {
