@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lavish.learner.encoder import TwoStreamEncoder
-from lavish.learner.frozen_features import FeatureLayout, FrozenStream
-from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
+from lavish.learner.frozen_features import FeatureLayout
+from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel, FrozenStream
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream
 from lavish.tasks.base import FeatureShape

@@ -10,14 +10,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lavish.models.interfaces import Stream, StreamFeatures
+from lavish.models.interfaces import StreamFeatures
 
 if TYPE_CHECKING:
     from lavish.config.schema import KeptFeatures
-    from lavish.data.store.store import SplitStore
-    from lavish.learner.model import AudioVisualModel
     from lavish.models.backbones.base import Backbone
 
 
@@ -57,23 +55,3 @@ class FeatureLayout:
         present = (stage.unflatten(1, shape) for stage, shape in zip(kept, self.shapes[self.first :], strict=True))
         stages = (*absent, *present)
         return StreamFeatures(pooled, stages[-1], stages, self.grids)
-
-
-class FrozenStream(nn.Module):
-    """The frozen backbone of one stream as a :class:`lavish.training.features.SegmentEncoder`."""
-
-    def __init__(self, model: AudioVisualModel, stream: Stream) -> None:
-        super().__init__()
-        self.model = model
-        self.stream: Stream = stream
-        self.feature_dim = model.layouts[stream].width
-        self.reads = "frames" if stream == "visual" else "log_mels"
-
-    def check_store(self, store: SplitStore) -> None:
-        """Accept every store: the encoder is built for the one that it encodes."""
-
-    def encode_clip_batch(self, clips: Tensor, segments: int, segment_seconds: float) -> Tensor:
-        """Return rows (B, segments, width) of frames (B, segments, H, W, 3) or log-mels (B, segments, bins, frames)."""
-        images = self.model.images(self.stream, clips.flatten(0, 1))
-        features = self.model.encoder({self.stream: images}, segments)[self.stream]
-        return self.model.layouts[self.stream].pack(features).unflatten(0, (len(clips), segments))

@@ -16,6 +16,7 @@ from lavish.tasks.base import EncodedBatch, Task
 
 if TYPE_CHECKING:
     from lavish.data.store.batches import Batch
+    from lavish.data.store.store import SplitStore
     from lavish.learner.frozen_features import FeatureLayout
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -123,6 +124,26 @@ class AudioVisualModel(EncoderModel):
         if self.valid_frames is not None:
             image[..., self.valid_frames :] = 0  # padding is padded after normalisation
         return _as_image(image)
+
+
+class FrozenStream(nn.Module):
+    """The frozen backbone of one stream as a :class:`lavish.training.features.SegmentEncoder`."""
+
+    def __init__(self, model: AudioVisualModel, stream: Stream) -> None:
+        super().__init__()
+        self.model = model
+        self.stream: Stream = stream
+        self.feature_dim = model.layouts[stream].width
+        self.reads = "frames" if stream == "visual" else "log_mels"
+
+    def check_store(self, store: SplitStore) -> None:
+        """Accept every store: the encoder is built for the one that it encodes."""
+
+    def encode_clip_batch(self, clips: Tensor, segments: int, segment_seconds: float) -> Tensor:
+        """Return rows (B, segments, width) of frames (B, segments, H, W, 3) or log-mels (B, segments, bins, frames)."""
+        images = self.model.images(self.stream, clips.flatten(0, 1))
+        features = self.model.encoder({self.stream: images}, segments)[self.stream]
+        return self.model.layouts[self.stream].pack(features).unflatten(0, (len(clips), segments))
 
 
 class Features(NamedTuple):

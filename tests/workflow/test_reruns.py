@@ -228,7 +228,7 @@ def test_data_and_weights_newer_than_runs_repeat_nothing(edited: Workflow) -> No
     """As a clock that jumps while jobs run leaves them: identities say what is made again."""
     results = edited.folder / "results"
     change_later([*results.glob("data/prepared/**/store.json")])
-    change_later([*results.glob("data/audio_features/**/*.npy")])
+    change_later([*results.glob("data/features/**/*.npy")])
     change_later([*results.glob("weights/**/*.safetensors")])
     change_later([*results.glob("data/composed/*.done")])
     assert not edited.planned()
