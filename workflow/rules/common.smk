@@ -306,10 +306,9 @@ def weights_config(wildcards):
 # --- features of frozen encoders ---
 
 
-def encoded_stores(wildcards):
-    """The split itself and, for the backbone, the training split for its statistics, which normalise every split."""
-    splits = [wildcards.split, "train"] if features_of(wildcards).kind == "backbone" else [wildcards.split]
-    return [store_file(data_of(wildcards), split) for split in dict.fromkeys(splits)]
+def normalising_store(wildcards):
+    """For the backbone, the training split: its statistics normalise every split."""
+    return [store_file(data_of(wildcards), "train")] if features_of(wildcards).kind == "backbone" else []
 
 
 def encoder_weights(wildcards):

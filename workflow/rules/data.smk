@@ -55,7 +55,8 @@ rule prepare:
 
 rule encode:
     input:
-        stores=ancient(encoded_stores),
+        store=ancient("results/data/prepared/{data}/{split}/store.json"),
+        statistics=ancient(normalising_store),
         weights=ancient(encoder_weights),
     output:
         features="results/data/features/{data}/{features}/{split}.npy",
@@ -72,7 +73,7 @@ rule encode:
     params:
         kind=encoder_kind,
         config=encoder_config,
-        data=subpath(input.stores[0], parent=True),
+        data=subpath(input.store, parent=True),
         device=device_arguments,
     message:
         "Encoding split {wildcards.split} of {wildcards.data} with {wildcards.features}"
