@@ -109,6 +109,21 @@ def test_a_new_key_at_its_default_repeats_nothing(edited: Workflow) -> None:
     assert not edited.planned()
 
 
+def test_features_made_elsewhere_or_not_at_all_repeat_nothing(edited: Workflow) -> None:
+    """As results of a version that computed them in every epoch, or kept those of audio encoders in another folder."""
+    edited.set_row("avish", set={"adapter": {"method": "none"}})
+    target = "results/table_small.md"
+    assert edited.call(target, "--config", "cache_features=none").returncode == 0
+    assert not [*edited.folder.glob("results/data/features/*/visual_*")]
+    assert not edited.planned(target)
+    edited.set_row("lavish", set={"adapter": {"method": "none"}, "modalities": "visual"})
+    assert edited.call(target).returncode == 0
+    assert len([*edited.folder.glob("results/data/features/*/visual_*/*.npy")]) == 3
+    assert not edited.planned(target, "--config", "cache_features=none")
+    shutil.rmtree(edited.folder / "results/data/features")
+    assert not edited.planned(target)
+
+
 def test_data_can_be_composed_and_prepared_again(edited: Workflow) -> None:
     """Snakemake deletes the declared output first, and the arrays stay."""
     for rule in ("prepare", "compose"):

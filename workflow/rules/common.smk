@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.persistence import PersistenceBase
 from snakemake.utils import available_cpu_count
 
 from lavish.config.hashing import canonical_json, digest
@@ -221,6 +222,31 @@ def prepared(function):
 # Not in `onstart`, which neither `--delete-all-output` nor `--no-hooks` calls.
 for name in ("execute", "delete_output", "cleanup_metadata", "cleanup_shadow"):
     setattr(workflow, name, prepared(getattr(workflow, name)))
+
+
+# Those of separate audio encoders were in a folder of their own.
+FEATURES = ("results/data/features/", "results/data/audio_features/")
+
+
+def ignoring_features(inputs_changed):
+    """Leave features out of the comparison of a job's inputs with those of the job that made its outputs: the name of a run
+    covers what they hold, and whether a run reads them or computes them changes none of its results.
+    """
+
+    @functools.wraps(inputs_changed)
+    def call(persistence, job, file=None):
+        if not inputs_changed(persistence, job, file=file):
+            return False
+        recorded, present = (
+            {one for one in files if not one.startswith(FEATURES)}
+            for files in (persistence.input(file), persistence._input(job))
+        )
+        return recorded != present
+
+    return call
+
+
+PersistenceBase._input_changed = ignoring_features(PersistenceBase._input_changed)
 
 
 def start_fork_server():
