@@ -101,6 +101,7 @@ def test_a_frozen_row_reads_features_and_ends_with_the_bytes_of_one_that_compute
     reading = {path: path.read_bytes() for folder in folders for path in (folder / name for name in names)}
     for folder in folders:
         shutil.rmtree(folder)
+    (finished / TABLE).unlink()
     run(finished, "--config", "cache_features=none")
     assert not any(_reads_features(folder / "record.json") for folder in folders)
     assert {path: path.read_bytes() for path in reading} == reading
