@@ -58,6 +58,7 @@ def write_store(
         "vocabulary": vocabulary,
         "segments": segments,
         "valid_frames": size,
+        "config": {"segment_seconds": 0.1},
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
         "sizes": {name: (path / name).stat().st_size for name in names},
         "checksums": {name: sha256_of(path / name) for name in names},

@@ -16,7 +16,14 @@ from lavish.cli.arguments import (
     read_config,
     read_values,
 )
-from lavish.config.schema import SPLITS, AudioEncoderConfig, CompositionConfig, DataConfig, RunConfig
+from lavish.config.schema import (
+    SPLITS,
+    AudioEncoderConfig,
+    CompositionConfig,
+    DataConfig,
+    FrozenStreamConfig,
+    RunConfig,
+)
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import EXAMPLE_CLIPS
 from lavish.runtime.cpu_dispatch import require
@@ -28,9 +35,14 @@ if TYPE_CHECKING:
 PRELOAD = (
     "lavish.training.jobs", "torch", "timm", "fvcore.nn", "lavish.training.loop", "lavish.training.evaluation",
     "lavish.training.examples", "lavish.cost.counter", "lavish.models.weights", "lavish.provenance",
-    "lavish.training.audio_features", "lavish.training.pretraining.pictures",
-    "lavish.training.pretraining.sounds",
+    "lavish.training.features", "lavish.training.pretraining.pictures", "lavish.training.pretraining.sounds",
 )  # fmt: skip
+
+
+_ENCODERS: dict[str, type[FrozenStreamConfig] | type[AudioEncoderConfig]] = {
+    "backbone": FrozenStreamConfig,
+    "audio_encoder": AudioEncoderConfig,
+}
 
 
 def add_to(commands: Subparsers) -> None:
@@ -62,8 +74,9 @@ def _add_data(commands: Subparsers) -> None:
     pretrain.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     add_device_options(pretrain)
 
-    summary = "compute a separate audio encoder's features of one split"
-    encode = add_command(commands, "encode-audio", alone(_encode_audio, "."), summary, config=True)
+    summary = "compute the features of one split that a frozen backbone or a separate audio encoder gives"
+    encode = add_command(commands, "encode", alone(_encode, "."), summary, config=True)
+    encode.add_argument("--kind", choices=tuple(_ENCODERS), required=True)
     encode.add_argument("--weights", type=Path, required=True)
     encode.add_argument("--data", type=Path, required=True, help="prepared split")
     encode.add_argument("--out", type=Path, required=True, help="npy file to write")
@@ -81,6 +94,14 @@ def _add_runs(commands: Subparsers) -> None:
         help_text = "frozen backbone (safetensors); then, if it has one of its own, that of the audio stream"
         parser.add_argument("--weights", type=Path, required=True, nargs="+", help=help_text)
         parser.add_argument("--audio-features", type=Path, help="folder of the separate audio encoder's features")
+        parser.add_argument(
+            "--frozen-features",
+            type=_stream_folder,
+            action="append",
+            default=[],
+            metavar="STREAM=FOLDER",
+            help="features of the frozen backbone, to be read instead of the stream's images",
+        )
         add_device_options(parser)
     train.add_argument("--out", type=Path, required=True, help="folder to write")
     for parser in (evaluate, examples):
@@ -136,14 +157,13 @@ def _pretrain(options: argparse.Namespace) -> None:
     pretrain(config, options.out, options.device, options.jobs_per_gpu)
 
 
-def _encode_audio(options: argparse.Namespace) -> None:
-    from lavish.models.audio_encoders.build import build
-    from lavish.training.audio_features import encode_split
-    from lavish.training.device import choose
+def _encode(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import encode
 
-    config = read_config(options.config, AudioEncoderConfig)
-    encoder = build(config.kind, config.spec, options.weights)
-    encode_split(encoder, options.data, options.out, device=choose(options.device, 1, options.jobs_per_gpu))
+    config = read_config(options.config, _ENCODERS[options.kind])
+    if isinstance(config, FrozenStreamConfig):
+        require(config.cpu_dispatch)
+    encode(config, options.weights, options.data, options.out, options.device, options.jobs_per_gpu)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -188,7 +208,15 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
         options.device,
         options.jobs_per_gpu,
         audio_weights=others[0] if others else None,
+        frozen_features=dict(options.frozen_features),
     )
+
+
+def _stream_folder(text: str) -> tuple[str, Path]:
+    stream, _, folder = text.partition("=")
+    if stream not in ("visual", "audio") or not folder:
+        raise argparse.ArgumentTypeError(f"'{text}' is not visual=FOLDER or audio=FOLDER")
+    return stream, Path(folder)
 
 
 def _cost(options: argparse.Namespace) -> None:

@@ -209,6 +209,8 @@ def _read(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((f"weights, {key}", str(value)) for key, value in weights.items())
     for split, checksum in (values.get("audio_features") or {}).items():
         yield f"audio features, {split}", f"sha256 {checksum}"
+    for stream, files in (values.get("frozen_features") or {}).items():
+        yield from ((f"frozen {stream} features, {split}", f"sha256 {checksum}") for split, checksum in files.items())
 
 
 def _made_with(record: TrainingRecord) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,9 @@ from lavish.errors import LavishError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+KeptFeatures = Literal["pooled", "tokens", "stages"]
+"""What is kept of the features of an image: the pooled feature, also the tokens of the last block, or of all stages."""
+
 
 class Config(BaseModel):
     """Base of all configuration: immutable, and a misspelt key is an error."""
@@ -410,7 +413,7 @@ class FusionConfig(Config):
     adapted: Literal["both", "visual", "audio"] = Field(
         default="both",
         exclude_if=lambda value: value == "both",
-        description="The streams with adapters; the other one is frozen, and can be read."
+        description="The streams with adapters; the other one is frozen, and can be read.",
     )
 
 
@@ -492,6 +495,17 @@ def _changed(config: _Part, changes: dict[str, Any]) -> _Part:
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
+class FrozenStreamConfig(Config):
+    """Everything that a stream's features of the frozen backbone depend on, besides the prepared store."""
+
+    stream: Literal["visual", "audio"]
+    kept: KeptFeatures
+    backbone: BackboneConfig
+    normalisation: NormalisationConfig
+    cpu_threads: int = Field(default=1, ge=1)
+    cpu_dispatch: Literal["avx2", "native"] = "avx2"
+
+
 class RunConfig(Config):
     """One resolved configuration: with a seed, everything a training depends on."""
 
@@ -555,6 +569,13 @@ class RunConfig(Config):
         return self.model_copy(
             update={"backbone": self.backbone.model_copy(update={"weights": first}), "backbones": own}
         )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the features of the backbone are the same float32 numbers in every epoch."""
+        used = [backbone for backbone in self.used_backbones() if backbone is not None]
+        changing = any(backbone.tune_norms or backbone.stochastic_depth for backbone in used)
+        return self.adapter.method == "none" and self.training.precision == "float32" and not changing
 
     @model_validator(mode="after")
     def _the_adapter_can_be_placed_and_directed(self) -> RunConfig:
@@ -636,6 +657,11 @@ class WorkflowConfig(Config):
         default=False,
         description="Refuse weights from the model hub that are neither in config/weights.lock.yaml nor pinned by a "
         "commit and a sha256.",
+    )
+    cache_features: Literal["auto", "none"] = Field(
+        default="auto",
+        description="Compute the features of a frozen backbone once for the rows that train nothing below the head and "
+        "only read small features, or ('none') in every epoch of every run: on a CPU with equal results.",
     )
     fork_server: bool = Field(
         default=True,

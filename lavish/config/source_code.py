@@ -1,7 +1,8 @@
 """Digests of the code of methods, tasks and audio encoders, which are part of the identities of runs.
 
 A digest covers the file of a method and every module of this package's methods, models, tasks and metrics that it
-imports, directly or through others. Comments, docstrings and layout do not count. The base classes and registries are
+imports, directly or through others. Comments, docstrings and layout do not count, nor does what a class says for the
+plan of the workflow alone (`head_reads` of a task). The base classes and registries are
 shared by all and do not count either: a change of them that changes numbers raises
 :data:`lavish.provenance.RECIPE_VERSION`, as it does everywhere else in the package.
 """
@@ -9,6 +10,7 @@ shared by all and do not count either: a change of them that changes numbers rai
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import json
@@ -21,6 +23,8 @@ from lavish.config.sources import SourceError, method_path
 _PACKAGE = Path(__file__).parents[1]
 _COVERED = ("methods", "models", "tasks", "metrics")
 _SHARED = ("base", "registry", "build")
+_PLANNED = "head_reads"
+"""A class attribute that says what is computed once, which changes no number."""
 
 
 def code_digest(kind: str, name: str) -> str:
@@ -86,10 +90,18 @@ def _normalised(node: Any) -> Any:
     """
     if isinstance(node, list):
         return [_normalised(item) for item in node if not _is_docstring(item)]
+    if isinstance(node, ast.ClassDef):
+        node = copy.copy(node)
+        node.body = [item for item in node.body if not _is_planned(item)]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, _normalised(value)) for name, value in ast.iter_fields(node) if value is not None]
     return [type(node).__name__, *([name, value] for name, value in fields if value != [] and name != "kind")]
+
+
+def _is_planned(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)] == [_PLANNED]
 
 
 def _is_docstring(node: Any) -> bool:

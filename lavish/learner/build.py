@@ -5,17 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
-from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel
+from lavish.learner.frozen_features import FeatureLayout
+from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD, AudioVisualModel, FrozenStream
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream
 from lavish.tasks.base import FeatureShape
 from lavish.tasks.registry import build_task
 
 if TYPE_CHECKING:
-    from lavish.config.schema import BackboneConfig, DataConfig, RunConfig
+    from lavish.config.schema import (
+        BackboneConfig,
+        DataConfig,
+        FrozenStreamConfig,
+        KeptFeatures,
+        NormalisationConfig,
+        RunConfig,
+    )
+    from lavish.data.store.store import SplitStore
     from lavish.models.backbones.base import Backbone
+    from lavish.tasks.base import Task
 
 
 def streams_of(modalities: str) -> tuple[Stream, ...]:
@@ -119,14 +131,60 @@ def build_model(
         separate_audio=bool(audio_feature_dim),
     )
     task = build_task(config.task.name, shape, config.task.options)
-    frames, audio = config.normalisation.frames, config.normalisation.audio
     return AudioVisualModel(
         encoder,
         task,
-        frame_statistics=(list(IMAGENET_MEAN), list(IMAGENET_STD))
-        if frames == "imagenet"
-        else (statistics["frames"]["mean"], statistics["frames"]["std"]),
-        audio_statistics=(statistics["log_mels"]["mean"], statistics["log_mels"]["std"]) if audio == "train" else audio,
+        **_statistics(config.normalisation, statistics),
         valid_frames=valid_frames,
         replace_audio=replace,
+        layouts=_layouts(task, encoder, sizes) if config.frozen else None,
     )
+
+
+def _layouts(
+    task: Task, encoder: TwoStreamEncoder, sizes: dict[Stream, tuple[int, int]]
+) -> dict[Stream, FeatureLayout]:
+    """Return the layouts of features that the workflow may have computed once."""
+    if task.head_reads is None:
+        return {}
+    main, *others = encoder.streams
+    kept: dict[Stream, KeptFeatures] = {main: task.head_reads, **dict.fromkeys(others, "pooled")}
+    return {stream: FeatureLayout(own, sizes[stream], kept[stream]) for stream, own in encoder.backbones.items()}
+
+
+def build_frozen_stream(
+    config: FrozenStreamConfig, store: SplitStore, statistics: dict[str, Any], weights: Path
+) -> FrozenStream:
+    """Build the encoder that computes a stream's features of the frozen backbone once.
+
+    Args:
+        config: the stream, its backbone and what is kept.
+        store: a split that is encoded.
+        statistics: statistics of the training split, the content of ``statistics.json``.
+        weights: the frozen backbone's safetensors file.
+    """
+    stream, backbone = config.stream, config.backbone
+    size = store.frames.shape[2:4] if stream == "visual" else store.log_mels.shape[2:4]
+    frozen = _frozen(backbone, size, weights)
+    no_head: Any = nn.Identity()
+    model = AudioVisualModel(
+        TwoStreamEncoder(frozen, streams=(stream,), method="none"),
+        no_head,
+        **_statistics(config.normalisation, statistics),
+        valid_frames=store.valid_frames,
+        layouts={stream: FeatureLayout(frozen, size, config.kept)},
+    )
+    return FrozenStream(model, stream)
+
+
+def _statistics(normalisation: NormalisationConfig, measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the statistics that normalise both streams, as arguments of the model."""
+    frames, log_mels = measured["frames"], measured["log_mels"]
+    return {
+        "frame_statistics": (list(IMAGENET_MEAN), list(IMAGENET_STD))
+        if normalisation.frames == "imagenet"
+        else (frames["mean"], frames["std"]),
+        "audio_statistics": (log_mels["mean"], log_mels["std"])
+        if normalisation.audio == "train"
+        else normalisation.audio,
+    }

@@ -103,25 +103,26 @@ class TwoStreamEncoder(nn.Module):
         """Encode normalised images (B, channels, H, W) of each stream; row b of both is the same segment of a clip.
 
         B is clips x `segments`; the segments of a clip are consecutive. Images of one channel, spectrograms, are
-        repeated for a backbone that takes three.
+        repeated for a backbone that takes three. Without a method, one stream may be encoded alone.
         """
         # If nothing below the head is trained, no activations have to be stored.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
             return self._encode(images, segments)
 
     def _encode(self, images: dict[Stream, Tensor], segments: int) -> dict[Stream, StreamFeatures]:
-        method, backbones = self.adapters, self.backbones
+        method, backbones = self.adapters, {stream: self.backbones[stream] for stream in images}
         context = ForwardContext(backbones, segments)
         inputs = {
             stream: x.expand(-1, backbones[stream].in_channels, -1, -1) if x.shape[1] == 1 else x
             for stream, x in images.items()
         }
-        tokens = self._part("embed", dict.fromkeys(self.streams), inputs, context)
+        tokens = self._part("embed", dict.fromkeys(images), inputs, context)
         if method is not None:
             tokens = method.after_embedding(tokens, context)
-        ends: dict[Stream, list[Tensor]] = {stream: [] for stream in self.streams}
+        ends: dict[Stream, list[Tensor]] = {stream: [] for stream in images}
         grids = {s: own.grid_sizes((images[s].shape[-2], images[s].shape[-1])) for s, own in backbones.items()}
-        for blocks in self.steps:
+        for step in self.steps:
+            blocks = {stream: block for stream, block in step.items() if stream in images}
             # A block that runs alone leaves the tokens of the other stream as they are.
             running = self._each("enter", blocks, {stream: tokens[stream] for stream in blocks})
             if method is not None:
@@ -134,7 +135,7 @@ class TwoStreamEncoder(nn.Module):
             for stream, x in running.items():
                 ends[stream] += [x] * backbones[stream].stage_ends.count(blocks[stream])
             tokens = {**tokens, **running}
-        tokens = self._part("final", dict.fromkeys(self.streams), tokens, context)
+        tokens = self._part("final", dict.fromkeys(images), tokens, context)
         features = {
             stream: StreamFeatures(
                 backbones[stream].pool(x),

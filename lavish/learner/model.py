@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
-from lavish.models.interfaces import Stream
+from lavish.models.interfaces import Stream, StreamFeatures
 from lavish.tasks.base import EncodedBatch, Task
 
 if TYPE_CHECKING:
     from lavish.data.store.batches import Batch
+    from lavish.data.store.store import SplitStore
+    from lavish.learner.frozen_features import FeatureLayout
 
 _FROZEN = ("encoder.backbone.", "encoder.audio_backbone.")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,6 +53,7 @@ class AudioVisualModel(EncoderModel):
     `frame_statistics` (mean, std of three channels on [0, 1]) and `audio_statistics` (mean, std) normalise the streams;
     log-mel columns from `valid_frames` on are padding.
     Features of a separate audio encoder, if given, are added to the head's input or replace the audio stream's.
+    `layouts` say what the rows of a batch's `frozen` features hold, for streams that are not encoded anew.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class AudioVisualModel(EncoderModel):
         audio_statistics: tuple[float, float],
         valid_frames: int | None = None,
         replace_audio: bool = False,
+        layouts: Mapping[Stream, FeatureLayout] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.layouts = dict(layouts or {})
         self.task = task
         self.replace_audio = replace_audio
         self.frame_mean: Tensor
@@ -77,14 +82,18 @@ class AudioVisualModel(EncoderModel):
     def forward(self, batch: Batch) -> Any:
         """Return the task's output for a batch; a stream that the model does not have is None."""
         images: dict[Stream, Tensor] = {}
+        known: dict[Stream, StreamFeatures] = {}
         shape: tuple[int, int] = (0, 0)
-        if batch.frames is not None:
-            shape = (batch.frames.shape[0], batch.frames.shape[1])
-            images["visual"] = self._normalised_frames(batch.frames.flatten(0, 1))
-        if batch.log_mels is not None:
-            shape = (batch.log_mels.shape[0], batch.log_mels.shape[1])
-            images["audio"] = self._normalised_log_mels(batch.log_mels.flatten(0, 1)).unsqueeze(1)
-        streams = self.encoder(images, shape[1])
+        stored: dict[Stream, Tensor | None] = {"visual": batch.frames, "audio": batch.log_mels}
+        for stream in self.encoder.streams:
+            given = batch.frozen[stream] if stream in batch.frozen else stored[stream]
+            assert given is not None
+            shape = (given.shape[0], given.shape[1])
+            if stream in batch.frozen:
+                known[stream] = self.layouts[stream].unpack(given.flatten(0, 1))
+            else:
+                images[stream] = self.images(stream, given.flatten(0, 1))
+        streams = known | self.encoder(images, shape[1]) if images else known
         features = [
             streams[stream].pooled.unflatten(0, shape)
             for stream in self.encoder.streams
@@ -94,7 +103,12 @@ class AudioVisualModel(EncoderModel):
             features.append(batch.audio_features)
         negatives = None
         if batch.negatives is not None:
-            negatives = self.encoder.frozen_tokens(self._normalised_frames(batch.negatives.flatten(0, 1)))
+            others = batch.negatives.flatten(0, 1)
+            negatives = (
+                self.layouts["visual"].unpack(others).patches
+                if "visual" in batch.frozen
+                else self.encoder.frozen_tokens(self.images("visual", others))
+            )
         return self.task(EncodedBatch(streams, features, batch.rows, negatives), batch.targets)
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
@@ -102,15 +116,35 @@ class AudioVisualModel(EncoderModel):
         loss = self.task.loss(output, batch.targets)
         return loss if self.encoder.auxiliary_loss is None else loss + self.encoder.auxiliary_loss
 
-    def _normalised_frames(self, frames: Tensor) -> Tensor:
-        return ((frames - self.frame_mean) * self.frame_scale).permute(0, 3, 1, 2)
-
-    def _normalised_log_mels(self, log_mels: Tensor) -> Tensor:
+    def images(self, stream: Stream, stored: Tensor) -> Tensor:
+        """Return normalised images (B, 3 or 1, rows, columns) of frames (B, H, W, 3) or log-mels (B, bins, frames)."""
+        if stream == "visual":
+            return ((stored - self.frame_mean) * self.frame_scale).permute(0, 3, 1, 2)
         # LAVISH divides by twice the standard deviation, as the audio spectrogram transformer does.
-        image = (log_mels.float() - self.audio_mean) / (2 * self.audio_std)
+        image = (stored.float() - self.audio_mean) / (2 * self.audio_std)
         if self.valid_frames is not None:
             image[..., self.valid_frames :] = 0  # padding is padded after normalisation
-        return image
+        return image.unsqueeze(1)
+
+
+class FrozenStream(nn.Module):
+    """The frozen backbone of one stream as a :class:`lavish.training.features.SegmentEncoder`."""
+
+    def __init__(self, model: AudioVisualModel, stream: Stream) -> None:
+        super().__init__()
+        self.model = model
+        self.stream: Stream = stream
+        self.feature_dim = model.layouts[stream].width
+        self.reads = "frames" if stream == "visual" else "log_mels"
+
+    def check_store(self, store: SplitStore) -> None:
+        """Accept every store: the encoder is built for the one that it encodes."""
+
+    def encode_clip_batch(self, clips: Tensor, segments: int, segment_seconds: float) -> Tensor:
+        """Return rows (B, segments, width) of frames (B, segments, H, W, 3) or log-mels (B, segments, bins, frames)."""
+        images = self.model.images(self.stream, clips.flatten(0, 1))
+        features = self.model.encoder({self.stream: images}, segments)[self.stream]
+        return self.model.layouts[self.stream].pack(features).unflatten(0, (len(clips), segments))
 
 
 class Features(NamedTuple):

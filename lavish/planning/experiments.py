@@ -20,6 +20,7 @@ from lavish.config.schema import HubWeights, RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.yaml_files import read_yaml
+from lavish.planning.frozen_features import Features, audio_encoder_features, frozen_features
 from lavish.planning.identities import DataSet, Identities, MissingInput, Run, Weights, with_options
 from lavish.planning.parameter_budgets import sizes
 from lavish.planning.run_labels import RunLabel
@@ -61,6 +62,8 @@ class Experiments:
     """`cpu` or `cuda`."""
     jobs_per_gpu: int
     """Jobs that share a GPU of this machine."""
+    cache_features: bool
+    """Whether features of frozen backbones are computed once."""
     fork_server: bool
     """Whether the workflow starts a fork server for its jobs."""
     tables: dict[str, Table] = field(default_factory=dict)
@@ -139,6 +142,21 @@ class Experiments:
     def composition(self, name: str) -> DataSet:
         """Return a data set that is prepared from the composed folder of this name."""
         return _lookup(self.composed, name, "composed data set")
+
+    def frozen_features(self, run: Run) -> dict[str, Features]:
+        """Return, by stream, the features of the frozen backbone that a run reads instead of images."""
+        return frozen_features(run, self.device) if self.cache_features else {}
+
+    def features_named(self, name: str) -> Features:
+        """Return features by the name of their folder."""
+        return _lookup(self._features, name, "features")
+
+    @functools.cached_property
+    def _features(self) -> dict[str, Features]:
+        runs = self.runs.values()
+        found = [features for run in runs for features in self.frozen_features(run).values()]
+        found += [features for run in runs if (features := audio_encoder_features(run)) is not None]
+        return {features.name: features for features in found}
 
     def weights_named(self, name: str) -> Weights:
         """Return weights by the name of their file."""
@@ -230,6 +248,7 @@ class _Resolver:
             seeds=config.seeds,
             device=config.device,
             jobs_per_gpu=config.jobs_per_gpu,
+            cache_features=config.cache_features == "auto",
             fork_server=config.fork_server,
             runs=self.identities.runs,
             data=self.identities.data,

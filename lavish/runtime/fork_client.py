@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 VARIABLE = "LAVISH_FORK_SERVER"
 
 # The commands that benefit from what the server has imported.
-FORKED_COMMANDS = ("cost", "encode-audio", "evaluate", "examples", "pretrain", "train")
+FORKED_COMMANDS = ("cost", "encode", "evaluate", "examples", "pretrain", "train")
 
 # Snakemake sets these to a job's threads, and libraries read them on import. The server has one thread, so a job with
 # more (training.cpu_threads) has another environment and runs in its own process.

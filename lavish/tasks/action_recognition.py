@@ -32,6 +32,7 @@ class ActionRecognition(Task):
         label_smoothing: of the cross-entropy, at least 0 and less than 1.
     """
 
+    head_reads = "tokens"
     metric = Measure("accuracy")
     measures = (Measure("top_5_accuracy"),)
 

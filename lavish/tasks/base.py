@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lavish.config.measures import Measure
+from lavish.config.schema import KeptFeatures
 from lavish.models.interfaces import Stream, StreamFeatures
 
 Inputs = dict[str, Tensor]
@@ -75,6 +76,10 @@ class Task(nn.Module, ABC):
     """Further measures that tables can print for a split."""
     negatives: bool = False
     """Whether training needs frames of other clips (:attr:`EncodedBatch.negatives`); may depend on the streams."""
+    head_reads: ClassVar[KeptFeatures | None] = None
+    """What the head reads of the visual stream, or of the only one, so that a frozen backbone's features are computed
+    once: `pooled` features, also the `tokens` of the last block, or those of all `stages`. Of an audio stream beside it
+    a task that sets this reads pooled features only. None: features are computed in every epoch."""
 
     @abstractmethod
     def forward(self, encoded: EncodedBatch, inputs: Inputs) -> Any:

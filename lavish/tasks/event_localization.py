@@ -24,6 +24,7 @@ class EventLocalization(Task):
         loss: 'bce_softmax', binary cross-entropy on the softmax over classes (published), or 'ce', cross-entropy.
     """
 
+    head_reads = "pooled"
     metric = Measure("accuracy")
 
     def __init__(

@@ -44,6 +44,7 @@ class QuestionAnswering(Task):
         unused_layers: 'counted' adds the parameters that LAVISH's code declares and never uses.
     """
 
+    head_reads = "tokens"
     metric = Measure("accuracy")
     measures = (
         Measure("accuracy_audio"),

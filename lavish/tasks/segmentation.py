@@ -51,6 +51,7 @@ class Segmentation(Task):
             and, without TPAVI, the linear map of the audio feature.
     """
 
+    head_reads = "stages"
     metric = Measure("mIoU", threshold="fixed")
     measures = (
         Measure("mIoU_validation_threshold", threshold="selection"),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lavish.config.hashing import digest
-from lavish.config.schema import AudioEncoderConfig, BackboneConfig, RunConfig
+from lavish.config.schema import AudioEncoderConfig, BackboneConfig, FrozenStreamConfig, RunConfig
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
 from lavish.io.locks import locked
@@ -41,6 +42,8 @@ class RunInputs:
     """The audio stream's own frozen backbone, if it has one."""
     audio_features: Path | None = None
     """Folder of the separate audio encoder's features, a file for each split."""
+    frozen_features: Mapping[str, Path] = field(default_factory=dict, kw_only=True)
+    """By stream, the folder of the frozen backbone's features, a file for each split, to be read instead of images."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
     jobs_per_gpu: int = 1
@@ -90,6 +93,33 @@ def provide_weights(config: BackboneConfig | AudioEncoderConfig, out: Path) -> N
         pretrain(config, out)
 
 
+def encode(
+    config: FrozenStreamConfig | AudioEncoderConfig,
+    weights: Path,
+    split: Path,
+    out: Path,
+    device_name: str = "cpu",
+    jobs_per_gpu: int = 1,
+) -> None:
+    """Write the features of a prepared split that a frozen backbone or a separate audio encoder computes."""
+    from lavish.training.device import choose, seed_everything
+    from lavish.training.features import encode_split
+
+    if isinstance(config, AudioEncoderConfig):
+        from lavish.models.audio_encoders.build import build
+
+        device = choose(device_name, 1, jobs_per_gpu)
+        encode_split(build(config.kind, config.spec, weights).to(device), split, out, device=device)
+        return
+    from lavish.data.store.store import SplitStore
+    from lavish.learner.build import build_frozen_stream
+
+    device = choose(device_name, config.cpu_threads, jobs_per_gpu)
+    seed_everything(0, device, deterministic=True)
+    stream = build_frozen_stream(config, SplitStore(split), _statistics(split.parent / "train"), weights)
+    encode_split(stream.to(device).eval(), split, out, device=device)
+
+
 def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
     if isinstance(config, AudioEncoderConfig):
         from lavish.models.audio_encoders.build import build
@@ -125,6 +155,9 @@ def _train(inputs: RunInputs, out: Path) -> None:
     origin = _origin(inputs, device) | {
         "data": {split: _checksums(inputs.data / split) for split in dict.fromkeys(("train", config.select_on))},
         "audio_features": None if features is None else _features_facts(features, config.select_on),
+        "frozen_features": {
+            stream: _features_facts(folder, config.select_on) for stream, folder in inputs.frozen_features.items()
+        },
     }
     model = _model(inputs, training)
     with nondeterministic_operators() as operators:
@@ -170,6 +203,9 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
         "checkpoint": sha256_of(checkpoint),
         "data": {split: _checksums(inputs.data / split)},
         "audio_features": None if features is None else sha256_of(features / f"{split}.npy"),
+        "frozen_features": {
+            stream: sha256_of(folder / f"{split}.npy") for stream, folder in inputs.frozen_features.items()
+        },
     }
     result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
@@ -224,13 +260,14 @@ def _reader(inputs: RunInputs, split: str) -> SplitReader:
         if inputs.audio_features is None:
             raise LavishError("the configuration has an audio_encoder: give its features with --audio-features")
         features = inputs.audio_features / f"{split}.npy"
-    return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features)
+    frozen = {stream: folder / f"{split}.npy" for stream, folder in inputs.frozen_features.items()}
+    return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features, frozen)
 
 
 def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | None = None) -> AudioVisualModel:
     from lavish.learner.build import build_model
 
-    return build_model(
+    model = build_model(
         inputs.config,
         classes=reader.store.classes,
         vocabulary=reader.store.vocabulary,
@@ -240,6 +277,17 @@ def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | 
         valid_frames=reader.store.valid_frames,
         audio_feature_dim=reader.audio_feature_dim,
     )
+    layouts = {str(stream): layout for stream, layout in model.layouts.items()}
+    for stream, width in reader.frozen_dims.items():
+        layout = layouts.get(stream)
+        if layout is None:
+            raise LavishError(f"--frozen-features {stream}: this run has no constant {stream} features")
+        if layout.width != width:
+            raise LavishError(
+                f"{inputs.frozen_features[stream]} has {width} numbers an image, but this backbone and task need "
+                f"{layout.width}: the features belong to another run"
+            )
+    return model
 
 
 def _statistics(split: Path) -> dict[str, Any]:
@@ -287,7 +335,7 @@ def _weights_facts(weights: Path) -> dict[str, Any]:
 
 
 def _features_facts(folder: Path, selected_on: str) -> dict[str, str]:
-    """Return the checksums of the separate audio encoder's features that training read."""
+    """Return the checksums of the features that training read from a folder."""
     from lavish.io.checksums import sha256_of
 
     return {split: sha256_of(folder / f"{split}.npy") for split in dict.fromkeys(("train", selected_on))}

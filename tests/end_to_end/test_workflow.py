@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -93,6 +94,23 @@ def test_jobs_are_forked_from_the_fork_server(finished):
 
 def test_nothing_is_done_twice(finished):
     assert "Nothing to be done" in run(finished)
+
+
+def test_a_frozen_row_reads_features_and_ends_with_the_bytes_of_one_that_computes_them(finished):
+    folders = {path.parent for path in finished.glob("results/runs/*/seed*/record.json") if _reads_features(path)}
+    assert len(folders) == 2  # the seeds of one row
+    names = ("best.safetensors", "history.csv", "test/predictions.parquet")
+    reading = {path: path.read_bytes() for folder in folders for path in (folder / name for name in names)}
+    for folder in folders:
+        shutil.rmtree(folder)
+    (finished / TABLE).unlink()
+    run(finished, "--config", "cache_features=none")
+    assert not any(_reads_features(folder / "record.json") for folder in folders)
+    assert {path: path.read_bytes() for path in reading} == reading
+
+
+def _reads_features(record: Path) -> bool:
+    return bool(json.loads(record.read_text())["frozen_features"])
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_table(finished):

@@ -54,17 +54,17 @@ PRODUCTS = {
     "compose": ["data/composed/*"],
     "pretrain": ["weights/*"],
     "prepare": ["data/prepared/*"],
-    "encode_audio": ["data/audio_features/*"],
+    "encode": ["data/features/*"],
     "train": ["runs/*/seed*/best.safetensors", "runs/*/seed*/history.csv", "runs/*/seed*/record.json"],
     "evaluate": ["runs/*/seed*/test"],
     "cost": ["runs/*/cost.json"],
     "table": ["table_*", "figures/*"],
 }
 DEPENDENT = {
-    "compose": ["prepare", "encode_audio", "train", "evaluate"],
-    "pretrain": ["encode_audio", "train", "evaluate"],
-    "prepare": ["encode_audio", "train", "evaluate"],
-    "encode_audio": ["train", "evaluate"],
+    "compose": ["prepare", "encode", "train", "evaluate"],
+    "pretrain": ["encode", "train", "evaluate"],
+    "prepare": ["encode", "train", "evaluate"],
+    "encode": ["train", "evaluate"],
     "train": ["evaluate"],
 }
 

@@ -22,7 +22,7 @@ def test_all_jobs_of_a_call_find_the_fork_server_which_ends_with_it(finished: Wo
     assert end == "ended"
     assert Path(path).is_absolute()
     jobs = dict(line.split() for line in lines(finished, "jobs.txt"))
-    assert set(jobs) > {"train", "evaluate", "cost", "pretrain", "encode-audio"}
+    assert set(jobs) > {"train", "evaluate", "cost", "pretrain", "encode"}
     assert set(jobs.values()) == {path}
 
 

@@ -72,10 +72,55 @@ def test_only_select_on_test_lets_a_training_read_the_test_split(small: Graph) -
 
 
 def test_only_rows_with_an_extra_audio_encoder_wait_for_its_features(small: Graph) -> None:
-    features = set(small.jobs("encode_audio"))
+    features = set(small.jobs("encode"))
     assert len(features) == 3
     waiting = [job for job in small.jobs("train") if small.ancestors(job) & features]
     assert small.runs(waiting) == small.workflow.runs("encoder")
+
+
+def test_frozen_rows_share_features_and_no_training_reads_those_of_the_test_split(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    table = workflow.read("config/tables/small.yaml")
+    frozen = {"adapter": {"method": "none"}}
+    rows = {
+        "frozen": frozen,
+        "heard": {**frozen, "modalities": "audio"},
+        "joined": {**frozen, "audio_encoder": {"use": "join"}},
+        "tuned": {**frozen, "backbone": {"tune_norms": True}},
+        "half": {**frozen, "training": {"precision": "bf16"}},
+    }
+    table["sections"][0]["rows"] += [{"variant": name, "set": changes} for name, changes in rows.items()]
+    workflow.write("config/tables/small.yaml", table)
+    graph = Graph(workflow, "results/table_small.md")
+    encoding = graph.jobs("encode")
+    # The separate audio encoder, and the two streams of the backbone; each for three splits.
+    assert len(encoding) == 3 * 3
+    reading = [job for job in graph.jobs("train") if graph.needs[job] & set(encoding)]
+    expected = ("encoder", "frozen", "heard", "joined")
+    assert graph.runs(reading) == set().union(*(workflow.runs(variant) for variant in expected))
+    for job in reading:
+        of_run = {variant for variant in expected if graph.runs([job]) == workflow.runs(variant)}
+        number = {"encoder": 1, "frozen": 2, "heard": 1, "joined": 3}[of_run.pop()]
+        assert len(graph.needs[job] & set(encoding)) == 2 * number
+        assert not graph.needs_split(job, "test")
+    jobs = workflow.planned("results/table_small.md", "--config", "cache_features=none")
+    assert jobs["encode"] == 3
+
+
+def test_features_are_made_before_the_trainings_that_read_them_and_only_once(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("avish", set={"adapter": {"method": "none"}})
+    result = workflow.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    [run] = workflow.runs("avish")
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("results/data/features/*/*_vit-*/*.npy"))
+    assert [file.name for file in files] == 2 * ["test.npy", "train.npy", "val.npy"]
+    log = (tmp_path / f"results/logs/train/{run}-seed0.log").read_text()
+    for folder in {file.parent for file in files}:
+        stream = folder.name.partition("_")[0]
+        assert f"--frozen-features {stream}={folder}" in log
+    workflow.set_row("lavish", set={"adapter": {"method": "none"}, "audio_encoder": {"use": "join"}})
+    assert "encode" not in workflow.planned("results/table_small.md")
 
 
 def test_a_table_of_two_tasks_trains_each_row_on_its_tasks(tmp_path: Path) -> None:
@@ -190,7 +235,7 @@ def test_the_profile_selects_the_device(finished: Workflow, options: list[str], 
     result = finished.call("results/table_small.md", "--dry-run", "--printshellcmds", "--forceall", *options)
     assert result.returncode == 0, result.stdout
     devices = re.findall(r"lavish ([\w-]+) .*--device (\w+)", result.stdout)
-    assert set(devices) == {(job, device) for job in ("pretrain", "encode-audio", "train", "evaluate")}
+    assert set(devices) == {(job, device) for job in ("pretrain", "encode", "train", "evaluate")}
 
 
 def test_another_device_repeats_no_job(finished: Workflow) -> None:

@@ -109,6 +109,15 @@ def test_a_new_key_at_its_default_repeats_nothing(edited: Workflow) -> None:
     assert not edited.planned()
 
 
+def test_deleted_features_repeat_nothing(edited: Workflow) -> None:
+    edited.set_row("avish", set={"adapter": {"method": "none"}})
+    target = "results/table_small.md"
+    assert edited.call(target).returncode == 0
+    assert len([*edited.folder.glob("results/data/features/*/visual_*/*.npy")]) == 3
+    shutil.rmtree(edited.folder / "results/data/features")
+    assert not edited.planned(target)
+
+
 def test_data_can_be_composed_and_prepared_again(edited: Workflow) -> None:
     """Snakemake deletes the declared output first, and the arrays stay."""
     for rule in ("prepare", "compose"):
@@ -228,7 +237,7 @@ def test_data_and_weights_newer_than_runs_repeat_nothing(edited: Workflow) -> No
     """As a clock that jumps while jobs run leaves them: identities say what is made again."""
     results = edited.folder / "results"
     change_later([*results.glob("data/prepared/**/store.json")])
-    change_later([*results.glob("data/audio_features/**/*.npy")])
+    change_later([*results.glob("data/features/**/*.npy")])
     change_later([*results.glob("weights/**/*.safetensors")])
     change_later([*results.glob("data/composed/*.done")])
     assert not edited.planned()

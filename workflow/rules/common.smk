@@ -19,6 +19,7 @@ from lavish.errors import LavishError
 from lavish.io.atomic import write_text
 from lavish.io.locks import locked
 from lavish.planning.experiments import load
+from lavish.planning.frozen_features import audio_encoder_features
 from lavish.planning.run_labels import INDEX, update_index
 from lavish.runtime import fork_client
 
@@ -30,6 +31,7 @@ wildcard_constraints:
     composed=r"\w+-[0-9a-f]{8}",
     data=r"\w+-[0-9a-f]{8}",
     weights=r"[\w.]+-[0-9a-f]{8}",
+    features=r"[\w.]+-[0-9a-f]{8}",
     split="train|val|test",
     seed=r"\d+",
 
@@ -247,6 +249,10 @@ def weights_of(wildcards):
     return or_stop(experiments.weights_named, wildcards.weights)
 
 
+def features_of(wildcards):
+    return or_stop(experiments.features_named, wildcards.features)
+
+
 def table_of(wildcards):
     return or_stop(experiments.table, wildcards.table)
 
@@ -297,8 +303,38 @@ def weights_config(wildcards):
     return canonical_json(weights_of(wildcards).config)
 
 
-def audio_encoder_weights(wildcards):
-    return weights_file(weights_of(wildcards))
+# --- features of frozen encoders ---
+
+
+def normalising_store(wildcards):
+    """For the backbone, the training split: its statistics normalise every split."""
+    return [store_file(data_of(wildcards), "train")] if features_of(wildcards).kind == "backbone" else []
+
+
+def encoder_weights(wildcards):
+    return weights_file(features_of(wildcards).weights)
+
+
+def encoder_kind(wildcards):
+    return features_of(wildcards).kind
+
+
+def encoder_config(wildcards):
+    return canonical_json(features_of(wildcards).config)
+
+
+def encoder_threads(wildcards):
+    return features_of(wildcards).cpu_threads
+
+
+def features_folder(run, features):
+    return f"results/data/features/{run.data.name}/{features.name}"
+
+
+def features_files(run, splits):
+    """Features that a run reads: those of its separate audio encoder, and of its frozen backbone."""
+    found = [audio_encoder_features(run), *experiments.frozen_features(run).values()]
+    return [f"{features_folder(run, one)}/{split}.npy" for one in found if one is not None for split in splits]
 
 
 # --- runs ---
@@ -330,25 +366,23 @@ def backbone_weights(wildcards):
     return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
 
 
-def audio_features(run, splits):
-    """Features of the separate audio encoder, if the run has one."""
-    if run.audio_encoder is None:
-        return []
-    return [f"results/data/audio_features/{run.data.name}/{run.audio_encoder.name}/{split}.npy" for split in splits]
-
-
-def training_audio_features(wildcards):
+def training_features(wildcards):
     run = run_of(wildcards)
-    return audio_features(run, run.training_splits)
+    return features_files(run, run.training_splits)
 
 
-def evaluated_audio_features(wildcards):
-    return audio_features(run_of(wildcards), [wildcards.split])
+def evaluated_features(wildcards):
+    return features_files(run_of(wildcards), [wildcards.split])
 
 
-def audio_features_arguments(wildcards, input):
-    """The option with the folder of audio features, if there are any."""
-    return ["--audio-features", os.path.dirname(input.audio_features[0])] if input.audio_features else []
+def features_arguments(wildcards):
+    """The options with the folders of the features that a run reads."""
+    run = run_of(wildcards)
+    separate = audio_encoder_features(run)
+    arguments = [] if separate is None else ["--audio-features", features_folder(run, separate)]
+    for stream, features in experiments.frozen_features(run).items():
+        arguments += ["--frozen-features", f"{stream}={features_folder(run, features)}"]
+    return arguments
 
 
 def training_threads(wildcards):

@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: none, or a data set in its official layout, or a folder of images and recordings (config: data)
 # OUTPUTS: results/data/composed/<format>-<hash>/          a composed data set in its official layout
 #          results/data/prepared/<format>-<hash>/<split>/   the store that training and evaluation read
-#          results/data/audio_features/<data>/<weights>/   features of a separate audio encoder
+#          results/data/features/<data>/<encoder>-<hash>/   features of frozen backbones and separate audio encoders
 
 
 # Only a marker file is declared: Snakemake would delete a declared folder of an interrupted job, with all its clips.
@@ -53,28 +53,30 @@ rule prepare:
         " --out {params.out:q} --jobs {threads} ) &> {log:q}"
 
 
-rule encode_audio:
+rule encode:
     input:
         store=ancient("results/data/prepared/{data}/{split}/store.json"),
-        weights=ancient(audio_encoder_weights),
+        statistics=ancient(normalising_store),
+        weights=ancient(encoder_weights),
     output:
-        features="results/data/audio_features/{data}/{weights}/{split}.npy",
+        features="results/data/features/{data}/{features}/{split}.npy",
     log:
-        "results/logs/encode_audio/{data}-{weights}-{split}.log",
+        "results/logs/encode/{data}-{features}-{split}.log",
     priority: 60
     conda:
         "../envs/lavish.yaml"
-    threads: 1
+    threads: encoder_threads
     resources:
         gpu=gpu,
         mem_mb=4000,
         runtime=120,
     params:
-        config=weights_config,
+        kind=encoder_kind,
+        config=encoder_config,
         data=subpath(input.store, parent=True),
         device=device_arguments,
     message:
-        "Encoding the audio of split {wildcards.split} of {wildcards.data} with {wildcards.weights}"
+        "Encoding split {wildcards.split} of {wildcards.data} with {wildcards.features}"
     shell:
-        "( set -x; lavish encode-audio --config {params.config:q} --weights {input.weights:q} --data {params.data:q}"
-        " --out {output.features:q} {params.device:q} ) &> {log:q}"
+        "( set -x; lavish encode --kind {params.kind} --config {params.config:q} --weights {input.weights:q}"
+        " --data {params.data:q} --out {output.features:q} {params.device:q} ) &> {log:q}"

@@ -13,7 +13,7 @@ rule train:
     input:
         stores=ancient(training_stores),
         weights=ancient(backbone_weights),
-        audio_features=ancient(training_audio_features),
+        features=ancient(training_features),
     output:
         weights="results/runs/{run}/seed{seed}/best.safetensors",
         history="results/runs/{run}/seed{seed}/history.csv",
@@ -37,14 +37,14 @@ rule train:
     params:
         config=run_config,
         data=prepared_folder,
-        audio_features=audio_features_arguments,
+        features=features_arguments,
         device=device_arguments,
         out=subpath(output.record, parent=True),
     message:
         "Training {wildcards.run} with seed {wildcards.seed}"
     shell:
         "( set -x; lavish train --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --weights {input.weights:q} {params.audio_features:q} {params.device:q} --out {params.out:q} )"
+        " --weights {input.weights:q} {params.features:q} {params.device:q} --out {params.out:q} )"
         " &> {log:q}"
 
 
@@ -52,7 +52,7 @@ rule evaluate:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        audio_features=ancient(evaluated_audio_features),
+        features=ancient(evaluated_features),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         metrics=report(
@@ -76,14 +76,14 @@ rule evaluate:
     params:
         config=run_config,
         data=prepared_folder,
-        audio_features=audio_features_arguments,
+        features=features_arguments,
         device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
         "Evaluating {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
     shell:
         "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
+        " --split {wildcards.split} --weights {input.weights:q} {params.features:q} --run {params.run:q}"
         " {params.device:q} ) &> {log:q}"
 
 
@@ -92,7 +92,7 @@ rule examples:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        audio_features=ancient(evaluated_audio_features),
+        features=ancient(evaluated_features),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
@@ -109,14 +109,14 @@ rule examples:
     params:
         config=run_config,
         data=prepared_folder,
-        audio_features=audio_features_arguments,
+        features=features_arguments,
         device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
         "Examples of {wildcards.run}, seed {wildcards.seed}, on the split {wildcards.split}"
     shell:
         "( set -x; lavish examples --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --split {wildcards.split} --weights {input.weights:q} {params.audio_features:q} --run {params.run:q}"
+        " --split {wildcards.split} --weights {input.weights:q} {params.features:q} --run {params.run:q}"
         " {params.device:q} ) &> {log:q}"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ from lavish.errors import LavishError
 
 @dataclass(frozen=True)
 class Batch:
-    """The units of one batch and their clips, each clip once. A stream that was not requested is None."""
+    """The units of one batch and their clips, each clip once.
+
+    A stream that was not requested, or whose features are in `frozen`, is None.
+    """
 
     frames: Tensor | None
     """(clips, segments, H, W, 3) uint8."""
@@ -32,25 +35,55 @@ class Batch:
     rows: Tensor | None = None
     """(units,) the clip of each unit; None if the units are the clips."""
     negatives: Tensor | None = None
-    """(clips, segments, H, W, 3) uint8, frames of other clips, if requested."""
+    """(clips, segments, H, W, 3) uint8, frames of other clips, if requested; with visual features in `frozen`,
+    features of these frames."""
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    """By stream, (clips, segments, W) float32, features of the frozen backbone as rows of numbers."""
 
     def __len__(self) -> int:
         return len(self.units)
 
 
 class SplitReader:
-    """Reads batches of one split, and of the streams only the requested ones."""
+    """Reads batches of one split, and of the streams only the requested ones.
 
-    def __init__(self, path: Path, streams: tuple[str, ...], audio_features: Path | None = None) -> None:
+    Args:
+        path: folder of the prepared split.
+        streams: the streams to read.
+        audio_features: features of a separate audio encoder, a file.
+        frozen: by stream, a file with features of the frozen backbone, which are read instead of the stream's images.
+
+    Raises:
+        LavishError: a file of the split is missing or damaged, or features do not fit it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        streams: tuple[str, ...],
+        audio_features: Path | None = None,
+        frozen: Mapping[str, Path] | None = None,
+    ) -> None:
         self.store = SplitStore(path)
         self.store.verify()
         self._streams = streams
-        self._audio_features = None if audio_features is None else np.load(audio_features, mmap_mode="r")
-        if self._audio_features is not None and len(self._audio_features) != len(self.store):
+        self._audio_features = None if audio_features is None else self._features(audio_features)
+        self._frozen = {stream: self._features(file) for stream, file in (frozen or {}).items()}
+
+    def _features(self, file: Path) -> np.ndarray:
+        try:
+            features = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise LavishError(f"{file}: missing; `lavish encode` writes it") from None
+        except Exception as error:  # what NumPy raises of damaged files has no end
+            raise LavishError(f"{file}: cannot be read as an array ({error}): delete the features") from None
+        expected = (len(self.store), self.store.log_mels.shape[1])
+        if features.ndim != 3 or features.dtype != np.float32 or features.shape[:2] != expected:
             raise LavishError(
-                f"{audio_features} has features of {len(self._audio_features)} clips, but {path} has "
-                f"{len(self.store)} clips: delete the features, they belong to another prepared store"
+                f"{file} has {features.dtype} {features.shape}, but {self.store.path} has {expected[0]} clips of "
+                f"{expected[1]} segments: delete the features, they belong to another prepared store"
             )
+        return features
 
     def __len__(self) -> int:
         """Return the number of units."""
@@ -60,6 +93,11 @@ class SplitReader:
     def audio_feature_dim(self) -> int:
         """Width of the separate audio encoder's features; 0 without such an encoder."""
         return 0 if self._audio_features is None else self._audio_features.shape[-1]
+
+    @property
+    def frozen_dims(self) -> dict[str, int]:
+        """Width of the rows of each stream whose features of the frozen backbone are read."""
+        return {stream: features.shape[-1] for stream, features in self._frozen.items()}
 
     def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Return all units in random order, in groups of `batch_size`."""
@@ -108,12 +146,13 @@ class SplitReader:
             tensor = torch.from_numpy(np.ascontiguousarray(array))
             return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
+        encoded = [stream for stream in self._streams if stream not in self._frozen]
         targets = {name: put(values[units]) for name, values in store.targets.items()}
         if store.masks is not None:
             targets["masks"] = put(store.masks[store.units[units]])
         return Batch(
-            frames=put(store.frames[clips]) if "visual" in self._streams else None,
-            log_mels=put(store.log_mels[clips]) if "audio" in self._streams else None,
+            frames=put(store.frames[clips]) if "visual" in encoded else None,
+            log_mels=put(store.log_mels[clips]) if "audio" in encoded else None,
             audio_features=None if self._audio_features is None else put(self._audio_features[clips]),
             targets=targets,
             units=units,
@@ -121,11 +160,12 @@ class SplitReader:
             negatives=None
             if negatives is None or "visual" not in self._streams
             else put(self._frames_of_others(clips, negatives)),
+            frozen={stream: put(features[clips]) for stream, features in self._frozen.items()},
         )
 
     def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sample frames (clips, segments, H, W, 3), each uniformly from the segments of all other clips."""
-        frames = self.store.frames
+        """Sample frames (clips, segments, H, W, 3), or their features, uniformly from all segments of other clips."""
+        frames = self._frozen.get("visual", self.store.frames)
         if len(frames) < 2:
             raise LavishError(
                 f"{self.store.path}: the method needs frames of other clips, but the split has only one clip: add clips"

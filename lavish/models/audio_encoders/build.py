@@ -2,7 +2,7 @@
 
 Each kind is one file with one subclass of :class:`lavish.models.audio_encoders.base.AudioEncoder`, whose keyword-only
 constructor arguments are the keys of `audio_encoder.spec`. Features are computed once per split
-(:mod:`lavish.training.audio_features`) and read by training.
+(:mod:`lavish.training.features`) and read by training.
 """
 
 from __future__ import annotations

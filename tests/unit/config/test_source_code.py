@@ -54,6 +54,14 @@ def test_a_line_of_a_method_counts_for_this_method_only(package: Path) -> None:
     assert edited(package, "methods/lavish.py", with_a_statement) == ["lavish"]
 
 
+def test_what_a_task_says_for_the_plan_alone_does_not_count(package: Path) -> None:
+    file = "tasks/segmentation.py"
+    assert not edited(package, file, lambda text: text.replace('head_reads = "stages"', 'head_reads = "tokens"'))
+    assert not edited(package, file, lambda text: text.replace('    head_reads = "tokens"\n', ""))
+    # The name alone means nothing outside a class.
+    assert edited(package, file, lambda text: f'{text}\nhead_reads = "stages"\n') == ["segmentation"]
+
+
 def test_what_a_method_imports_counts(package: Path) -> None:
     assert edited(package, "methods/_shared/bottleneck.py", with_a_statement) == ["lavish"]
     assert edited(package, "metrics/masks.py", with_a_statement) == ["segmentation"]

@@ -1,4 +1,4 @@
-"""Features of the extra audio encoder: one per segment of every clip of a prepared split, in the store's order."""
+"""Features of the separate audio encoder: one per segment of every clip of a prepared split, in the store's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from lavish.errors import LavishError
 from lavish.models.audio_encoders.base import AudioEncoder
 from lavish.models.audio_encoders.build import build
-from lavish.training.audio_features import encode_split
+from lavish.training.features import encode_split
 
 CLIPS, SEGMENTS, STEP_SECONDS, RATE = 5, 3, 0.2, 16000
 SPECTROGRAM: dict[str, Any] = {
