@@ -20,7 +20,8 @@ class MeanAdapter(Adapter):
     def __init__(self, site: AdapterSite, *, width: int = 4) -> None:
         super().__init__()
         self.reads_other = site.cross_modal
-        self.down, self.up = nn.Linear(site.other_width, width), nn.Linear(width, site.width)
+        read = site.other_width if site.cross_modal else site.width
+        self.down, self.up = nn.Linear(read, width), nn.Linear(width, site.width)
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, tokens: Tensor, other: Tensor) -> Tensor:

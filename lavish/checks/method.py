@@ -59,7 +59,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "img_size": SIDE, "mel_bins": 16, "embed_dim": 32, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4,
     },
 }  # fmt: skip
-PAIRS = ("vit + ast", "swinv2 + htsat")
+PAIRS = ("vit+ast", "swinv2+htsat")
 """Two of them, for frames and for spectrograms: of unequal depth, and of unequal widths as well."""
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "av_moe": {"skip": 1, "balance": 0.01, "temporal_width": 8},
@@ -86,13 +86,13 @@ class Subject:
 
     method: str
     backbone: str
-    """A name of :data:`BACKBONES`, or two with ' + ' between them."""
+    """A name of :data:`BACKBONES`, or two with '+' between them."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that suit the small backbones, if the defaults do not."""
 
     def encoder(self, seed: int = 2, **arguments: Any) -> TwoStreamEncoder:
         """Build an encoder; `arguments` are those of :class:`TwoStreamEncoder`."""
-        backbone, *audio = map(small_backbone, self.backbone.split(" + "))
+        backbone, *audio = map(small_backbone, self.backbone.split("+"))
         if audio and "visual" in arguments.get("streams", STREAMS):
             arguments["audio_backbone"] = audio[0]
         torch.manual_seed(seed)
@@ -325,6 +325,8 @@ class Outcome:
     backbone: str
     check: str
     failure: str | None
+    refusal: str | None = None
+    """Why the method cannot be built for a pair of backbones, which it may say."""
 
 
 def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
@@ -336,6 +338,14 @@ def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
     check_options("methods", method, options)
     for backbone in (*BACKBONES, *PAIRS):
         subject = Subject(method, backbone, options)
+        if backbone in PAIRS:
+            try:
+                subject.encoder()
+            except LavishError as error:
+                yield Outcome(backbone, "construction", None, str(error))
+                continue
+            except Exception:  # reported below
+                pass
         failure = _failure(Subject.encoder, subject)
         yield Outcome(backbone, "construction", failure)
         if failure is None:

@@ -44,16 +44,17 @@ def _show(options: argparse.Namespace) -> None:
 def _check_method(options: argparse.Namespace) -> int:
     import torch
 
-    from lavish.checks.method import BACKBONES, SMALL_OPTIONS, check_method
+    from lavish.checks.method import BACKBONES, PAIRS, SMALL_OPTIONS, check_method
 
     torch.set_num_threads(1)  # the tensors are too small for more
     is_file = options.method.endswith(".py")
     name = add_source("methods", Path(options.method)) if is_file else options.method
     values = read_values(options.options, "--options") if options.options else SMALL_OPTIONS.get(name, {})
-    failed, width = False, 2 + max(map(len, BACKBONES))
+    failed, width = False, 2 + max(map(len, (*BACKBONES, *PAIRS)))
     for outcome in check_method(name, values):
         failed = failed or outcome.failure is not None
-        result = "passed" if outcome.failure is None else f"FAILED: {outcome.failure}"
+        passed = f"refused: {outcome.refusal}" if outcome.refusal else "passed"
+        result = passed if outcome.failure is None else f"FAILED: {outcome.failure}"
         print(f"{outcome.backbone:<{width}}{outcome.check:<17}{result}", flush=True)
     return int(failed)
 

@@ -247,9 +247,10 @@ class TwoStreamEncoder(nn.Module):
 
     def _alike(self, inputs: Streams, grids: Mapping[Stream, Grid] | None) -> bool:
         """Return whether both streams run, and can pass through a shared backbone as one batch."""
-        shapes = {x.shape for x in inputs.values()} | set(grids.values() if grids else ())
+        shapes = [x.shape for x in inputs.values()]
         shared = len(set(map(id, self.backbones.values()))) == 1
-        return len(inputs) == 2 and shared and len(shapes) == (2 if grids else 1)
+        same_grid = grids is None or len(set(grids.values())) == 1
+        return len(shapes) == 2 and shapes[0] == shapes[1] and shared and same_grid
 
 
 _Part = Literal["embed", "enter", "attention", "ffn", "final"]

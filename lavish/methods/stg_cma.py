@@ -169,27 +169,18 @@ def _is_temporal(backbone: Backbone, block: int) -> bool:
 
 
 def _check_alike(blocks: Blocks, hidden: dict[Stream, list[int]], context: MethodContext) -> None:
-    """Raise LavishError if the streams cannot attend to each other in these blocks."""
-    if len({id(backbone) for backbone in context.backbones.values()}) == 1:
+    """Raise LavishError if the streams of two backbones cannot attend to each other in these blocks."""
+    if len(set(map(id, context.backbones.values()))) == 1:
         return
-    widths = {hidden[stream][block] for stream, block in blocks.items()}
-    if len(widths) > 1:
+    sizes = set()
+    for stream, block in blocks.items():
+        windows = context.backbones[stream].windows(block, torch.empty(1, context.tokens[stream][block], 1)).shape
+        windowed = any(backbone.windowed for backbone in context.backbones.values())
+        sizes.add((hidden[stream][block], (context.grids[stream][block], windows) if windowed else None))
+    if len(sizes) > 1:
         raise LavishError(
-            "adapter 'stg_cma' attends between bottlenecks of equal width, not "
-            f"{' and '.join(map(str, sorted(widths)))} in blocks {blocks}: choose backbones of equal widths"
-        )
-    windows = {
-        (
-            context.grids[s][block],
-            context.backbones[s].windows(block, torch.empty(1, context.tokens[s][block], 1)).shape,
-        )
-        for s, block in blocks.items()
-        if any(context.backbones[each].windowed for each in blocks)
-    }
-    if len(windows) > 1:
-        raise LavishError(
-            f"adapter 'stg_cma' attends between equal windows, which blocks {blocks} do not have: choose backbones "
-            "with the same grid and window size, or without windows"
+            f"adapter 'stg_cma' attends between bottlenecks of equal width, on Swin in equal grids and windows, which "
+            f"blocks {blocks} do not have: choose other backbones"
         )
 
 

@@ -20,7 +20,7 @@ def test_contract(subject, check):
     CHECKS[check](subject)
 
 
-REFUSED = {("mbt", "swinv2 + htsat"), ("stg_cma", "swinv2 + htsat")}
+REFUSED = {("mbt", "swinv2+htsat"), ("stg_cma", "swinv2+htsat")}
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -48,6 +48,8 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
     started = time.perf_counter()
     torch.manual_seed(recipe.seed)
     backbone = build_backbone(model, spec, size).to(device)
+    if backbone.in_channels != 3:
+        raise LavishError(f"'{model}' with {spec} reads spectrograms of one channel, no pictures")
     backbone.requires_grad_(True)
     images, labels, classes = _scenes(backbone, recipe, "train", recipe.samples, size)
     held_out = _scenes(backbone, recipe, "val", max(1, recipe.samples // _HELD_OUT), size)

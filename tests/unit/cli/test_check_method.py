@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lavish.checks.method import BACKBONES
+from lavish.checks.method import BACKBONES, PAIRS
 from lavish.cli.main import main
 from lavish.config.sources import forget_files
 from tests.external import BROKEN_METHOD, METHOD, TASK, write
@@ -28,7 +28,7 @@ def test_a_method_in_a_file_passes_without_the_repository(tmp_path: Path) -> Non
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
-    assert {backbone for backbone, _, _ in lines} == set(BACKBONES)
+    assert {backbone for backbone, _, _ in lines} == {*BACKBONES, *PAIRS}
     assert ["swinv2", "gradients", "passed"] in lines
     assert all(result == "passed" for _, _, result in lines)
 
@@ -48,8 +48,19 @@ def test_a_method_that_cannot_be_built_has_one_line_a_backbone(
     text = METHOD.replace("super().__init__()", "raise RuntimeError('no parameters')")
     assert main(["check-method", str(write(tmp_path / "mean.py", text))]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(BACKBONES)
+    assert len(lines) == len(BACKBONES) + len(PAIRS)
     assert all(line.endswith("FAILED: RuntimeError: no parameters") for line in lines)
+
+
+def test_a_method_may_refuse_a_pair_of_backbones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refusing = METHOD.replace("        self.reads_other", "        check(site)\n        self.reads_other") + (
+        "\n\ndef check(site):\n    from lavish.errors import LavishError\n\n"
+        "    if site.width != site.other_width:\n        raise LavishError('widths differ')\n"
+    )
+    assert main(["check-method", str(write(tmp_path / "mean.py", refusing))]) == 0
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert ["swinv2+htsat", "construction", "refused: widths differ"] in lines
+    assert all(result == "passed" for backbone, _, result in lines if backbone != "swinv2+htsat")
 
 
 @pytest.mark.parametrize(

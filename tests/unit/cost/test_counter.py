@@ -123,7 +123,7 @@ def test_overlapping_patches_of_spectrograms_by_hand(side):
     tokens = patches + 2
     block = tokens * 12 * WIDTH**2 + 2 * tokens**2 * WIDTH
     norms = 5 * (2 * BLOCKS + 1) * tokens * WIDTH
-    found = counter.count_backbone(build_backbone("ast", spec, 0), side)
+    found = counter.count_backbone(build_backbone("ast", spec, 0), (side, side))
     stretching = 4 * patches * WIDTH if side > 16 else 0
     assert found == BLOCKS * block + patches * WIDTH * 8 * 8 + norms + stretching
 

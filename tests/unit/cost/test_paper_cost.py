@@ -72,7 +72,7 @@ def test_multiply_adds_of_adapters(
     model, _ = uninitialised_model(config, (swin_large, None))
     # Adapters cost the same whatever the frozen sublayers compute.
     for sublayer in ("attention", "ffn"):
-        monkeypatch.setattr(swin_large, sublayer, lambda _, tokens: torch.zeros_like(tokens))
+        monkeypatch.setattr(swin_large, sublayer, lambda _, tokens, grid: torch.zeros_like(tokens))
     check(variant, count_macs(model, example_clips(model, config.data), config.data.segments))
 
 

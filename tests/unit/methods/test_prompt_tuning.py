@@ -63,6 +63,6 @@ def test_only_chosen_blocks_have_prompts(depth, prompts, monkeypatch):
     assert list(model.adapters.prompts) == [f"{block}_visual" for block in prompts]
     lengths: list[int] = []
     whole = model.backbone.attention
-    monkeypatch.setattr(model.backbone, "attention", lambda i, x: lengths.append(x.shape[1]) or whole(i, x))
+    monkeypatch.setattr(model.backbone, "attention", lambda i, x, grid: lengths.append(x.shape[1]) or whole(i, x))
     model({"visual": torch.randn(1, 3, 32, 32)})
     assert lengths == [64, 64 + 3, 16 + 3, 16]
