@@ -338,18 +338,24 @@ def check_method(method: str, options: dict[str, Any]) -> Iterator[Outcome]:
     check_options("methods", method, options)
     for backbone in (*BACKBONES, *PAIRS):
         subject = Subject(method, backbone, options)
-        if backbone in PAIRS:
-            try:
-                subject.encoder()
-            except LavishError as error:
-                yield Outcome(backbone, "construction", None, str(error))
-                continue
-            except Exception:  # reported below
-                pass
+        if backbone in PAIRS and (refusal := _refusal(subject)) is not None:
+            yield Outcome(backbone, "construction", None, refusal)
+            continue
         failure = _failure(Subject.encoder, subject)
         yield Outcome(backbone, "construction", failure)
         if failure is None:
             yield from (Outcome(backbone, name, _failure(check, subject)) for name, check in CHECKS.items())
+
+
+def _refusal(subject: Subject) -> str | None:
+    """Return why a method says that it cannot be built; None if it can, or fails in another way."""
+    try:
+        subject.encoder()
+    except LavishError as error:
+        return str(error)
+    except Exception:  # a failure of the construction
+        return None
+    return None
 
 
 def _failure(check: Callable[[Subject], object], subject: Subject) -> str | None:

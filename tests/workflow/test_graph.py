@@ -273,6 +273,36 @@ def test_other_configurations_make_the_same_table(file: str, tmp_path: Path) -> 
     assert jobs["train"] == jobs["evaluate"] == len(workflow.read(f"config/{file}")["seeds"]) * jobs["cost"]
 
 
+def test_jobs_of_the_configuration_with_real_pictures_and_weights(tmp_path: Path) -> None:
+    workflow = Workflow.with_default_configuration(tmp_path)
+    targets = ("results/table_real.md", "results/figures/masks_real.svg")
+    call = (*targets, "--configfile", str(tmp_path / "config/real.yaml"))
+    # A dry run does not ask the model hub.
+    refused = workflow.call(*call, "--dry-run")
+    assert refused.returncode == 1
+    assert "table 'real' cannot be made: folder of assets: there is no folder data/av_pairs;" in refused.stdout
+    for kind in ("images", "sounds"):
+        (tmp_path / "data/av_pairs/cat" / kind).mkdir(parents=True)
+        (tmp_path / "data/av_pairs/cat" / kind / "one").write_bytes(b"content")
+    jobs = workflow.planned(*call)
+    rows = len(workflow.read("config/tables/real.yaml")["sections"][0]["rows"])
+    seeds = len(workflow.read("config/real.yaml")["seeds"])
+    assert seeds >= 3
+    assert jobs["cost"] >= rows
+    assert jobs["train"] == jobs["evaluate"] == seeds * jobs["cost"]
+    assert (jobs["compose"], jobs["pin_weights"], jobs["encode_audio"], jobs["pretrain"]) == (2, 2, 3, 0)
+    assert (jobs["table"], jobs["figure"]) == (1, 1)
+
+    # A file of one's own says where the weights are.
+    file = {"source": "file", "path": "weights.safetensors"}
+    workflow.write("own.yaml", {"defaults": {"backbone": {"weights": file}, "audio_encoder": {"weights": file}}})
+    refused = workflow.call(*call, str(tmp_path / "own.yaml"), "--dry-run")
+    assert refused.returncode == 1
+    assert "there is no weights file weights.safetensors; set weights.path to its location" in refused.stdout
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    assert workflow.planned(*call, str(tmp_path / "own.yaml")) == jobs
+
+
 def test_a_table_of_costs_needs_no_data_and_no_training(tmp_path: Path) -> None:
     workflow = Workflow.with_default_configuration(tmp_path)
     jobs = workflow.planned("results/table_cost.md")
