@@ -47,8 +47,7 @@ def frozen_backbones(
     """Build the backbones of ``RunConfig.used_backbones``; without files of weights, these are random."""
     first, second = config.used_backbones()
     sizes = image_sizes(config.data)
-    # A shared backbone is built for the frames.
-    one = _frozen(first, sizes["audio" if config.modalities == "audio" and config.backbones else "visual"], weights)
+    one = _frozen(first, sizes[streams_of(config.modalities)[0]], weights)  # a shared one is built for the frames
     return one, None if second is None else _frozen(second, sizes["audio"], audio_weights)
 
 
