@@ -61,11 +61,11 @@ def test_rows_of_the_paper_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identities, "_listed_files", lambda _, root: root.iterdir())
     overrides = {"tasks": {"event_localization": {"data": {"root": "tests/reference"}}}}
     table = load([Path("config/config.yaml"), Path("config/paper.yaml")], overrides).table("paper_ave")
-    rows = {
-        row["variant"]: row["runs"]["event_localization"]
-        for section in table.spec["sections"]
-        for row in section["rows"]
-    }
+    every = {row["variant"]: row for section in table.spec["sections"] for row in section["rows"]}
+    # Files of weights that are not there concern their own rows only.
+    missing = {variant for variant, row in every.items() if row["missing"]}
+    assert missing == {"lavish_separate_audio", "dg_sct", "av_moe", "cola"}
+    rows = {variant: row["runs"]["event_localization"] for variant, row in every.items() if variant not in missing}
     marked = {variant for variant, row in rows.items() if row["deviations"]}
     assert marked == {
         "v1_stochastic_depth",
