@@ -172,7 +172,7 @@ def test_features_of_another_split_or_run_are_refused(folder: Path, tmp_path: Pa
     other = replace(inputs, frozen_features={"visual": pooled.frozen_features["visual"]})
     with pytest.raises(LavishError, match=r"has 16 numbers an image, but this backbone and task need 128"):
         train(other, tmp_path / "run")
-    adapted = configured("action_recognition").model_copy(update={"adapter": {"method": "lavish"}})
+    adapted = configured("action_recognition", adapter={"method": "lavish"})
     adapted = parse(RunConfig, adapted.model_dump(mode="json"), "test")
     with pytest.raises(LavishError, match="this run has no constant visual features"):
         train(replace(inputs, config=adapted), tmp_path / "run")
