@@ -131,8 +131,8 @@ class WindowedBackbone(Backbone):
     def _constant(self, name: str, index: int, compute: Callable[[int], Tensor]) -> Tensor:
         """Return what attention computes from its parameters alone; of a frozen block once for each device and type."""
         attention = self.blocks[index].attn
-        if any(parameter.requires_grad for parameter in attention.parameters()):
-            return compute(index)
+        if torch.jit.is_tracing() or any(parameter.requires_grad for parameter in attention.parameters()):
+            return compute(index)  # operations are counted as published: with the network of the position bias
         key = (name, index, attention.qkv.weight.device, attention.qkv.weight.dtype)
         if key not in self._constants:
             with torch.inference_mode(False), torch.no_grad():  # training may follow an evaluation
