@@ -197,7 +197,7 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
     config = read_config(options.config, RunConfig)
     require(config.training.cpu_dispatch)
     weights, *others = options.weights
-    if len(others) != (config.used_backbones()[1] is not None):
+    if len(options.weights) != len(config.used_backbones()):
         raise LavishError("--weights: give one file for each backbone of the configuration")
     return RunInputs(
         config,

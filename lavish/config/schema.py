@@ -154,6 +154,11 @@ class DataConfig(Config):
             raise ValueError("give exactly one of `root` (a data set on disk) and `compose` (a composed one)")
         return self
 
+    def image_sizes(self) -> dict[Literal["visual", "audio"], tuple[int, int]]:
+        """Return the rows and columns of each stream's images: of frames, and of spectrograms."""
+        side, sound = self.frame_size, self.spectrogram
+        return {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
+
     def composition(self) -> CompositionConfig:
         """Return the composer's configuration; raise an error for a data set on disk."""
         if self.compose is None:
@@ -527,10 +532,11 @@ class RunConfig(Config):
         default="val", description="'test' replicates published practice and is marked in every table."
     )
 
-    def used_backbones(self) -> tuple[BackboneConfig, BackboneConfig | None]:
-        """Return the backbone of the model's streams, and that of the audio stream beside it if it has its own."""
+    def used_backbones(self) -> tuple[BackboneConfig, ...]:
+        """Return the backbone of the model's streams, then that of the audio stream if it has its own."""
         run = self.resolved()
-        return run.backbone, run.backbones.audio if run.backbones else None
+        own = run.backbones and run.backbones.audio
+        return (run.backbone, own) if own else (run.backbone,)
 
     def resolved(self) -> RunConfig:
         """Return the run with each stream's own input, and with `backbones` only if the streams differ in them.
@@ -570,11 +576,16 @@ class RunConfig(Config):
             update={"backbone": self.backbone.model_copy(update={"weights": first}), "backbones": own}
         )
 
+    def kept_features(self, head_reads: KeptFeatures) -> dict[Literal["visual", "audio"], KeptFeatures]:
+        """Return what is kept of each stream's features: what the head reads; of audio beside frames, pooled ones."""
+        if self.modalities == "audio_visual":
+            return {"visual": head_reads, "audio": "pooled"}
+        return {self.modalities: head_reads}
+
     @property
     def frozen(self) -> bool:
         """Whether the features of the backbone are the same float32 numbers in every epoch."""
-        used = [backbone for backbone in self.used_backbones() if backbone is not None]
-        changing = any(backbone.tune_norms or backbone.stochastic_depth for backbone in used)
+        changing = any(used.tune_norms or used.stochastic_depth for used in self.used_backbones())
         return self.adapter.method == "none" and self.training.precision == "float32" and not changing
 
     @model_validator(mode="after")

@@ -142,12 +142,7 @@ def count_encoder(encoder: TwoStreamEncoder, sizes: Mapping[Stream, tuple[int, i
 
 def example_clips(model: AudioVisualModel, data: DataConfig, audio_feature_dim: int = 0) -> Callable[[int], Batch]:
     """Return a function that makes a batch of one clip and one unit for a number of segments, filled with zeros."""
-    spectrogram = data.spectrogram
-    sizes: dict[Stream, tuple[int, int]] = {
-        "visual": (data.frame_size, data.frame_size),
-        "audio": (spectrogram.mel_bins, spectrogram.frames),
-    }
-    return _clips(model, sizes, audio_feature_dim)
+    return _clips(model, data.image_sizes(), audio_feature_dim)
 
 
 def _clips(

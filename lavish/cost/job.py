@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from lavish.config.schema import RunConfig
 from lavish.cost.counter import count_backbone, count_macs, count_parameters, example_clips
-from lavish.learner.build import image_sizes
 from lavish.learner.uninitialised import uninitialised_model
 from lavish.models.backbones.build import classifier_sizes
 
@@ -47,11 +46,9 @@ def count_run_parameters(
 
 def _backbones(config: RunConfig, model: AudioVisualModel) -> Iterator[tuple[Backbone, tuple[int, int], int, int]]:
     """Yield each backbone, its images' size, and how many pretraining classifiers of how many classes count with it."""
-    encoder, sizes = model.encoder, image_sizes(config.data)
+    encoder, sizes = model.encoder, config.data.image_sizes()
     own = encoder.backbones
     # A shared backbone is counted on frames.
-    streams = encoder.streams if len(set(map(id, own.values()))) > 1 else encoder.streams[:1]
-    for stream, described in zip(streams, config.used_backbones(), strict=False):
-        assert described is not None
+    for stream, described in zip(encoder.streams, config.used_backbones(), strict=False):
         counted = described.classifier == "counted"
         yield (own[stream], sizes[stream], *(classifier_sizes(described.model) if counted else (0, 0)))

@@ -11,7 +11,6 @@ from lavish.config.hashing import digest
 from lavish.config.options import budget_option
 from lavish.config.schema import RunConfig
 from lavish.errors import LavishError
-from lavish.learner.build import image_sizes
 from lavish.learner.uninitialised import uninitialised_backbones, uninitialised_model
 from lavish.planning.parameter_budgets import Match, Request, with_size
 
@@ -139,7 +138,7 @@ class _Counts:
         return every + model.task.unused_parameters(), below
 
     def _frozen(self, config: RunConfig) -> tuple[Backbone, Backbone | None]:
-        key = digest(*config.used_backbones(), config.modalities, image_sizes(config.data))
+        key = digest(*config.used_backbones(), config.modalities, config.data.image_sizes())
         if key not in self._backbones:
             built = uninitialised_backbones(config)
             self._backbones[key] = built, [parameter.requires_grad for parameter in _parameters(built)]

@@ -19,9 +19,7 @@ from lavish.tasks.registry import build_task
 if TYPE_CHECKING:
     from lavish.config.schema import (
         BackboneConfig,
-        DataConfig,
         FrozenStreamConfig,
-        KeptFeatures,
         NormalisationConfig,
         RunConfig,
     )
@@ -35,20 +33,14 @@ def streams_of(modalities: str) -> tuple[Stream, ...]:
     return STREAMS if modalities == "audio_visual" else ("visual",) if modalities == "visual" else ("audio",)
 
 
-def image_sizes(data: DataConfig) -> dict[Stream, tuple[int, int]]:
-    """Return the rows and columns of each stream's images: of frames, and of spectrograms."""
-    side, sound = data.frame_size, data.spectrogram
-    return {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
-
-
 def frozen_backbones(
     config: RunConfig, weights: Path | None, audio_weights: Path | None
 ) -> tuple[Backbone, Backbone | None]:
     """Build the backbones of ``RunConfig.used_backbones``; without files of weights, these are random."""
-    first, second = config.used_backbones()
-    sizes = image_sizes(config.data)
+    first, *own_audio = config.used_backbones()
+    sizes = config.data.image_sizes()
     one = _frozen(first, sizes[streams_of(config.modalities)[0]], weights)  # a shared one is built for the frames
-    return one, None if second is None else _frozen(second, sizes["audio"], audio_weights)
+    return one, _frozen(own_audio[0], sizes["audio"], audio_weights) if own_audio else None
 
 
 def _frozen(config: BackboneConfig, size: tuple[int, int], weights: Path | None) -> Backbone:
@@ -90,7 +82,7 @@ def build_model(
     """
     streams = streams_of(config.modalities)
     backbone, audio_backbone = backbones or frozen_backbones(config, weights, audio_weights)
-    sizes = image_sizes(config.data)
+    sizes = config.data.image_sizes()
     fusion = config.fusion
     encoder = TwoStreamEncoder(
         backbone,
@@ -136,19 +128,17 @@ def build_model(
         **_statistics(config.normalisation, statistics),
         valid_frames=valid_frames,
         replace_audio=replace,
-        layouts=_layouts(task, encoder, sizes) if config.frozen else None,
+        layouts=_layouts(config, task, encoder) if config.frozen else None,
     )
 
 
-def _layouts(
-    task: Task, encoder: TwoStreamEncoder, sizes: dict[Stream, tuple[int, int]]
-) -> dict[Stream, FeatureLayout]:
+def _layouts(config: RunConfig, task: Task, encoder: TwoStreamEncoder) -> dict[Stream, FeatureLayout]:
     """Return the layouts of features that the workflow may have computed once."""
     if task.head_reads is None:
         return {}
-    main, *others = encoder.streams
-    kept: dict[Stream, KeptFeatures] = {main: task.head_reads, **dict.fromkeys(others, "pooled")}
-    return {stream: FeatureLayout(own, sizes[stream], kept[stream]) for stream, own in encoder.backbones.items()}
+    sizes, backbones = config.data.image_sizes(), encoder.backbones
+    kept = config.kept_features(task.head_reads)
+    return {stream: FeatureLayout(backbones[stream], sizes[stream], kept[stream]) for stream in kept}
 
 
 def build_frozen_stream(

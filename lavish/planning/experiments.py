@@ -200,7 +200,7 @@ def weights_on_hub(files: Sequence[Path]) -> list[tuple[HubWeights, str]]:
             continue
         for config in (config for variant in draft.variants.values() for config in variant.configs.values()):
             encoder = config.audio_encoder
-            users = [(used.weights, used.model) for used in config.used_backbones() if used is not None]
+            users = [(used.weights, used.model) for used in config.used_backbones()]
             users += [(encoder.weights, encoder.kind)] if encoder is not None and encoder.use != "none" else []
             for weights, model in users:
                 if isinstance(weights, HubWeights):

@@ -62,18 +62,15 @@ def frozen_features(run: Run, device: str) -> dict[str, Features]:
     reads = class_attribute("tasks", config.task.name, "head_reads")
     if reads is None or not config.frozen or device != "cpu":
         return {}
-    main, *others = ["visual", "audio"] if config.modalities == "audio_visual" else [config.modalities]
-    kept: dict[str, KeptFeatures] = {main: reads}
-    for stream in others:
-        kept[stream] = "pooled"
-    side, sound = config.data.frame_size, config.data.spectrogram
-    sizes = {"visual": (side, side), "audio": (sound.mel_bins, sound.frames)}
-    backbone, own_audio = config.used_backbones()
-    described = {main: (backbone, run.backbone), "audio": (own_audio or backbone, run.audio_backbone or run.backbone)}
+    sizes, backbones = config.data.image_sizes(), config.used_backbones()
+    described = {
+        "visual": (backbones[0], run.backbone),
+        "audio": (backbones[-1], run.audio_backbone or run.backbone),
+    }
     return {
-        stream: _stream_features(run, stream, kept[stream], *described[stream])
-        for stream in kept
-        if _is_small(described[stream][0], sizes[stream], kept[stream])
+        stream: _stream_features(run, stream, kept, *described[stream])
+        for stream, kept in config.kept_features(reads).items()
+        if _is_small(described[stream][0], sizes[stream], kept)
     }
 
 

@@ -123,8 +123,8 @@ class Identities:
             config = config.model_copy(update={"audio_encoder": None})
         config = config.resolved()
         data = self._data(config.data)
-        first, second = config.used_backbones()
-        backbone, audio_backbone = self._weights(first), self._weights(second) if second else None
+        backbone, *own_audio = map(self._weights, config.used_backbones())
+        audio_backbone = own_audio[0] if own_audio else None
         audio_encoder = self._weights(config.audio_encoder) if config.audio_encoder else None
         # Measured checksums, digests of code and options at their defaults are part of the record of a run.
         resolved = with_code(with_options(config)).with_weights(
@@ -155,8 +155,7 @@ class Identities:
             chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
             chosen_options("tasks", resolved.task.name, resolved.task.options),
         ]
-        own_audio = [audio_backbone.name] if audio_backbone else []
-        frozen = [backbone.name, *own_audio, audio_encoder.name if audio_encoder else None]
+        frozen = [backbone.name, *(own.name for own in own_audio), audio_encoder.name if audio_encoder else None]
         key = digest(content, options, data.name, *frozen, RECIPE_VERSION)
         name = f"{resolved.task.name}-{key}"
         return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_backbone, audio_encoder))

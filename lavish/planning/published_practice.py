@@ -12,7 +12,7 @@ from lavish.config.schema import RunConfig
 def deviations(config: RunConfig) -> list[str]:
     """Return one phrase for each published practice that a run replicates and that changes numbers."""
     options = config.adapter.options if config.adapter.method == "lavish" else {}
-    backbones = [each for each in config.used_backbones() if each is not None]
+    backbones = config.used_backbones()
     one_way = config.modalities != "audio_visual" or config.fusion.direction != "both"
     gated_before_norm = options.get("gate_order") == "gate_first" and options.get("norm_after")
     practice = {

@@ -82,7 +82,7 @@ def encoded(
 ) -> RunInputs:
     """Compute the features of a run as the workflow does, and return its inputs with them."""
     data = folder / config.task.name
-    weights, *others = [folder / f"{one.model}.safetensors" for one in config.used_backbones() if one is not None]
+    weights, *others = [folder / f"{one.model}.safetensors" for one in config.used_backbones()]
     found = frozen_features(planned(config), "cpu")
     for stream, features in found.items():
         own = others[0] if others and stream == "audio" else weights

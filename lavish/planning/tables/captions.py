@@ -34,12 +34,12 @@ def describe_runs(configs: Sequence[RunConfig], needs_inputs: bool, missing: Seq
         facts["data"] = "; ".join(dict.fromkeys(_describe_data(config.data) for config in configs))
         facts["backbone"] = "; ".join(
             dict.fromkeys(
-                " for frames and ".join(_describe_weights(each.model, each) for each in _backbones(config))
-                + (" for spectrograms" if len(_backbones(config)) > 1 else "")
+                " for frames and ".join(_describe_weights(each.model, each) for each in config.used_backbones())
+                + (" for spectrograms" if len(config.used_backbones()) > 1 else "")
                 for config in configs
             )
         )
-    if any(each.classifier == "counted" for config in configs for each in _backbones(config)):
+    if any(each.classifier == "counted" for config in configs for each in config.used_backbones()):
         facts["classifier"] = (
             "total parameters include the unused pretraining classifier of the backbone, as in the paper"
         )
@@ -88,9 +88,9 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
     crosses = adapted and config.modalities == "audio_visual" and is_cross_modal(method)
     crosses = crosses and config.fusion.direction != "none"
     size = budget_option(method)
-    trained = adapted or any(each.tune_norms for each in _backbones(config))
+    trained = adapted or any(each.tune_norms for each in config.used_backbones())
     return {
-        "backbone": " + ".join(each.model for each in _backbones(config)),
+        "backbone": " + ".join(each.model for each in config.used_backbones()),
         "latents": config.adapter.options.get("latents") if crosses else None,
         "direction": config.fusion.direction if crosses else "none",
         "position": config.fusion.position if placed else None if adapted else "none",
@@ -98,10 +98,6 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
         "learning_rate": config.training.lr_adapter if trained else None,
         "learning_rate_head": config.training.lr_head,
     }
-
-
-def _backbones(config: RunConfig) -> list[BackboneConfig]:
-    return [each for each in config.used_backbones() if each is not None]
 
 
 def _describe_data(data: DataConfig) -> str:

@@ -84,16 +84,7 @@ def pretrain_backbone(
     sounding = train.log_mels[..., :valid]
     reader = _Spectrograms(backbone, sounding.mean().item(), sounding.std().item(), valid)
     head = _fitted(reader, backbone.feature_dim, library, train, recipe, device, progress=True)
-    metadata = {
-        "source": "pretrain",
-        "model": model,
-        "spec": spec,
-        "recipe": recipe.model_dump(mode="json"),
-        "device": head.weight.device.type,
-        "classes": list(library.classes),
-        "measured": measure(reader.requires_grad_(False).eval(), head, val),
-        "wall_seconds": round(time.perf_counter() - started, 1),
-    }
+    metadata = _metadata({"model": model, "spec": spec}, recipe, library, reader, head, val, started)
     write_weights(backbone.model.state_dict(), out, metadata)
 
 
@@ -134,17 +125,29 @@ def train_encoder(
     encoder.set_statistics(sounding.mean().item(), sounding.std().item())
 
     head = _fitted(encoder, encoder.feature_dim, library, train, recipe, device, progress)
-    metadata = {
+    metadata = _metadata({"kind": "transformer", "spec": spec}, recipe, library, encoder, head, val, started)
+    return encoder.state_dict(), metadata
+
+
+def _metadata(
+    described: dict[str, Any],
+    recipe: PretrainConfig,
+    library: SoundLibrary,
+    model: nn.Module,
+    head: nn.Linear,
+    held_out: Mixtures,
+    started: float,
+) -> dict[str, Any]:
+    """Return what is written beside the weights; `model` stays frozen after it has been measured."""
+    return {
         "source": "pretrain",
-        "kind": "transformer",
-        "spec": spec,
+        **described,
         "recipe": recipe.model_dump(mode="json"),
         "device": head.weight.device.type,
         "classes": list(library.classes),
-        "measured": measure(encoder.requires_grad_(False).eval(), head, val),
+        "measured": measure(model.requires_grad_(False).eval(), head, held_out),
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
-    return encoder.state_dict(), metadata
 
 
 def _library(recipe: PretrainConfig) -> SoundLibrary:

@@ -68,7 +68,7 @@ def test_each_stream_has_its_own_input():
     ).config
     assert (found.data.frame_size, found.data.spectrogram.mel_bins) == (32, 64)
     assert (found.normalisation.frames, found.normalisation.audio) == ("train", (1.0, 2.0))
-    assert found.used_backbones()[1] is None  # only their inputs differ
+    assert len(found.used_backbones()) == 1  # only their inputs differ
 
 
 def test_a_misspelt_key_names_the_stream():
