@@ -100,7 +100,7 @@ class CompressedFrames:
     Args:
         folder: of the store.
         form: jpeg or webp.
-        shape: of all frames.
+        size: height and width of a frame, pixels.
         index: (clips, segments), of type `INDEX_TYPE`.
         sizes: of the shards, bytes.
         threads: how many frames are decoded at once.
@@ -115,16 +115,16 @@ class CompressedFrames:
         self,
         folder: Path,
         form: str,
-        shape: tuple[int, int, int, int, int],
+        size: int,
         index: np.ndarray,
         sizes: Sequence[int],
         threads: int,
     ) -> None:
-        self.shape = shape
+        if index.dtype != INDEX_TYPE or index.ndim != 2:
+            raise LavishError(f"{folder / INDEX}: {index.dtype} {index.shape} is no index of the frames: {REMEDY}")
+        self.shape = (*index.shape, size, size, 3)
         self._folder, self._form, self._index, self._threads = folder, form, index, threads
         self._shards: dict[int, np.ndarray] = {}
-        if index.dtype != INDEX_TYPE or index.shape != self.shape[:2]:
-            raise LavishError(f"{folder / INDEX}: {index.dtype} {index.shape} is no index of the frames: {REMEDY}")
         ends = np.array([*sizes, 0], np.uint64)[np.minimum(index["shard"], len(sizes))]
         outside = (index["offset"] > ends) | (index["length"] > ends - np.minimum(index["offset"], ends))
         if outside.any():

@@ -101,7 +101,6 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         if form != "raw":
             pictures = pack(folder, {index: outcome.lengths for index, outcome in kept.items()})
         names = (*array_names(folder), *pictures, *FILES[len(ARRAYS) :])
-        shape = [len(kept), config.segments, config.frame_size, config.frame_size, 3]
         write_json(folder / "statistics.json", _statistics(list(kept.values()), config, valid_frames))
         _write_csv(folder / "clips.csv", ["clip"], [[sources[index].clip] for index in kept])
         units, clip_of_unit = _kept_units(targets, list(kept), len(sources))
@@ -119,7 +118,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             "segments": config.segments,
             "valid_frames": valid_frames,
             **_describe({name: arrays.get(name, folder / name) for name in names}),
-            **({"frames": {"form": form, "quality": quality, "shape": shape}} if pictures else {}),
+            **({"frames": {"form": form, "size": config.frame_size}} if pictures else {}),
             "config": config.model_dump(mode="json"),
         }
         write_json(folder / MANIFEST, manifest)

@@ -25,10 +25,10 @@ import csv
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, Strict, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from lavish.data.store.frames import INDEX, REMEDY, CompressedFrames, is_shard, shard_name
 from lavish.errors import LavishError
@@ -47,12 +47,9 @@ class _Array(BaseModel):
     dtype: str
 
 
-_Size = Annotated[int, Field(ge=1)]
-
-
 class _Frames(BaseModel):
     form: Literal["jpeg", "webp"]
-    shape: Annotated[tuple[_Size, _Size, _Size, _Size, _Size], Strict(False)]
+    size: int = Field(ge=1)  # height and width
 
 
 class _Manifest(BaseModel):
@@ -132,7 +129,7 @@ class SplitStore:
         self.frames: np.ndarray | CompressedFrames = frames
         if pictures is not None:
             lengths = [self.manifest["sizes"].get(shard_name(number), 0) for number in range(len(shards))]
-            self.frames = CompressedFrames(self.path, pictures.form, pictures.shape, frames, lengths, threads)
+            self.frames = CompressedFrames(self.path, pictures.form, pictures.size, frames, lengths, threads)
         self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
         self.units: np.ndarray = self._load("units.npy")
         self.targets: dict[str, np.ndarray] = self._arrays("targets.npz")
