@@ -106,7 +106,7 @@ class CompressedFrames:
         threads: how many frames are decoded at once.
 
     Raises:
-        LavishError: the index has other entries, or points outside the shards.
+        LavishError: the index has other entries, or points outside the shards; or the first frame cannot be read.
     """
 
     dtype = np.dtype(np.uint8)
@@ -130,6 +130,8 @@ class CompressedFrames:
         if outside.any():
             clip, segment = np.argwhere(outside)[0]
             raise LavishError(f"{folder / INDEX}: frame {segment} of clip {clip} lies outside the shards: {REMEDY}")
+        if index.size:
+            self._read(*index.flat[0])  # room is made for frames of `size` before the others are read
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -229,9 +229,9 @@ def test_a_picture_that_cannot_be_decoded_names_its_shard(split: Path, form: str
 
 
 def test_a_picture_of_another_size_names_its_shard(split: Path) -> None:
-    change_manifest(split, lambda manifest: manifest["frames"].update(size=SIZE + 1))
+    change_manifest(split, lambda manifest: manifest["frames"].update(size=10**9))
     with pytest.raises(LavishError, match=r"frames-00000\.bin: the picture at byte \d+ has another size: prepare"):
-        SplitStore(split).frames[0]
+        SplitStore(split)
 
 
 def test_an_error_of_a_batch_in_advance_reaches_the_training(split: Path) -> None:
