@@ -490,6 +490,12 @@ class TrainingConfig(Config):
         description="Instructions that kernels are chosen for on a CPU: those of almost every x86 processor, so that "
         "machines agree, or all that the machine has.",
     )
+    recompute: Literal["none", "adapters", "blocks"] = Field(
+        default="none",
+        exclude_if=lambda value: value == "none",
+        description="What the backward pass computes again instead of keeping it in memory: the insides of the "
+        "method's modules, or each block of the backbone with its adapters. Equal numbers, less memory, longer steps.",
+    )
 
 
 _Part = TypeVar("_Part", bound=Config)

@@ -407,6 +407,15 @@ def test_defaults_that_identities_leave_out_are_those_of_the_recipe() -> None:
             assert (default.model_dump(mode="json") if isinstance(default, Config) else default) == value, (key, name)
 
 
+def test_rows_that_recompute_are_runs_of_their_own() -> None:
+    before = run("lavish").name
+    row = {"variant": "recomputed", "set": {"training": {"recompute": "adapters"}}}
+    with_rows(*ROWS, row, {"variant": "kept", "set": {"training": {"recompute": "none"}}})
+    assert run("kept").name == run("lavish").name == before
+    assert run("recomputed").name != before
+    assert "recompute" not in run("kept").config.model_dump(mode="json")["training"]
+
+
 def test_code_is_part_of_the_identity_of_its_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with_rows(*ROWS, {"variant": "lora", "set": {"adapter": {"method": "lora", "options": {}}}})
     before = {variant: run(variant).name for variant in ("lavish", "avish", "lora")}

@@ -139,6 +139,18 @@ def test_an_interrupted_segmentation_ends_with_the_same_numbers(weights, tmp_pat
     interrupted_equals_whole(config, tmp_path / "store", weights, tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("recompute", ["adapters", "blocks"])
+def test_recomputing_ends_with_the_same_files_also_after_an_interruption(
+    data, weights, tmp_path, monkeypatch, recompute
+):
+    options = {"epochs": 4, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01}
+    run(configured(training=options), data, weights, tmp_path / "keeping")
+    config = configured(training={**options, "recompute": recompute})
+    interrupted_equals_whole(config, data, weights, tmp_path, monkeypatch)
+    for name in ("best.safetensors", "history.csv"):
+        assert sha256_of(tmp_path / "whole" / name) == sha256_of(tmp_path / "keeping" / name)
+
+
 def test_the_resumable_state_does_not_grow_with_the_number_of_steps(data, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "KEPT_STEP_SECONDS", 3)
     monkeypatch.setattr(training, "_write_history", lambda *_: (_ for _ in ()).throw(Killed))
