@@ -20,7 +20,7 @@ from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
-from lavish.training.device import autocast, peak_memory
+from lavish.training.device import autocast, peak_memory, place
 from lavish.training.evaluation import evaluate
 from lavish.training.schedule import schedule
 
@@ -73,7 +73,7 @@ def train(
         LavishError: the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model.to(device)
+    place(model, device, options.precision)
     groups = [
         {"params": model.adapter_parameters(), "base_lr": options.lr_adapter},
         {"params": list(model.task.parameters()), "base_lr": options.lr_head},

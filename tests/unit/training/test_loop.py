@@ -211,7 +211,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(data, weights, tmp_pat
 
 def test_bfloat16_trains(data, weights, tmp_path):
     options = {"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "precision": "bf16"}
-    assert run(configured(training=options), data, weights, tmp_path / "run")["best_value"] > 0.7
+    reached = run(configured(training=options), data, weights, tmp_path / "run")["best_value"]
+    assert reached > 0.7
+    exact = run(configured(training={**options, "precision": "float32"}), data, weights, tmp_path / "exact")
+    assert abs(reached - exact["best_value"]) <= 0.1
+    with safe_open(tmp_path / "run/best.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32, torch.int64}  # noqa: SIM118
 
 
 def test_schedules():
