@@ -149,9 +149,26 @@ def check_precision(device: torch.device, precision: str) -> None:
 def place(model: EncoderModel, device: torch.device, precision: str) -> None:
     """Move a model to its device and, for mixed precision, store the frozen weights of matrix products in it."""
     model.to(device)
+    if device.type == "cuda":  # as the frames are, so that the patch embedding copies neither
+        for backbone in set(model.encoder.backbones.values()):
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     if precision != "float32":
         for backbone in set(model.encoder.backbones.values()):
             backbone.cast_products(_DTYPES[precision])
+
+
+def mark(device: torch.device) -> Any:
+    """Return the time: of a GPU as an event in its queue, so that nothing waits for it."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Return the seconds between two results of :func:`mark`; a GPU must have reached the second one."""
+    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
 
 
 def peak_memory(device: torch.device) -> int:
