@@ -402,7 +402,16 @@ def _measured_note(comparison: Comparison, keys: Keys) -> str:
         f"Step time and memory were measured during the trainings of this table on {where}, while other jobs "
         "ran on the machine: they only allow a rough comparison. Step time is the median over optimizer steps, then "
         "over seeds; memory is the maximum over seeds, on a CPU that of the whole process with libraries and data."
+        + "".join(f" {_MEASURED[name]}" for name in dict.fromkeys(key.name for key in keys) if name in _MEASURED)
     )
+
+
+_MEASURED = {
+    "throughput": "Throughput is the clips of a full optimizer step over the step time (questions, where batches are "
+    "made of them).",
+    "adapter_size": "The adapter file holds all that a training changes, the head included, and not the frozen "
+    "backbone (1 MB = 10⁶ bytes).",
+}
 
 
 def _run(result: Result | None) -> RunResult | Missing | None:
@@ -416,6 +425,22 @@ def _step_milliseconds(records: tuple[TrainingRecord, ...]) -> float:
 def _peak_gibibytes(records: tuple[TrainingRecord, ...]) -> float | None:
     known = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     return max(known) / 2**30 if known else None
+
+
+def _clips_per_second(records: tuple[TrainingRecord, ...]) -> float | None:
+    clips = _recorded(records, "units_per_step")
+    return None if clips is None else clips / statistics.median(record.step_seconds_median for record in records)
+
+
+def _adapter_megabytes(records: tuple[TrainingRecord, ...]) -> float | None:
+    size = _recorded(records, "checkpoint_bytes")
+    return None if size is None else size / 1e6
+
+
+def _recorded(records: tuple[TrainingRecord, ...], key: str) -> int | None:
+    """Return a number that all seeds have in common; None if it was not recorded."""
+    found = [value for record in records if isinstance(value := record.values.get(key), int)]
+    return max(found, default=None)
 
 
 def published_source(published: PublishedNumber) -> str:
@@ -520,7 +545,9 @@ COLUMNS: dict[str, Column] = {
     "classifier_params": _cost_column("Classifier (M)", "classifier_params", 1e6, _CLASSIFIER),
     "backbone_gmacs": _cost_column("One image (GMACs)", "backbone_macs", 1e9, _IMAGE),
     "step_time": _measured_column("Step (ms)", "step_milliseconds_median", _step_milliseconds),
+    "throughput": _measured_column("Throughput (clips/s)", "clips_per_second", _clips_per_second),
     "peak_memory": _measured_column("Peak memory (GiB)", "peak_memory_gibibytes", _peak_gibibytes),
+    "adapter_size": _measured_column("Adapter file (MB)", "adapter_megabytes", _adapter_megabytes),
     "published": Column(
         reads=lambda _: Reads(),
         headings=lambda *_: ("Published",),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lavish.learner.model import EncoderModel
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_STATUS = Path("/proc/self/status")
 _held: list[UnixFileLock] = []
 """Shares of GPUs that this process has taken; the kernel releases them when it ends, even if it is killed."""
 
@@ -172,8 +173,15 @@ def seconds_between(start: Any, end: Any) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: allocated on the GPU, or resident on a CPU."""
+    """Return the peak memory in bytes: allocated on the GPU, or resident on a CPU.
+
+    On Linux it is that of this process's own memory. `ru_maxrss` would begin at that of the process that started it,
+    which may be larger.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE):
+            return 1024 * int(found[1])
     # Bytes on macOS, KiB elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -178,6 +178,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
         "selected_on": config.select_on,
         **vars(result),
         "checkpoint": sha256_of(out / "best.safetensors"),
+        "checkpoint_bytes": (out / "best.safetensors").stat().st_size,
         "nondeterministic_operators": sorted(operators),
         **origin,
         **_finished(started),

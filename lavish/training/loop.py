@@ -44,6 +44,8 @@ class TrainingResult:
     epochs: int
     wall_seconds: float
     step_seconds_median: float
+    units_per_step: int
+    """Clips, or units if batches are made of them, of an optimizer step that is not cut short."""
     peak_memory_bytes: int
 
 
@@ -132,6 +134,7 @@ def train(
         epochs=progress.epoch,
         wall_seconds=progress.seconds,
         step_seconds_median=median(progress.step_seconds),
+        units_per_step=min(options.batch_size * options.accumulate, rows),
         peak_memory_bytes=peak_memory(device),
     )
 

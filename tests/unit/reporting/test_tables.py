@@ -203,6 +203,28 @@ def test_measured_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     assert (line["step_milliseconds_median"], line["peak_memory_gibibytes"]) == ("41.0", "3.0")
 
 
+def test_throughput_and_size_of_the_adapter(table_spec: dict[str, Any], tmp_path: Path) -> None:
+    table_spec["columns"] = ["throughput", "adapter_size"]
+    write_table(table_spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    assert markdown_rows(text)["LAVISH"] == ["195", "1.23"]  # 8 clips in the median of 41 ms
+    assert "Throughput is the clips of a full optimizer step" in text and "The adapter file holds all" in text
+    line = csv_lines(tmp_path, "table")[0]
+    assert float(line["clips_per_second"]) == pytest.approx(8 / 0.041)
+    assert line["adapter_megabytes"] == "1.234567"
+
+
+def test_records_without_size_and_batch(table_spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
+    run = make_run("full", [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    for path in run.glob("seed*/record.json"):
+        old = json.loads(path.read_text())
+        path.write_text(json.dumps({key: old[key] for key in old if key not in ("units_per_step", "checkpoint_bytes")}))
+    row = {"variant": "full", "label": "LAVISH", "task": TASK, "runs": {TASK: {"folder": str(run)}}}
+    table_spec |= {"sections": [{"title": "One", "rows": [row]}], "columns": ["throughput", "adapter_size"]}
+    write_table(table_spec, tmp_path / "table")
+    assert markdown_rows((tmp_path / "table.md").read_text())["LAVISH"] == ["not measured"] * 2
+
+
 def test_memory_that_was_not_measured(table_spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
     run = make_run("full", [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
     for seed in (0, 1, 2):

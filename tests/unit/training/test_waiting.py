@@ -132,3 +132,19 @@ def test_frames_are_laid_out_as_a_convolution_on_a_gpu_wants_them() -> None:
     model.frame_mean, model.frame_scale = torch.zeros(3), torch.ones(3)
     images = model.images("visual", torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
     assert images.shape == (2, 3, 8, 8) and images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.max()),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.nn.functional.one_hot(x.long(), 3),
+    ],
+)
+def test_what_reads_is_refused(reading: Any) -> None:
+    with Refusing(), pytest.raises(AssertionError, match="a step reads from the device"):
+        reading(torch.ones(2))
