@@ -122,7 +122,8 @@ def test_csv_has_plain_numbers(table_root: Path, written: Path) -> None:
     lines = csv_lines(written)
     assert list(lines[0]) == [
         "section", "variant", "label", "seeds", "metric", "mean", "std", "low", "high",
-        "difference", "difference_low", "difference_high", "p", "p_holm",
+        "seed0", "seed1", "seed2", "difference", "difference_low", "difference_high",
+        "difference_simultaneous_low", "difference_simultaneous_high", "p", "p_holm",
         "trainable_params", "total_params", "adapter_macs", "total_macs",
         "published_id", "published_metric", "published_value", "published_selection", "published_source",
         "selected_on", "published_practice", "runs", "status",
