@@ -55,7 +55,8 @@ def minimum_detectable_difference(of: Components, target: float = POWER, level: 
 def needed(difference: float, of: Components, what: Literal["seeds", "units"], target: float = POWER) -> int | None:
     """Return how many `what` find a true `difference` with probability `target`; None if no number does.
 
-    The other number stays. At least two seeds, because one says nothing about others.
+    The other number stays. At least two seeds, because one says nothing about others. With few seeds, more clips than
+    needed may lose power again: as the seeds' part of the variance grows, the degrees of freedom fall to theirs.
     """
 
     def enough(count: int) -> bool:

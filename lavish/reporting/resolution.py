@@ -60,7 +60,7 @@ def _sentences(comparison: Comparison, key: ColumnKey) -> list[str]:
     if tested:
         found = [minimum_detectable_difference(difference.test.components) for difference in tested.values()]
         sentences.append(
-            f"a true difference of {_in_unit(statistics.median(found), measure)} to "
+            f"a true difference of {_in_unit(amount(statistics.median(found), measure), measure)} to "
             f"'{comparison.baseline.spec.label}' is found with {100 * POWER:g} % power (median of "
             f"{len(found)} comparison{'' if len(found) == 1 else 's'}; {_TEST})."
         )
@@ -77,11 +77,12 @@ def _sentences(comparison: Comparison, key: ColumnKey) -> list[str]:
     apart = [label for label, (found, components) in resampled.items() if seeds_apart(found.by_seed, components)]
     dominated = [label for label, (_, components) in resampled.items() if seeds_dominate(components)]
     warnings = [f"fall into two groups in {_quoted(apart)}"] if apart else []
-    warnings += [f"have {100 * DOMINANT:.0f} % or more of the variance in {_quoted(dominated)}"] if dominated else []
+    if others := [label for label in dominated if label not in apart]:
+        warnings.append(f"have {100 * DOMINANT:.0f} % or more of the variance in {_quoted(others)}")
     if warnings:
         sentences.append(
-            f"Warning: seeds {' and '.join(warnings)}: intervals and tests with these rows may hold less often than "
-            f"{LEVEL_TEXT}; use more seeds."
+            f"Warning: seeds {' and '.join(warnings)}; {LEVEL_TEXT} intervals of these rows may cover less, and their "
+            "tests need more seeds."
         )
     return sentences
 
@@ -90,9 +91,9 @@ def _quoted(labels: Sequence[str]) -> str:
     return ", ".join(f"'{label}'" for label in labels)
 
 
-def _in_unit(value: float, measure: Measure) -> str:
-    unit = "points" if measure.unit == PERCENT else measure.unit
-    return f"{amount(value, measure)} {unit}".strip()
+def _in_unit(value: str, measure: Measure) -> str:
+    unit = ("point" if value == "1" else "points") if measure.unit == PERCENT else measure.unit
+    return f"{value} {unit}".strip()
 
 
 def needed_text(spec: dict[str, Any], difference: float, measure: str | None, task: str | None) -> str:
@@ -154,10 +155,10 @@ def _needed_of(comparison: Comparison, key: ColumnKey, difference: float) -> str
             f"table '{comparison.spec.name}': {heading} has no comparison with the baseline "
             f"({'; '.join(reasons) or 'no other row'}): make the table first"
         )
-    lines = []
+    lines, absent = [], []
     for label, found in differences.items():
         if not isinstance(found, Difference):
-            lines.append([label, found.reason if isinstance(found, Missing) else NOTHING])
+            absent.append(f"{label}: {found.reason if isinstance(found, Missing) else NOTHING}")
             continue
         of, true = found.test.components, difference / measure.factor
         now = f"{100 * power(true, of):.0f} %"
@@ -166,15 +167,14 @@ def _needed_of(comparison: Comparison, key: ColumnKey, difference: float) -> str
         lines.append([label, now, detectable, *("none" if count is None else f"{count:,}" for count in counts)])
     of = tests[0].components
     headings = ["", "Power", "Detectable", f"Seeds, at {of.units} clips", f"Clips, at {of.seeds} seeds"]
-    unit = "points" if measure.unit == PERCENT else measure.unit
-    text = (
-        f"{heading}: a true difference of {difference:g} {unit}".rstrip()
-        + f" to '{comparison.baseline.spec.label}', with {100 * POWER:g} % power ({_TEST})\n\n"
-        + tabulate(lines, headings, disable_numparse=True, colalign=("left", *["right"] * 4))
-    )
+    parts = [
+        f"{heading}: a true difference of {_in_unit(f'{difference:g}', measure)} to "
+        f"'{comparison.baseline.spec.label}', with {100 * POWER:g} % power ({_TEST})",
+        tabulate(lines, headings, disable_numparse=True, colalign=("left", *["right"] * 4)),
+    ]
     if any("none" in line[3:] for line in lines):
-        text += (
-            f"\n\nnone: no number suffices (up to {LIMITS['seeds']:,} seeds or {LIMITS['units']:,} clips), because the "
+        parts.append(
+            f"none: no number suffices (up to {LIMITS['seeds']:,} seeds or {LIMITS['units']:,} clips), because the "
             "variance over the other stays."
         )
-    return text
+    return "\n\n".join([*parts, *(["\n".join(absent)] if absent else [])])
