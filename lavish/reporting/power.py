@@ -118,4 +118,4 @@ def _margins(of: Components, level: float) -> Scores:
 @functools.cache
 def _points() -> Scores:
     """Return evenly spread probabilities of the three mean squares."""
-    return np.asarray(stats.qmc.Sobol(3, scramble=False).random_base2(10) + 2**-11)
+    return np.asarray(stats.qmc.Sobol(3, scramble=False).random_base2(9) + 2**-10)
