@@ -216,7 +216,7 @@ def check_clips(subject: Subject) -> None:
     alone = encoder({stream: x[SEGMENTS:] for stream, x in images(encoder).items()}, SEGMENTS)
     for stream in STREAMS:
         for found, expected in _pairs(alone[stream], both[stream]):
-            equal = torch.allclose(found, expected[SEGMENTS:], atol=1e-5, rtol=1e-4)
+            equal = torch.allclose(found, expected[SEGMENTS:], atol=1e-4, rtol=1e-4)  # batches add in other orders
             _require(equal, f"the {stream} features of a clip depend on the other clips of its batch")
 
 
