@@ -89,6 +89,8 @@ def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> 
         # On a GPU it only warns, because the backward pass of fused attention lacks a deterministic kernel for some
         # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
         torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
+        # Nothing reads memory before it is written, and filling it takes a thousand operations a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 _NOT_DETERMINISTIC = re.compile(

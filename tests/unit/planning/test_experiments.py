@@ -399,7 +399,7 @@ def test_defaults_that_identities_leave_out_are_those_of_the_recipe() -> None:
         "training": TrainingConfig, "fusion": FusionConfig, "normalisation": NormalisationConfig, "data": DataConfig,
         "backbone": BackboneConfig, "audio_encoder": AudioEncoderConfig,
     }  # fmt: skip
-    assert identities.RECIPE_VERSION == 3
+    assert identities.RECIPE_VERSION == 4
     for key, expected in DEFAULTS.items():
         fields = models[key].model_fields
         for name, value in expected.items():

@@ -142,3 +142,19 @@ def test_peak_memory_is_not_that_of_the_process_that_started_this_one(
 def test_peak_memory_is_at_least_what_was_used() -> None:
     used = torch.ones(2**26)
     assert device.peak_memory(torch.device("cpu")) > used.nbytes
+
+
+def test_deterministic_algorithms_do_not_fill_memory_that_is_written_anyway() -> None:
+    code = """
+import torch
+from torch.profiler import profile
+from lavish.training.device import seed_everything
+seed_everything(0, torch.device("cpu"), deterministic=True)
+with profile() as operations:
+    torch.empty(8)
+print(torch.are_deterministic_algorithms_enabled(), [event.name for event in operations.events()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
+    assert "aten::empty" in done.stdout
+    assert "aten::fill_" not in done.stdout
