@@ -90,7 +90,7 @@ def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> 
         # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
         torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
         # Nothing reads memory before it is written, and filling it takes a thousand operations a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 _NOT_DETERMINISTIC = re.compile(
