@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lavish.io.checksums import sha256_of
+
+QUALITY = 90
+"""Of pictures."""
 
 
 def write_store(
@@ -22,8 +27,11 @@ def write_store(
     units: np.ndarray | None = None,
     targets: dict[str, np.ndarray] | None = None,
     vocabulary: int = 0,
+    pictures: str | None = None,
 ) -> Path:
     """Write one prepared split of `clips` clips with images of `size` pixels; class 2 is background.
+
+    With `pictures` (jpeg or webp) frames are pictures in two shards, the last clip's first.
 
     `masks`, or `units` (the clip of each) with their `targets` and `vocabulary`, make it that of another task.
     """
@@ -40,6 +48,10 @@ def write_store(
     }
     if masks is not None:
         arrays["masks.npy"] = masks
+    shards = []
+    if pictures is not None:
+        index, shards = _write_pictures(path, arrays.pop("frames.npy"), pictures)
+        arrays = {"frame_index.npy": index, **arrays}
     for name, array in arrays.items():
         np.save(path / name, array)
     np.savez(path / "targets.npz", **({"labels": labels} if targets is None else targets))
@@ -51,7 +63,7 @@ def write_store(
             writer.writerows([f"-clip{index:03d}", "ok", ""][: len(header)] for index in range(clips))
     statistics = {"frames": {"mean": [0.4] * 3, "std": [0.2] * 3}, "log_mels": {"mean": 0.0, "std": 2.0}}
     (path / "statistics.json").write_text(json.dumps(statistics))
-    names = [*arrays, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json"]
+    names = [*arrays, *shards, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json"]
     manifest = {
         "format": "ave",
         "classes": ["dark", "middle"],
@@ -63,8 +75,31 @@ def write_store(
         "sizes": {name: (path / name).stat().st_size for name in names},
         "checksums": {name: sha256_of(path / name) for name in names},
     }
+    if pictures is not None:
+        manifest["frames"] = {"form": pictures, "size": size}
     (path / "store.json").write_text(json.dumps(manifest))
     return path
+
+
+def _write_pictures(path: Path, frames: np.ndarray, form: str) -> tuple[np.ndarray, list[str]]:
+    contents = [b"", b""]
+    index = np.zeros(frames.shape[:2], [("shard", "<u4"), ("offset", "<u8"), ("length", "<u4")])
+    for clip in reversed(range(len(frames))):
+        for segment, frame in enumerate(frames[clip]):
+            content = as_picture(frame, form)
+            index[clip, segment] = clip % 2, len(contents[clip % 2]), len(content)
+            contents[clip % 2] += content
+    names = ["frames-00000.bin", "frames-00001.bin"]
+    for name, content in zip(names, contents, strict=True):
+        (path / name).write_bytes(content)
+    return index, names
+
+
+def as_picture(frame: np.ndarray, form: str) -> bytes:
+    """Return a frame as JPEG or WebP, as Pillow writes it."""
+    picture = io.BytesIO()
+    Image.fromarray(frame).save(picture, form, quality=QUALITY)
+    return picture.getvalue()
 
 
 def run_values(**changes: object) -> dict[str, object]:

@@ -116,6 +116,22 @@ class SpectrogramConfig(Config):
         return self
 
 
+class StoreConfig(Config):
+    """How the prepared store keeps frames. Masks, log-mels and waveforms are always exact."""
+
+    frames: Literal["raw", "jpeg", "webp"] = Field(
+        default="raw",
+        description="Pixels as they are, or each frame as a picture: many times smaller, decoded when a batch is read.",
+    )
+    quality: int = Field(default=90, ge=1, le=100, description="Of the pictures; must not be given for raw frames.")
+
+    @model_validator(mode="after")
+    def _only_pictures_have_a_quality(self) -> StoreConfig:
+        if self.frames == "raw" and self.quality != 90:
+            raise ValueError("raw frames have no `quality`: remove it, or choose `frames: jpeg` or `frames: webp`")
+        return self
+
+
 class CompositionConfig(Config):
     """Everything that the composer reads, and that the identity of composed data depends on."""
 
@@ -144,6 +160,11 @@ class DataConfig(Config):
     segment_seconds: float = Field(default=1.0, gt=0)
     frame_size: int = Field(default=224, ge=16, description="Frames are resized (bicubic) to this square, pixels.")
     spectrogram: SpectrogramConfig = SpectrogramConfig()
+    store: StoreConfig = Field(
+        default=StoreConfig(),
+        exclude_if=lambda value: value == StoreConfig(),
+        description="The form of the prepared store; part of identities, because pictures are not exact.",
+    )
     max_lost: float = Field(
         default=0.02, ge=0, le=1, description="Maximum fraction of excluded clips; not part of identities."
     )

@@ -57,7 +57,7 @@ def encode_split(
     Raises:
         LavishError: the store's array is not in the form that the encoder takes, or a feature is not finite.
     """
-    store = SplitStore(split)
+    store = SplitStore(split, torch.get_num_threads())
     store.verify()
     encoder.check_store(store)
     array = getattr(store, encoder.reads)

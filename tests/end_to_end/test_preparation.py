@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lavish.config.schema import DataConfig
 from lavish.data.decoding.media import decode_clip
@@ -29,6 +31,7 @@ from lavish.data.store.preparation import prepare
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
 from tests.media_files import grey_levels, tone, write_media
+from tests.stores import as_picture
 
 CLIPS = 24
 VIDEOS = ["-0", *(f"v{index:02d}" for index in range(1, CLIPS))]
@@ -53,12 +56,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+FORMS = ["raw", "jpeg"]
+
+
 @pytest.fixture(scope="module")
-def reference(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What an uninterrupted preparation of the faultless folder with one process writes."""
-    out = tmp_path_factory.mktemp("reference") / "train"
-    prepare(config(), whole, "train", out, jobs=1)
-    return contents(out)
+def references(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What an uninterrupted preparation of the faultless folder with one process writes, by form of the frames."""
+    written = {}
+    for form in FORMS:
+        out = tmp_path_factory.mktemp("reference") / "train"
+        prepare(stored(form), whole, "train", out, jobs=1)
+        written[form] = contents(out)
+    return written
+
+
+@pytest.fixture
+def reference(references: dict[str, dict[str, bytes]]) -> dict[str, bytes]:
+    """That of raw frames."""
+    return references["raw"]
 
 
 @pytest.fixture
@@ -69,6 +84,10 @@ def root(whole: Path, tmp_path: Path) -> Path:
 def config(**changes: object) -> DataConfig:
     values = {"name": "tiny", "root": "official", "num_classes": 2, "segments": 3, "frame_size": 32}
     return DataConfig.model_validate(values | changes)
+
+
+def stored(form: str, **changes: object) -> DataConfig:
+    return config(store={"frames": form}, **changes)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -134,13 +153,22 @@ def test_padding_is_not_part_of_the_statistics(whole: Path, tmp_path: Path, filt
     np.testing.assert_allclose(store.statistics["log_mels"]["mean"], heard.mean())
 
 
-def test_the_number_of_processes_changes_no_byte(whole: Path, tmp_path: Path, reference: dict[str, bytes]) -> None:
-    prepare(config(), whole, "train", tmp_path / "train", jobs=3)
-    assert contents(tmp_path / "train") == reference
+@pytest.mark.parametrize("form", FORMS)
+def test_the_number_of_processes_changes_no_byte(
+    whole: Path, tmp_path: Path, references: dict[str, dict[str, bytes]], form: str
+) -> None:
+    prepare(stored(form), whole, "train", tmp_path / "train", jobs=3)
+    assert contents(tmp_path / "train") == references[form]
 
 
+@pytest.mark.parametrize("form", FORMS)
 def test_an_interrupted_preparation_goes_on_where_it_stopped(
-    whole: Path, tmp_path: Path, reference: dict[str, bytes], decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    whole: Path,
+    tmp_path: Path,
+    references: dict[str, dict[str, bytes]],
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
 ) -> None:
     add = Journal.add
 
@@ -151,26 +179,27 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare(config(), whole, "train", tmp_path / "train", jobs=1)
+            prepare(stored(form), whole, "train", tmp_path / "train", jobs=1)
     assert not (tmp_path / "train").exists()
     # A line that was being written when the machine stopped.
     with (tmp_path / "train.partial" / "journal.jsonl").open("a") as file:
         file.write('{"index": 23, "sta')
     decoded.clear()
-    prepare(config(), whole, "train", tmp_path / "train", jobs=1)
+    prepare(stored(form), whole, "train", tmp_path / "train", jobs=1)
     assert decoded == VIDEOS[8:]
-    assert contents(tmp_path / "train") == reference
+    assert contents(tmp_path / "train") == references[form]
 
 
+@pytest.mark.parametrize("form", FORMS)
 def test_a_killed_preparation_leaves_no_process_and_goes_on(
-    whole: Path, tmp_path: Path, reference: dict[str, bytes], decoded: list[str]
+    whole: Path, tmp_path: Path, references: dict[str, dict[str, bytes]], decoded: list[str], form: str
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from lavish.config.schema import DataConfig;"
         "from lavish.data.store.preparation import prepare;"
         "prepare(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'train', Path(sys.argv[3]), 1)"
     )
-    arguments = [config().model_dump_json(), str(whole), str(tmp_path / "train")]
+    arguments = [stored(form).model_dump_json(), str(whole), str(tmp_path / "train")]
     repository = Path(preparation.__file__).parents[3]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=repository, start_new_session=True)
     journal = tmp_path / "train.partial" / "journal.jsonl"
@@ -187,17 +216,17 @@ def test_a_killed_preparation_leaves_no_process_and_goes_on(
     except ProcessLookupError:
         pass
     assert not (tmp_path / "train").exists()
-    prepare(config(), whole, "train", tmp_path / "train", jobs=1)
+    prepare(stored(form), whole, "train", tmp_path / "train", jobs=1)
     assert len(decoded) < CLIPS
-    assert contents(tmp_path / "train") == reference
+    assert contents(tmp_path / "train") == references[form]
 
 
-def interrupted(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, form: str = "raw") -> None:
     """Decode everything, but stop before the store is finished."""
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_statistics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(config(), root, "train", out, jobs=1)
+            prepare(stored(form), root, "train", out, jobs=1)
 
 
 def test_only_what_changed_is_decoded_again(
@@ -217,17 +246,39 @@ def test_only_what_changed_is_decoded_again(
     assert store.waveforms[3].any()
 
 
-@pytest.mark.parametrize("change", ["configuration", "list"])
+def test_lost_pictures_are_decoded_again_and_shards_of_an_interruption_are_replaced(
+    root: Path,
+    tmp_path: Path,
+    references: dict[str, dict[str, bytes]],
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "train"
+    interrupted(root, out, monkeypatch, "jpeg")
+    work = out.with_name("train.partial")
+    decoded.clear()
+    pictures = (work / "pictures" / "3").read_bytes()
+    (work / "pictures" / "3").write_bytes(pictures[:-1] + b"\0")  # never reached the disk
+    (work / "pictures" / "7").unlink()
+    (work / "frames-00001.bin").write_bytes(b"of a longer list")
+    prepare(stored("jpeg"), root, "train", out, jobs=1)
+    assert decoded == ["v03", "v07"]
+    assert contents(out) == references["jpeg"]
+
+
+@pytest.mark.parametrize("change", ["configuration", "list", "form", "quality"])
 def test_another_job_starts_anew(
     root: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     out = tmp_path / "train"
-    interrupted(root, out, monkeypatch)
+    form = "jpeg" if change == "quality" else "raw"
+    interrupted(root, out, monkeypatch, form)
     decoded.clear()
     if change == "list":
         rows = (root / "trainSet.txt").read_text().splitlines()
         (root / "trainSet.txt").write_text("\n".join(rows[::-1]))
-    prepare(config(frame_size=16 if change == "configuration" else 32), root, "train", out, jobs=1)
+    store = {"form": {"frames": "jpeg"}, "quality": {"frames": "jpeg", "quality": 50}}.get(change, {})
+    prepare(config(frame_size=16 if change == "configuration" else 32, store=store), root, "train", out, jobs=1)
     assert sorted(decoded) == sorted(VIDEOS)
     assert SplitStore(out).clips == (VIDEOS[::-1] if change == "list" else VIDEOS)
 
@@ -263,6 +314,28 @@ def test_unusable_clips_are_left_out_and_the_others_keep_their_order(root: Path,
     assert found["v09"] == ("repaired", "silent")
     assert found["v11"] == ("repaired", "video covers 2 of 3 segments")
     assert found["v12"] == ("ok", "")
+
+
+def test_pictures_of_unusable_clips_are_left_out(root: Path, tmp_path: Path) -> None:
+    for video in ("v03", "v05"):
+        (root / "AVE" / f"{video}.mp4").write_bytes(b"nothing")
+    for form in FORMS:
+        prepare(stored(form, max_lost=0.2), root, "train", tmp_path / form, jobs=2)
+    raw, store = (SplitStore(tmp_path / form) for form in FORMS)
+    store.verify()
+    assert store.clips == raw.clips and len(store) == CLIPS - 2
+    expected = [[as_decoded(frame) for frame in clip] for clip in raw.frames]
+    np.testing.assert_array_equal(store.frames[:], expected)
+    for name in ("log_mels", "waveforms"):
+        np.testing.assert_array_equal(getattr(store, name), getattr(raw, name))
+    pixels = store.frames[:] / 255
+    np.testing.assert_allclose(store.statistics["frames"]["mean"], pixels.mean(axis=(0, 1, 2, 3)))
+    np.testing.assert_allclose(store.statistics["frames"]["std"], pixels.std(axis=(0, 1, 2, 3)))
+
+
+def as_decoded(frame: np.ndarray) -> np.ndarray:
+    """Return a frame after the loss of its picture, by Pillow alone."""
+    return np.asarray(Image.open(io.BytesIO(as_picture(frame, "jpeg"))).convert("RGB"))
 
 
 def test_too_many_unusable_clips_fail_with_a_report_and_finished_ones_stay(
@@ -305,8 +378,10 @@ def test_a_split_without_any_usable_clip_fails_whatever_may_be_lost(root: Path, 
 def test_an_older_store_is_replaced_and_other_folders_are_not(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "train"
     prepare(config(frame_size=16), whole, "train", out, jobs=2)
+    prepare(stored("jpeg"), whole, "train", out, jobs=2)
     prepare(config(), whole, "train", out, jobs=2)
     assert SplitStore(out).frames.shape[2] == 32
+    assert not list(out.glob("frame*.bin")) and not (out / "frame_index.npy").exists()
     (out / "store.json").unlink()  # as Snakemake does before it has a split prepared again
     prepare(config(), whole, "train", out, jobs=2)
     SplitStore(out).verify()
@@ -346,8 +421,12 @@ def test_values_that_do_not_fit_are_named(whole: Path, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_the_store_says_what_it_was_made_of(reference: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_store_says_what_it_was_made_of(references: dict[str, dict[str, bytes]], form: str) -> None:
+    reference = references[form]
     manifest = json.loads(reference["store.json"])
+    assert manifest["config"].get("store") == (None if form == "raw" else {"frames": "jpeg", "quality": 90})
+    assert manifest.get("frames") == (None if form == "raw" else {"form": "jpeg", "size": 32})
     assert manifest["format"] == "ave"
     assert manifest["split"] == "train"
     assert manifest["clips"] == CLIPS

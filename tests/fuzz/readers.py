@@ -168,9 +168,18 @@ def _write_store(folder: Path) -> list[str]:
     return [f"train/{path.name}" for path in (folder / "train").iterdir()]
 
 
+def _write_store_of_pictures(form: str) -> Callable[[Path], list[str]]:
+    def write(folder: Path) -> list[str]:
+        write_store(folder / "train", clips=3, size=16, pictures=form)
+        return [f"train/{name}" for name in ("frames-00000.bin", "frame_index.npy", "store.json")]
+
+    return write
+
+
 def _read_store(folder: Path, _: str) -> None:
     if (store := refused(SplitStore, folder / "train")) is not None:
         refused(store.verify)
+        refused(store.frames.__getitem__, slice(None))
         shutil.rmtree(folder / "train" / "verified.json", ignore_errors=True)
 
 
@@ -319,6 +328,8 @@ READERS = {
     "avsbench_ms3": Fuzzed(_write_ms3, _read_format("avsbench_ms3")),
     "configuration": Fuzzed(_write_configuration, _read_configuration, share=0.3),
     "store": Fuzzed(_write_store, _read_store),
+    "store (jpeg)": Fuzzed(_write_store_of_pictures("jpeg"), _read_store),
+    "store (webp)": Fuzzed(_write_store_of_pictures("webp"), _read_store),
     "records": Fuzzed(_write_records, _read_records),
     "weights": Fuzzed(_write_weights, _read_weights),
     "archives": Fuzzed(_write_archives, _read_archive),

@@ -65,7 +65,7 @@ class SplitReader:
         audio_features: Path | None = None,
         frozen: Mapping[str, Path] | None = None,
     ) -> None:
-        self.store = SplitStore(path)
+        self.store = SplitStore(path, torch.get_num_threads())
         self.store.verify()
         self._streams = streams
         self._audio_features = None if audio_features is None else self._features(audio_features)
@@ -119,11 +119,11 @@ class SplitReader:
     def batches(
         self, groups: Sequence[np.ndarray], device: torch.device, negatives: np.random.Generator | None = None
     ) -> Iterator[Batch]:
-        """Yield a batch for each group of units; on a GPU the next batch is prefetched.
+        """Yield a batch for each group of units; the next batch is prefetched on a GPU, and of frames to decode.
 
         With `negatives`, a frame of another clip of the split is sampled for each segment of each clip.
         """
-        if device.type == "cpu":
+        if device.type == "cpu" and isinstance(self.store.frames, np.ndarray):
             # A memory-mapped read takes about a thousandth of the time of an optimizer step on a CPU: prefetching in a
             # thread would only compete for the CPU.
             yield from (self._read(group, device, negatives) for group in groups)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from lavish.data.formats.base import ClipSource
+from lavish.data.store.frames import PICTURES, write_pictures
 from lavish.data.store.store import ARRAYS, MASKS
+from lavish.errors import LavishError
 from lavish.runtime.workers import open_pool
 
 CHUNK = 8  # clips per task: few enough to keep all workers busy until the end, enough to amortise the overhead
@@ -32,6 +35,8 @@ class ClipValues:
     segment_seconds: float
     frame_size: int
     spectrogram: dict[str, Any]  # keyword arguments of log_mels
+    frames: str = "raw"  # or the form of pictures
+    quality: int = 90
 
 
 @dataclass(frozen=True)
@@ -45,31 +50,35 @@ class Outcome:
     index: int
     status: str  # ok, repaired, excluded
     reason: str
-    checksum: int = 0  # of the row in all array files
+    checksum: int = 0  # of the row in all array files, and of the clip's pictures
     pixel_sums: Sequence[int] = (0,) * 6
     log_mel_sums: Sequence[float] = (0.0,) * 2
+    lengths: Sequence[int] = ()  # of its pictures, bytes
 
 
 # The function that a worker applies to a chunk of clips.
 Work = Callable[[Sequence[Clip]], list[Outcome]]
 
 
-def rows_checksum(arrays: Sequence[np.ndarray], index: int) -> int:
-    """Return the CRC-32 of row `index` of the arrays."""
+def rows_checksum(folder: Path, arrays: Sequence[np.ndarray], index: int) -> int:
+    """Return the CRC-32 of row `index` of the arrays of a folder, and of the clip's pictures, if there are any."""
     checksum = 0
+    with suppress(FileNotFoundError):
+        checksum = zlib.crc32((folder / PICTURES / str(index)).read_bytes())
     for array in arrays:
         checksum = zlib.crc32(np.ascontiguousarray(array[index]).data, checksum)
     return checksum
 
 
 def open_arrays(folder: Path, mode: Any) -> list[np.ndarray]:
-    """Memory-map the array files of a folder: frames, log-mels, waveforms and masks, if any."""
+    """Memory-map the array files of a folder: frames (if raw), log-mels, waveforms and masks, if any."""
     return [np.load(folder / name, mmap_mode=mode, allow_pickle=False) for name in array_names(folder)]
 
 
 def array_names(folder: Path) -> list[str]:
     """Return the names of the array files in a folder."""
-    return [*ARRAYS, MASKS] if (folder / MASKS).exists() else list(ARRAYS)
+    names = ARRAYS[1:] if (folder / PICTURES).exists() else ARRAYS
+    return [*names, MASKS] if (folder / MASKS).exists() else list(names)
 
 
 def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
@@ -92,10 +101,21 @@ def decode_chunk(values: ClipValues, clips: Sequence[Clip]) -> list[Outcome]:
             sample_rate=values.spectrogram["sample_rate"],
         )
         mels = log_mels(torch.from_numpy(waveform) / 32768, segments=values.segments, **values.spectrogram)
-        rows = [frames, mels.numpy(), waveform, *([] if masks is None else [masks])]
+        # Statistics are those of what is stored: float16, and frames after the loss of their pictures.
+        stored = mels.numpy().astype(np.float16)
+        rows = [stored, waveform, *([] if masks is None else [masks])]
+        lengths: list[int] = []
+        if values.frames == "raw":
+            rows.insert(0, frames)
+        else:
+            pictures = values.folder / PICTURES / str(index)
+            lengths, frames = write_pictures(pictures, frames, values.frames, values.quality)
         for array, row in zip(arrays, rows, strict=True):
             array[index] = row
-        return _outcome(index, notes, arrays)
+        checksum = rows_checksum(values.folder, arrays, index)
+        return Outcome(
+            index, "repaired" if notes else "ok", "; ".join(notes), checksum, *_sums(frames, stored), lengths
+        )
 
     return each_clip(clips, decode)
 
@@ -104,7 +124,7 @@ def each_clip(clips: Sequence[Clip], decode: Callable[[int, ClipSource], Outcome
     """Return the outcomes of `decode` for all clips; a clip for which it fails, in whatever way, is excluded.
 
     Media from outside fail in ways that nobody has foreseen. Such an error is a reason like any other, with the name of
-    the exception, and the other clips are decoded.
+    the exception, and the other clips are decoded. A LavishError is one of the store, and stays an error.
     """
     from lavish.data.decoding.media import MediaError
 
@@ -112,6 +132,8 @@ def each_clip(clips: Sequence[Clip], decode: Callable[[int, ClipSource], Outcome
     for index, source in clips:
         try:
             outcomes.append(decode(index, source))
+        except LavishError:
+            raise
         except MediaError as error:
             outcomes.append(Outcome(index, "excluded", str(error)))
         except Exception as error:
@@ -119,26 +141,20 @@ def each_clip(clips: Sequence[Clip], decode: Callable[[int, ClipSource], Outcome
     return outcomes
 
 
-def _outcome(index: int, notes: list[str], arrays: Sequence[np.ndarray]) -> Outcome:
-    frames, mels = arrays[:2]
-    pixels = frames[index].reshape(-1, 3).astype(np.int64)
-    # From the stored float16 values, so that the statistics match what is read. Padding is zero and adds nothing.
-    log_mels = mels[index].astype(np.float64)
-    return Outcome(
-        index,
-        "repaired" if notes else "ok",
-        "; ".join(notes),
-        rows_checksum(arrays, index),
+def _sums(frames: np.ndarray, log_mels: np.ndarray) -> tuple[tuple[int, ...], tuple[float, float]]:
+    pixels = frames.reshape(-1, 3).astype(np.int64)
+    mels = log_mels.astype(np.float64)  # padding is zero and adds nothing
+    return (
         tuple(pixels.sum(axis=0).tolist() + np.square(pixels).sum(axis=0).tolist()),
-        (float(log_mels.sum()), float(np.square(log_mels).sum())),
+        (float(mels.sum()), float(np.square(mels).sum())),
     )
 
 
 def decode_all(values: ClipValues, clips: Sequence[Clip], jobs: int) -> Iterator[list[Outcome]]:
     """Decode clips into the arrays in `jobs` processes; yield the outcomes of each chunk as soon as it is finished."""
-    return run_all(
-        partial(decode_chunk, values), clips, jobs, ("lavish.data.decoding.media", "lavish.data.decoding.spectrogram")
-    )
+    preload = ["lavish.data.decoding.media", "lavish.data.decoding.spectrogram"]
+    preload += [] if values.frames == "raw" else ["torchvision.io"]
+    return run_all(partial(decode_chunk, values), clips, jobs, preload)
 
 
 def run_all(work: Work, clips: Sequence[Clip], jobs: int, preload: Sequence[str]) -> Iterator[list[Outcome]]:

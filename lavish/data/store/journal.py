@@ -85,7 +85,7 @@ class Journal:
             if (
                 outcome.status != "excluded"
                 and media == self._media[outcome.index]
-                and rows_checksum(arrays, outcome.index) == outcome.checksum
+                and rows_checksum(self._folder, arrays, outcome.index) == outcome.checksum
             ):
                 self.finished[outcome.index] = outcome
 

@@ -21,6 +21,7 @@ from lavish.data.decoding.windows import count_valid_frames
 from lavish.data.formats.base import ClipSource, Targets, missing_media, printable
 from lavish.data.formats.registry import reader
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
+from lavish.data.store.frames import INDEX, PICTURES, is_shard, pack
 from lavish.data.store.journal import Journal
 from lavish.data.store.store import ARRAYS, FILES, MANIFEST, MASKS, VERIFIED
 from lavish.errors import LavishError
@@ -71,7 +72,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     framing = {"sample_rate", "shift_ms", "length_ms", "frames", "window_seconds", "filter_bank"}
     valid_frames = count_valid_frames(**{key: value for key, value in spectrogram.items() if key in framing})
     folder = out.with_name(out.name + ".partial")
-    values = ClipValues(folder, config.segments, config.segment_seconds, config.frame_size, spectrogram)
+    form, quality = config.store.frames, config.store.quality
+    values = ClipValues(folder, config.segments, config.segment_seconds, config.frame_size, spectrogram, form, quality)
 
     for what, number in notes.items():
         print(f"{root}, split {split}: {number} {what}", file=sys.stderr)
@@ -95,6 +97,10 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         _check_lost(config, root, split, sources, outcomes, folder)
         kept = {index: outcomes[index] for index in range(len(sources)) if outcomes[index].status != "excluded"}
         arrays = _dense_arrays(folder, list(kept), len(sources))
+        pictures: list[str] = []
+        if form != "raw":
+            pictures = pack(folder, {index: outcome.lengths for index, outcome in kept.items()})
+        names = (*array_names(folder), *pictures, *FILES[len(ARRAYS) :])
         write_json(folder / "statistics.json", _statistics(list(kept.values()), config, valid_frames))
         _write_csv(folder / "clips.csv", ["clip"], [[sources[index].clip] for index in kept])
         units, clip_of_unit = _kept_units(targets, list(kept), len(sources))
@@ -111,7 +117,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             "notes": notes,
             "segments": config.segments,
             "valid_frames": valid_frames,
-            **_describe({name: arrays.get(name, folder / name) for name in (*array_names(folder), *FILES)}),
+            **_describe({name: arrays.get(name, folder / name) for name in names}),
+            **({"frames": {"form": form, "size": config.frame_size}} if pictures else {}),
             "config": config.model_dump(mode="json"),
         }
         write_json(folder / MANIFEST, manifest)
@@ -119,6 +126,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         journal.remove()
     for name, path in arrays.items():
         path.replace(folder / name)
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)
     for path in folder.iterdir():
         sync(path)
     if out.exists():
@@ -129,14 +137,15 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
 def _check_out(out: Path) -> None:
     if not out.exists():
         return
-    known = {*FILES, MASKS, MANIFEST, VERIFIED}
-    if not out.is_dir() or not {path.name.removesuffix(".partial") for path in out.iterdir()} <= known:
+    known = {*FILES, MASKS, MANIFEST, VERIFIED, INDEX}
+    names = {path.name.removesuffix(".partial") for path in out.iterdir()} if out.is_dir() else {""}
+    if not all(name in known or is_shard(name) for name in names):
         raise LavishError(f"{out}: neither an empty folder nor a prepared split: choose another --out")
 
 
 def _job(config: DataConfig, split: str, sources: Sequence[ClipSource], targets: Targets) -> dict[str, Any]:
     """Return everything that determines the contents of the arrays."""
-    keys = {"format", "segments", "segment_seconds", "frame_size", "spectrogram"}
+    keys = {"format", "segments", "segment_seconds", "frame_size", "spectrogram", "store"}
     arrays = [targets.arrays[name] for name in sorted(targets.arrays)]
     labels = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
     return {
@@ -168,8 +177,13 @@ def _array_maker(config: DataConfig, clips: int, *, masked: bool) -> Callable[[P
     files = dict(zip(ARRAYS, layout, strict=True))
     if masked:
         files[MASKS] = (np.uint8, (clips, segments, size, size))
+    raw = config.store.frames == "raw"
+    if not raw:
+        del files[ARRAYS[0]]
 
     def make(folder: Path) -> None:
+        if not raw:
+            (folder / PICTURES).mkdir()
         for name, (dtype, shape) in files.items():
             _make_array(folder / name, dtype, shape)
 
@@ -255,7 +269,7 @@ def _mean_and_std(total: float, squares: float, count: int) -> tuple[float, floa
 
 
 def _describe(files: Mapping[str, Path]) -> dict[str, Any]:
-    names = [name for name in files if name in (*ARRAYS, MASKS)]
+    names = [name for name in files if name in (*ARRAYS, MASKS, INDEX)]
     arrays = {name: np.load(files[name], mmap_mode="r", allow_pickle=False) for name in names}
     return {
         "arrays": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},

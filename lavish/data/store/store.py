@@ -3,7 +3,9 @@
 Its files:
 
 =================  =====================================================================================================
-frames.npy         uint8 (clips, segments, height, width, 3), RGB
+frames.npy         uint8 (clips, segments, height, width, 3), RGB; or, for frames that are stored as pictures:
+frames-<n>.bin     pictures one after the other, at most 256 MiB
+frame_index.npy    (clips, segments): shard, offset and length of each picture
 log_mels.npy       float16 (clips, segments, mel_bins, frames), not normalised; see :attr:`SplitStore.valid_frames`
 waveforms.npy      int16 (clips, samples), mono
 masks.npy          uint8 (clips, segments, height, width): 1 object, 0 rest, 255 not annotated; for formats with masks
@@ -26,8 +28,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from lavish.data.store.frames import INDEX, REMEDY, CompressedFrames, is_shard, shard_name
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
 from lavish.io.checksums import sha256_of
@@ -38,12 +41,15 @@ ARRAYS = ("frames.npy", "log_mels.npy", "waveforms.npy")
 MASKS = "masks.npy"
 FILES = (*ARRAYS, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json")
 
-_REMEDY = "prepare the split again (lavish prepare)"
-
 
 class _Array(BaseModel):
     shape: list[int]
     dtype: str
+
+
+class _Frames(BaseModel):
+    form: Literal["jpeg", "webp"]
+    size: int = Field(ge=1)  # height and width
 
 
 class _Manifest(BaseModel):
@@ -55,6 +61,7 @@ class _Manifest(BaseModel):
     arrays: dict[str, _Array]
     sizes: dict[str, int]
     checksums: dict[str, str]
+    frames: _Frames | None = None  # of frames that are stored as pictures
 
 
 class SplitStore:
@@ -63,6 +70,10 @@ class SplitStore:
     Opening checks that every file exists with the size and shape in the manifest; :meth:`verify` compares the contents.
     Pickling passes only the path, so that the workers of a data loader map the same files.
 
+    Args:
+        path: the folder.
+        threads: threads that decode frames which are stored as pictures.
+
     Attributes:
         path: the folder.
         manifest: the contents of store.json.
@@ -70,7 +81,8 @@ class SplitStore:
         vocabulary: number of words in the question vocabulary.
         clips: clip names, in order.
         statistics: {"frames": {"mean": [3], "std": [3]}, "log_mels": {"mean", "std"}} of this split.
-        frames: uint8 (clips, segments, height, width, 3), memory-mapped, read-only.
+        frames: uint8 (clips, segments, height, width, 3), memory-mapped, read-only; stored as pictures,
+            they are decoded when they are read (:class:`lavish.data.store.frames.CompressedFrames`).
         log_mels: float16 (clips, segments, mel_bins, frames), memory-mapped, read-only.
         waveforms: int16 (clips, samples), memory-mapped, read-only.
         masks: uint8 (clips, segments, height, width), memory-mapped, read-only; None for a format without masks.
@@ -83,23 +95,26 @@ class SplitStore:
         LavishError: a file is missing or does not match the manifest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         self.path = Path(path)
+        self._threads = threads
         self.manifest: dict[str, Any] = self._json(MANIFEST)
         try:
-            _Manifest.model_validate(self.manifest, strict=True)
+            pictures = _Manifest.model_validate(self.manifest, strict=True).frames
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             problem = f"no key '{key}'" if first["type"] == "missing" else f"key '{key}': {first['msg']}"
-            raise LavishError(f"{self.path / MANIFEST}: {problem}: {_REMEDY}") from None
+            raise LavishError(f"{self.path / MANIFEST}: {problem}: {REMEDY}") from None
         arrays, sizes = self.manifest["arrays"].keys(), self.manifest["sizes"].keys()
-        for name in [*ARRAYS, *({MASKS} & sizes)]:
+        stored = FILES if pictures is None else (INDEX, *FILES[1:])
+        for name in [*stored[: len(ARRAYS)], *({MASKS} & sizes)]:
             if name not in arrays:
-                raise LavishError(f"{self.path / MANIFEST}: no key 'arrays.{name}': {_REMEDY}")
-        for name in (sizes | self.manifest["checksums"].keys()) - {*FILES, MASKS}:
-            raise LavishError(f"{self.path / MANIFEST}: '{name}' is no file of a prepared split: {_REMEDY}")
-        for name in sorted({*FILES, *sizes}):
+                raise LavishError(f"{self.path / MANIFEST}: no key 'arrays.{name}': {REMEDY}")
+        shards = {name for name in sizes if pictures is not None and is_shard(name)}
+        for name in (sizes | self.manifest["checksums"].keys()) - {*stored, MASKS} - shards:
+            raise LavishError(f"{self.path / MANIFEST}: '{name}' is no file of a prepared split: {REMEDY}")
+        for name in sorted({*stored, *sizes}):
             self._check_size(name)
         self.classes: list[str] = self.manifest["classes"]
         self.vocabulary: int = self.manifest["vocabulary"]
@@ -109,8 +124,12 @@ class SplitStore:
             try:
                 self.clips = [row["clip"] for row in csv.DictReader(file)]
             except (csv.Error, KeyError, UnicodeDecodeError) as error:
-                raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {_REMEDY}") from None
-        self.frames, self.log_mels, self.waveforms = (self._map(name) for name in ARRAYS)
+                raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {REMEDY}") from None
+        frames, self.log_mels, self.waveforms = (self._map(name) for name in stored[: len(ARRAYS)])
+        self.frames: np.ndarray | CompressedFrames = frames
+        if pictures is not None:
+            lengths = [self.manifest["sizes"].get(shard_name(number), 0) for number in range(len(shards))]
+            self.frames = CompressedFrames(self.path, pictures.form, pictures.size, frames, lengths, threads)
         self.masks = self._map(MASKS) if MASKS in self.manifest["sizes"] else None
         self.units: np.ndarray = self._load("units.npy")
         self.targets: dict[str, np.ndarray] = self._arrays("targets.npz")
@@ -118,14 +137,14 @@ class SplitStore:
             if len(array) != len(self.units):
                 raise LavishError(
                     f"{self.path}: targets.npz, '{name}' has {len(array)} entries, but there are {len(self.units)} "
-                    f"units: {_REMEDY}"
+                    f"units: {REMEDY}"
                 )
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __reduce__(self) -> tuple[type[SplitStore], tuple[Path]]:
-        return SplitStore, (self.path,)
+    def __reduce__(self) -> tuple[type[SplitStore], tuple[Path, int]]:
+        return SplitStore, (self.path, self._threads)
 
     def verify(self) -> None:
         """Compare all checksums, unless no file has changed since they were last compared.
@@ -145,7 +164,7 @@ class SplitStore:
                 return
         for name, expected in self.manifest["checksums"].items():
             if sha256_of(self.path / name) != expected:
-                raise LavishError(f"{self.path / name}: the contents have changed since preparation: {_REMEDY}")
+                raise LavishError(f"{self.path / name}: the contents have changed since preparation: {REMEDY}")
         with suppress(OSError):
             write_json(remembered, state)
 
@@ -154,37 +173,37 @@ class SplitStore:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise LavishError(f"{path}: missing, so this is not a prepared split: {_REMEDY}") from None
+            raise LavishError(f"{path}: missing, so this is not a prepared split: {REMEDY}") from None
         except ValueError as error:
-            raise LavishError(f"{path}: not JSON ({error}): {_REMEDY}") from None
+            raise LavishError(f"{path}: not JSON ({error}): {REMEDY}") from None
 
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
         try:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return dict(arrays)
         except Exception as error:  # what NumPy raises of damaged files has no end: SyntaxError, TokenError, ...
-            raise LavishError(f"{self.path / name}: cannot be read as arrays ({error}): {_REMEDY}") from None
+            raise LavishError(f"{self.path / name}: cannot be read as arrays ({error}): {REMEDY}") from None
 
     def _check_size(self, name: str) -> None:
         path, expected = self.path / name, self.manifest["sizes"].get(name)
         if not path.exists():
-            raise LavishError(f"{path}: missing: {_REMEDY}")
+            raise LavishError(f"{path}: missing: {REMEDY}")
         if (size := path.stat().st_size) != expected:
-            raise LavishError(f"{path}: {size} bytes instead of {expected}: {_REMEDY}")
+            raise LavishError(f"{path}: {size} bytes instead of {expected}: {REMEDY}")
 
     def _load(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
         try:
             return np.load(self.path / name, mmap_mode=mode, allow_pickle=False)
         except Exception as error:
-            raise LavishError(f"{self.path / name}: cannot be read as an array ({error}): {_REMEDY}") from None
+            raise LavishError(f"{self.path / name}: cannot be read as an array ({error}): {REMEDY}") from None
 
     def _map(self, name: str) -> np.ndarray:
         array = self._load(name, "r")
         shape, dtype = self.manifest["arrays"][name]["shape"], self.manifest["arrays"][name]["dtype"]
         if list(array.shape) != shape or str(array.dtype) != dtype:
             raise LavishError(
-                f"{self.path / name}: {array.dtype} {array.shape} instead of {dtype} {tuple(shape)}: {_REMEDY}"
+                f"{self.path / name}: {array.dtype} {array.shape} instead of {dtype} {tuple(shape)}: {REMEDY}"
             )
         if len(array) != len(self.clips):
-            raise LavishError(f"{self.path}: {name} has {len(array)} entries for {len(self.clips)} clips: {_REMEDY}")
+            raise LavishError(f"{self.path}: {name} has {len(array)} entries for {len(self.clips)} clips: {REMEDY}")
         return array

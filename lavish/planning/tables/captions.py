@@ -102,13 +102,15 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
 
 def _describe_data(data: DataConfig) -> str:
     layout = data.format.upper().replace("_", "-")
+    kept = data.store
+    form = "" if kept.frames == "raw" else f", frames stored as {kept.frames.upper()} of quality {kept.quality}"
     if data.compose is None:
-        return f"{data.name} (official {layout} layout, {data.segments} segments per clip)"
+        return f"{data.name} (official {layout} layout, {data.segments} segments per clip{form})"
     clips = data.compose.clips
     assets = "procedural assets" if data.compose.assets.kind == "procedural" else "a folder of images and recordings"
     return (
         f"{data.name} ({layout} layout): {clips.train}/{clips.val}/{clips.test} clips (train/val/test) of "
-        f"{data.segments} {'segment' if data.segments == 1 else 'segments'}, composed from {assets}"
+        f"{data.segments} {'segment' if data.segments == 1 else 'segments'}, composed from {assets}{form}"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from lavish.config.hashing import digest
 from lavish.config.merging import merge
 from lavish.config.options import defines, option_model, task_measures
-from lavish.config.schema import RunConfig, SpectrogramConfig
+from lavish.config.schema import DataConfig, RunConfig, SpectrogramConfig
 from lavish.config.sources import available
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
@@ -95,6 +95,17 @@ def test_keys_of_the_filters_are_recorded_only_where_they_are_set():
     assert list(SpectrogramConfig().model_dump(mode="json")) == keys
     changed = {"filter_bank": "slaney", "low_hz": 50.0, "high_hz": 7000.0}
     assert list(SpectrogramConfig.model_validate(changed).model_dump(mode="json")) == [*keys, *changed]
+
+
+def test_only_pictures_have_a_quality_and_the_form_is_recorded_only_where_it_is_set():
+    data = run_values()["data"]
+    message = error_of(data=data | {"store": {"frames": "raw", "quality": 80}})
+    assert "raw frames have no `quality`: remove it" in message
+    assert "'raw', 'jpeg' or 'webp'" in error_of(data=data | {"store": {"frames": "png"}})
+    assert "key 'data.store.quality'" in error_of(data=data | {"store": {"frames": "jpeg", "quality": 101}})
+    assert "store" not in DataConfig.model_validate(data | {"store": {"frames": "raw"}}).model_dump(mode="json")
+    chosen = {"frames": "webp", "quality": 75}
+    assert DataConfig.model_validate(data | {"store": chosen}).model_dump(mode="json")["store"] == chosen
 
 
 COMPOSE = {

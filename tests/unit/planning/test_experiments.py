@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lavish.config.hashing import canonical_json
+from lavish.config.hashing import canonical_json, digest
 from lavish.config.schema import (
     AudioEncoderConfig,
     BackboneConfig,
@@ -305,12 +305,34 @@ def changed(overrides: dict[str, Any]) -> list[bool]:
         ({"backbone": {"tune_norms": True}}, [False, False, False, True]),
         ({"backbone": {"weights": {"recipe": {"seed": 1}}}}, [False, False, True, True]),
         ({"data": {"frame_size": 64}}, [False, True, False, True]),
+        ({"data": {"store": {"frames": "jpeg"}}}, [False, True, False, True]),
+        ({"data": {"store": {"frames": "raw", "quality": 90}}}, [False, False, False, False]),
         ({"data": {"compose": {"seed": 1}}}, [True, True, False, True]),
         ({"training": {"epochs": 3}}, [False, False, False, False]),  # the default
     ],
 )
 def test_a_change_affects_only_dependent_identities(defaults: dict[str, Any], expected: list[bool]) -> None:
     assert changed({"defaults": defaults}) == expected
+
+
+def test_form_and_quality_of_frames_are_part_of_the_identity_of_prepared_data() -> None:
+    forms = [{}, {"frames": "jpeg"}, {"frames": "webp"}, {"frames": "jpeg", "quality": 80}]
+    stores = [names({"defaults": {"data": {"store": form}}})[1] for form in forms]
+    assert len(set.union(*stores)) == len(forms) * len(stores[0])
+    # Raw stores have the names that they had before there was a choice.
+    [data] = [data for data in load([CONFIG]).data.values() if data.config.format == "ave"]
+    content = data.config.model_dump(
+        mode="json", exclude={"name", "root", "compose", "max_lost", "store"}, exclude_defaults=True
+    )
+    assert data.name == f"ave-{digest('prepared', content, data.composed, identities.RECIPE_VERSION)}"
+
+
+def test_captions_say_that_frames_are_pictures() -> None:
+    facts = [
+        load([CONFIG], {"defaults": {"data": {"store": form}}}).table("small").spec["facts"]["data"]
+        for form in ({}, {"frames": "webp", "quality": 70})
+    ]
+    assert facts[1] == facts[0] + ", frames stored as WEBP of quality 70"
 
 
 def test_seeds_labels_and_columns_do_not_affect_identities() -> None:

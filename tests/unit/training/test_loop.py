@@ -126,6 +126,21 @@ def test_an_interrupted_training_ends_with_the_same_numbers(data, weights, tmp_p
     interrupted_equals_whole(config, data, weights, tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_training_on_pictures_learns_and_resumes_as_on_raw_frames(data, weights, tmp_path, monkeypatch, form):
+    for seed, (split, clips) in enumerate({"train": 24, "val": 12}.items()):
+        write_store(tmp_path / "store" / split, clips=clips, seed=seed, pictures=form)
+    config = configured(training={"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01})
+    interrupted_equals_whole(config, tmp_path / "store", weights, tmp_path, monkeypatch)
+    values = [
+        json.loads((tmp_path / "whole/record.json").read_text())["best_value"],
+        run(config, data, weights, tmp_path / "raw")["best_value"],
+    ]
+    assert min(values) > 0.8 and abs(values[0] - values[1]) <= 2 / 24  # two of the segments of the validation split
+    record = json.loads((tmp_path / "whole/record.json").read_text())
+    assert {"frames-00000.bin", "frames-00001.bin", "frame_index.npy"} <= set(record["data"]["train"])
+
+
 def test_an_interrupted_segmentation_ends_with_the_same_numbers(weights, tmp_path, monkeypatch):
     """Its decoder's weights are channels_last, as the moments of the optimizer must be after resuming."""
     rng = np.random.default_rng(0)
