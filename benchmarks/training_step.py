@@ -1,67 +1,161 @@
-"""A training step against the frozen backbone's own forward and activation backward on both streams.
+"""Time and memory of a training step and of inference, as ratios to the frozen backbone as timm computes it.
 
-    python benchmarks/training_step.py [--model vit_base_patch16_224 --size 224 --batch 2]
+    python benchmarks/training_step.py [--model swinv2_base_window12_192 --size 192 --pairs 4 --threads 2] [--json FILE]
 
-Without arguments the embedded default's backbone and batch. Prints medians over repeated, interleaved steps.
+Without arguments the embedded default's backbone and batch. All variants take turns in one process: the frozen backbone
+of timm, ours, and the learner with LAVISH adapters and Adam. A training step of the frozen backbone is its forward pass
+on both streams and the gradient of its activations, which adapters in the first block need. Weights are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import median
+from typing import Any
 
+from lavish.runtime.cpu_dispatch import limit
+
+limit()
+
+import pandas
 import torch
+import yaml
+from torch import Tensor, nn
 
 from lavish.learner.encoder import TwoStreamEncoder
+from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
+from lavish.models.interfaces import STREAMS, Stream
+from lavish.provenance import git_state, machine, versions
+from lavish.training.device import autocast
 
-DEFAULT = {
-    "img_size": 48, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4, "class_token": False,
-    "global_pool": "avg", "fc_norm": False,
-}  # fmt: skip
+CONFIG = Path(__file__).parents[1] / "config/config.yaml"
 
 
 def main() -> None:
-    """Print both times and their ratio."""
+    """Print medians over repeated, interleaved runs, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit", help="timm name, or 'vit' for the embedded default's")
+    parser.add_argument("--model", help="timm name; the embedded default's backbone if omitted")
     parser.add_argument("--size", type=int, default=48, help="side of an image, pixels")
-    parser.add_argument("--batch", type=int, default=48, help="clips x steps of a batch")
+    parser.add_argument("--pairs", type=int, default=48, help="pairs of a frame and a spectrogram in a batch")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", nargs="+", default=["float32"], help="of the learner: float32, bf16")
+    parser.add_argument("--json", type=Path, help="file for the numbers, with machine and versions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    backbone = build_backbone(options.model, DEFAULT if options.model == "vit" else {}, options.size)
-    images = {name: torch.randn(options.batch, 3, options.size, options.size) for name in ("visual", "audio")}
-    encoder = TwoStreamEncoder(backbone).train()
-    optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=1e-3)
+    model, backbone = build(options.model, options.size)
+    images = torch.randn(2 * options.pairs, 3, options.size, options.size)
+    encoder = TwoStreamEncoder(backbone)
+    steps: dict[str, Callable[[], None]] = {
+        "timm": lambda: frozen_timm(model, images),
+        "frozen": lambda: frozen_own(backbone, images),
+    }
+    inferences: dict[str, Callable[[], Any]] = {
+        "timm": lambda: model.forward_features(images),
+        "frozen": lambda: backbone(images),
+    }
+    for precision in options.precision:
+        steps[precision] = training_step(encoder, images, precision)
+        inferences[precision] = inference(encoder, images, precision)
 
-    def frozen() -> None:
-        # Both streams as one batch; gradients of activations only, as adapters in the first block need them.
-        tokens = backbone.embed(torch.cat(list(images.values()))).requires_grad_()
-        for index in range(backbone.num_blocks):
-            tokens = backbone.enter(index, tokens)
-            tokens = tokens + backbone.attention(index, tokens)
-            tokens = tokens + backbone.ffn(index, tokens)
-        backbone.pool(backbone.final(tokens)).sum().backward()
+    found = {"step, s": medians(steps, options.repeats)}
+    with torch.inference_mode():
+        found["inference, s"] = medians(inferences, options.repeats)
+    found["kept, MB"] = {name: kept_megabytes(step, (model, encoder)) for name, step in steps.items()}
+    table = pandas.DataFrame(found)
+    ratios = (table / table.loc["timm"]).add_suffix(" / timm")
+    print(pandas.concat([table, ratios], axis=1).round(4).to_markdown())
+    if options.json:
+        facts = {"arguments": sys.argv[1:], "versions": versions(), "machine": machine(), "git": git_state()}
+        options.json.write_text(json.dumps(found | facts, indent=2) + "\n", encoding="utf-8")
+
+
+def build(name: str | None, size: int) -> tuple[nn.Module, Backbone]:
+    """Return a model of timm, and our backbone around another one."""
+    spec = {} if name else yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["defaults"]["backbone"]["spec"]
+    twin, backbone = (build_backbone(name or "vit", spec, size) for _ in range(2))
+    return twin.model.eval(), backbone
+
+
+def streams(images: Tensor) -> dict[Stream, Tensor]:
+    """Return the images as two streams."""
+    return dict(zip(STREAMS, images.chunk(2), strict=True))
+
+
+def frozen_timm(model: Any, images: Tensor) -> None:
+    """Run timm's forward pass, and the backward pass down to the tokens that enter the first block."""
+    hook = model.patch_embed.register_forward_hook(lambda *call: call[-1].requires_grad_())
+    model.forward_features(images).sum().backward()
+    hook.remove()
+
+
+def frozen_own(backbone: Backbone, images: Tensor) -> None:
+    """Do the same with our backbone."""
+    tokens = backbone.embed(images).requires_grad_()
+    for index in range(backbone.num_blocks):
+        tokens = backbone.enter(index, tokens)
+        tokens = tokens + backbone.attention(index, tokens)
+        tokens = tokens + backbone.ffn(index, tokens)
+    backbone.final(tokens).sum().backward()
+
+
+def training_step(encoder: TwoStreamEncoder, images: Tensor, precision: str) -> Callable[[], None]:
+    """Return a step of Adam on both streams."""
+    optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=1e-3, fused=True)
 
     def step() -> None:
-        sum(features.pooled.sum() for features in encoder(images).values()).backward()
+        with autocast(torch.device("cpu"), precision):
+            features = encoder.train()(streams(images))
+        torch.stack([f.tokens.float().sum() for f in features.values()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds: dict[str, list[float]] = {"frozen": [], "step": []}
-    for repeat in range(options.repeats + 2):
-        for name, function in (("frozen", frozen), ("step", step)):
+    return step
+
+
+def inference(encoder: TwoStreamEncoder, images: Tensor, precision: str) -> Callable[[], None]:
+    """Return a forward pass of both streams in evaluation."""
+
+    def forward() -> None:
+        with autocast(torch.device("cpu"), precision):
+            encoder.eval()(streams(images))
+
+    return forward
+
+
+def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each function; they take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + 2):
+        for name, function in functions.items():
             started = time.perf_counter()
             function()
-            if repeat >= 2:
+            if repeat >= 2:  # the first ones allocate
                 seconds[name].append(time.perf_counter() - started)
-    base, full = median(seconds["frozen"]), median(seconds["step"])
-    print(f"frozen backbone, both streams, forward and activation backward: {base * 1000:.1f} ms")
-    print(f"training step with LAVISH adapters and Adam:                    {full * 1000:.1f} ms ({full / base:.2f} x)")
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def kept_megabytes(step: Callable[[], None], modules: Iterable[nn.Module]) -> float:
+    """Return what a step keeps for its backward pass besides parameters and buffers, MB."""
+    weights = {x.untyped_storage().data_ptr() for m in modules for x in (*m.parameters(), *m.buffers())}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(sizes.values()) / 1e6
 
 
 if __name__ == "__main__":

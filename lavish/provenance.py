@@ -84,5 +84,5 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return run.stdout.strip()
 
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Part of every identity: raise it with a change of code that may change numbers, so that everything is made again."""

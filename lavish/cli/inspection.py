@@ -1,4 +1,4 @@
-"""Commands that print something: `lavish show`, `lavish methods` and `lavish check-method`."""
+"""Commands that print something: `lavish show`, `lavish power`, `lavish methods` and `lavish check-method`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lavish.cli.arguments import Subparsers, add_command, add_source_options, read_values
 from lavish.config.options import add_source
+from lavish.errors import LavishError
 
 
 def add_to(commands: Subparsers) -> None:
@@ -14,6 +15,16 @@ def add_to(commands: Subparsers) -> None:
     show = add_command(commands, "show", _show, "print the configuration and the results of a run")
     show.add_argument("run", type=Path, metavar="RUN", help="results/runs/<run>, or one of its seed<k>")
     show.add_argument("--full", action="store_true", help="print the whole resolved configuration")
+
+    summary = "print how many seeds or test clips a table needs to find a difference"
+    power = add_command(commands, "power", _power, summary)
+    power.add_argument("table", metavar="TABLE", help="name of a table, or its JSON text or file as for `lavish table`")
+    help_text = "true difference to the baseline, in the unit that the table prints (percentage points)"
+    power.add_argument("--difference", type=float, required=True, help=help_text)
+    power.add_argument(
+        "--measure", metavar="NAME", help="of this measure (default: those with a column of differences)"
+    )
+    power.add_argument("--task", metavar="NAME", help="on this task of the table (default: all)")
 
     methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
@@ -25,7 +36,7 @@ def add_to(commands: Subparsers) -> None:
     check.add_argument("method", metavar="METHOD", help="a file with a method, or the name of a method")
     check.add_argument("--options", metavar="JSON", help="options of the method (default: its own defaults)")
     add_source_options(check, "methods")
-    for parser in (show, methods):
+    for parser in (show, power, methods):
         parser.add_argument(
             "--configfile",
             type=Path,
@@ -39,6 +50,21 @@ def _show(options: argparse.Namespace) -> None:
     from lavish.cli.show import show
 
     print(show(options.run, options.configfile, full=options.full))
+
+
+def _power(options: argparse.Namespace) -> None:
+    from lavish.planning.experiments import load
+    from lavish.reporting.resolution import needed_text
+
+    if options.table.lstrip().startswith("{") or options.table.endswith(".json"):
+        spec = read_values(options.table, "TABLE")
+        if not isinstance(spec, dict):
+            raise LavishError(f"{options.table}: not the JSON object of a table: give a file of `lavish table --table`")
+    else:
+        # A file of the table means the table: config/tables/NAME.yaml, results/table_NAME.md.
+        name = Path(options.table).stem.removeprefix("table_")
+        spec = load([Path("config/config.yaml"), *options.configfile]).table(name).spec
+    print(needed_text(spec, options.difference, options.measure, options.task))
 
 
 def _check_method(options: argparse.Namespace) -> int:

@@ -501,7 +501,16 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: ScheduleConfig = ScheduleConfig()
     patience: int = Field(default=5, ge=1, description="Epochs without improvement before stopping.")
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        default="float32",
+        description="Of matrix products; trained weights, norms and losses stay in float32. fp16 is for GPUs. On a CPU "
+        "bf16 needs avx512_bf16 or amx_bf16 and `cpu_dispatch: native`, without which it is slower than float32.",
+    )
+    tf32: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="Round the inputs of float32 products to 10 bits on a GPU that has TF32: faster, other numbers.",
+    )
     deterministic: bool = True
     cpu_threads: int = Field(
         default=1, ge=1, description="Threads on a CPU; part of the run, because results depend on it."
@@ -510,6 +519,12 @@ class TrainingConfig(Config):
         default="avx2",
         description="Instructions that kernels are chosen for on a CPU: those of almost every x86 processor, so that "
         "machines agree, or all that the machine has.",
+    )
+    recompute: Literal["none", "adapters", "blocks"] = Field(
+        default="none",
+        exclude_if=lambda value: value == "none",
+        description="What the backward pass computes again instead of keeping it in memory: the insides of the "
+        "method's modules, or each block of the backbone with its adapters. Equal numbers, less memory, longer steps.",
     )
 
 

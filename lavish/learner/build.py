@@ -97,6 +97,7 @@ def build_model(
         adapted=fusion.adapted,
         sizes=sizes,
         segments=config.data.segments,
+        recompute=config.training.recompute,
     )
     replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
     for stream, own in encoder.backbones.items():

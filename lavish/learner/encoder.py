@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.errors import LavishError
+from lavish.learner.recompute import Recompute, batch_norms, recompute_insides, recomputed
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
 from lavish.models.backbones.base import Backbone, FrozenLayer, Grid
@@ -42,6 +43,7 @@ class TwoStreamEncoder(nn.Module):
         direction, position, arrangement, layers, adapted: see ``lavish.config.schema.FusionConfig``.
         sizes: rows and columns of each stream's images; by default the size that its backbone was built for.
         segments: segments of a clip.
+        recompute: what the backward pass computes again instead of keeping it: see ``training.recompute``.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TwoStreamEncoder(nn.Module):
         adapted: Literal["both", "visual", "audio"] = "both",
         sizes: Mapping[Stream, tuple[int, int]] | None = None,
         segments: int = 1,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -69,6 +72,8 @@ class TwoStreamEncoder(nn.Module):
         self.auxiliary_loss: Tensor | None = None
         """The method's auxiliary loss of the last forward pass; None for most methods."""
         self.adapters: Method | None = None
+        self._recomputes_steps = recompute == "blocks"
+        self._norms = []
         if method == "none":
             return
         grids = {s: own.grid_sizes(sizes[s] if sizes else own.image_size) for s, own in self.backbones.items()}
@@ -84,6 +89,9 @@ class TwoStreamEncoder(nn.Module):
             segments=segments,
         )
         self.adapters = build_method(method, context, options or {}, position, arrangement, adapted)
+        self._norms = batch_norms(self.adapters)
+        if recompute == "adapters":
+            recompute_insides(self.adapters)
         for stream, own in self.backbones.items():
             for parameter in self.adapters.tuned_parameters(stream, own):
                 parameter.requires_grad_(True)
@@ -124,14 +132,9 @@ class TwoStreamEncoder(nn.Module):
         for step in self.steps:
             blocks = {stream: block for stream, block in step.items() if stream in images}
             # A block that runs alone leaves the tokens of the other stream as they are.
-            running = self._each("enter", blocks, {stream: tokens[stream] for stream in blocks})
-            if method is not None:
-                running = method.before_block(blocks, running, context)
+            running = {stream: tokens[stream] for stream in blocks}
             here = {stream: grids[stream][block] for stream, block in blocks.items()}
-            running = self._sublayer(blocks, "attention", running, here, context)
-            running = self._sublayer(blocks, "ffn", running, here, context)
-            if method is not None:
-                running = method.after_block(blocks, running, context)
+            running = (self._recomputed_step if self._recomputes_steps else self._step)(blocks, running, here, context)
             for stream, x in running.items():
                 ends[stream] += [x] * backbones[stream].stage_ends.count(blocks[stream])
             tokens = {**tokens, **running}
@@ -149,6 +152,30 @@ class TwoStreamEncoder(nn.Module):
             features = method.transform_features(features, context)
         self.auxiliary_loss = torch.stack(context.auxiliary_losses).sum() if context.auxiliary_losses else None
         return features
+
+    def _step(self, blocks: Blocks, tokens: Streams, grids: dict[Stream, Grid], context: ForwardContext) -> Streams:
+        """Run the blocks of one step with the method's hooks."""
+        method = self.adapters
+        tokens = self._each("enter", blocks, tokens)
+        if method is not None:
+            tokens = method.before_block(blocks, tokens, context)
+        tokens = self._sublayer(blocks, "attention", tokens, grids, context)
+        tokens = self._sublayer(blocks, "ffn", tokens, grids, context)
+        return tokens if method is None else method.after_block(blocks, tokens, context)
+
+    def _recomputed_step(
+        self, blocks: Blocks, tokens: Streams, grids: dict[Stream, Grid], context: ForwardContext
+    ) -> Streams:
+        """Run :meth:`_step` so that only the tokens that enter it are kept for the backward pass."""
+        before = context.copy()
+
+        def run(*tensors: Tensor) -> tuple[Streams, ForwardContext]:
+            own = before.copy()  # when the hooks run again, nobody may see what they leave
+            return self._step(blocks, dict(zip(tokens, tensors, strict=True)), grids, own), own
+
+        updated, after = recomputed(run, self._norms, *tokens.values())
+        context.cache, context.auxiliary_losses = after.cache, after.auxiliary_losses
+        return updated
 
     @torch.no_grad()
     def frozen_tokens(self, images: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ of the same clip.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -106,3 +107,8 @@ class ForwardContext:
     """Values that one hook stores for a later one."""
     auxiliary_losses: list[Tensor] = field(default_factory=list)
     """Scalars that training adds to the task's loss."""
+
+    def copy(self) -> ForwardContext:
+        """Return a context whose cache and losses can be changed without changing this one's."""
+        cache = {key: copy(value) if isinstance(value, list | dict) else value for key, value in self.cache.items()}
+        return replace(self, cache=cache, auxiliary_losses=[*self.auxiliary_losses])

@@ -162,12 +162,15 @@ def _metric_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
     prefix = "" if key.measure is None else f"{key.measure}_"
     fields: dict[str, Value] = {} if key.measure else {"metric": None}
     fields |= dict.fromkeys(f"{prefix}{name}" for name in ("mean", "std", "low", "high"))
+    by_seed = [f"{prefix}seed{seed}" for seed in row.seeds]
+    fields |= dict.fromkeys(by_seed)
     result, estimate = row.of(key.task), _estimate_of(row, key)
     if result is None or not isinstance(estimate, Estimate):
         return fields
     if key.measure is None and isinstance(result.run, RunResult):
         fields["metric"] = result.run.metric
     fields |= {f"{prefix}mean": estimate.mean, f"{prefix}std": estimate.std}
+    fields |= zip(by_seed, estimate.by_seed, strict=True)
     if estimate.interval is not None:
         fields |= {f"{prefix}low": estimate.interval.low, f"{prefix}high": estimate.interval.high}
     return fields
@@ -263,19 +266,30 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
 
 def _difference_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
     prefix = "" if key.measure is None else f"{key.measure}_"
-    names = ("difference", "difference_low", "difference_high", "p", "p_holm")
+    names = (
+        "difference", "difference_low", "difference_high", "difference_simultaneous_low",
+        "difference_simultaneous_high", "p", "p_holm",
+    )  # fmt: skip
     result = row.of(key.task)
     difference = None if result is None else result.differences.get(key.measure)
     values: tuple[Value, ...] = (None,) * len(names)
     if isinstance(difference, Difference):
         test = difference.test
-        values = (test.difference, test.low, test.high, test.p, difference.p_holm)
+        values = (test.difference, test.low, test.high, *difference.simultaneous, test.p, difference.p_holm)
     return {f"{prefix}{name}": value for name, value in zip(names, values, strict=True)}
 
 
 def _difference_note(comparison: Comparison, keys: Keys) -> str:
     over = "test clips and seeds" if len(comparison.spec.seeds) > 1 else "test clips (one seed: two trainings compared)"
-    counts = [comparison.comparisons(key.task, key.measure) for key in keys]
+    tested = [comparison.tested(key.task, key.measure) for key in keys]
+    counts = [len(found) for found in tested]
+    ratios = [
+        (found.simultaneous[1] - found.test.difference) / (found.test.high - found.test.difference)
+        for of_key in tested
+        for found in of_key.values()
+        if found.test.high > found.test.difference
+    ]
+    wider = f", {statistics.median(ratios):.1f} times as wide (median)" if ratios else ""
     if len(keys) == 1:
         family = f"the {_comparisons(counts[0])} of this table"
     else:
@@ -289,7 +303,8 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
     return (
         f"Differences to '{comparison.baseline.spec.label}' are{fractions} with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
-        "(a variant listed twice is compared once); the intervals are not corrected."
+        "(a variant listed twice is compared once); the intervals are not corrected. Simultaneous intervals (Šidák's "
+        f"correction for the same comparisons) are in the CSV{wider}."
     )
 
 
@@ -402,7 +417,16 @@ def _measured_note(comparison: Comparison, keys: Keys) -> str:
         f"Step time and memory were measured during the trainings of this table on {where}, while other jobs "
         "ran on the machine: they only allow a rough comparison. Step time is the median over optimizer steps, then "
         "over seeds; memory is the maximum over seeds, on a CPU that of the whole process with libraries and data."
+        + "".join(f" {_MEASURED[name]}" for name in dict.fromkeys(key.name for key in keys) if name in _MEASURED)
     )
+
+
+_MEASURED = {
+    "throughput": "Throughput is the clips of a full optimizer step over the step time (questions, where batches are "
+    "made of them).",
+    "adapter_size": "The adapter file holds all that a training changes, the head included, and not the frozen "
+    "backbone (1 MB = 10⁶ bytes).",
+}
 
 
 def _run(result: Result | None) -> RunResult | Missing | None:
@@ -416,6 +440,22 @@ def _step_milliseconds(records: tuple[TrainingRecord, ...]) -> float:
 def _peak_gibibytes(records: tuple[TrainingRecord, ...]) -> float | None:
     known = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     return max(known) / 2**30 if known else None
+
+
+def _clips_per_second(records: tuple[TrainingRecord, ...]) -> float | None:
+    clips = _recorded(records, "units_per_step")
+    return None if clips is None else clips / statistics.median(record.step_seconds_median for record in records)
+
+
+def _adapter_megabytes(records: tuple[TrainingRecord, ...]) -> float | None:
+    size = _recorded(records, "checkpoint_bytes")
+    return None if size is None else size / 1e6
+
+
+def _recorded(records: tuple[TrainingRecord, ...], key: str) -> int | None:
+    """Return a number that all seeds have in common; None if it was not recorded."""
+    found = [value for record in records if isinstance(value := record.values.get(key), int)]
+    return max(found, default=None)
 
 
 def published_source(published: PublishedNumber) -> str:
@@ -520,7 +560,9 @@ COLUMNS: dict[str, Column] = {
     "classifier_params": _cost_column("Classifier (M)", "classifier_params", 1e6, _CLASSIFIER),
     "backbone_gmacs": _cost_column("One image (GMACs)", "backbone_macs", 1e9, _IMAGE),
     "step_time": _measured_column("Step (ms)", "step_milliseconds_median", _step_milliseconds),
+    "throughput": _measured_column("Throughput (clips/s)", "clips_per_second", _clips_per_second),
     "peak_memory": _measured_column("Peak memory (GiB)", "peak_memory_gibibytes", _peak_gibibytes),
+    "adapter_size": _measured_column("Adapter file (MB)", "adapter_megabytes", _adapter_megabytes),
     "published": Column(
         reads=lambda _: Reads(),
         headings=lambda *_: ("Published",),

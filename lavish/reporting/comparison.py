@@ -28,7 +28,16 @@ from lavish.reporting.records import (
     seed_directory,
     unit_order,
 )
-from lavish.reporting.statistics import Interval, PairedTest, Scores, clip_values, holm, interval, paired_test
+from lavish.reporting.statistics import (
+    Interval,
+    PairedTest,
+    Scores,
+    clip_values,
+    holm,
+    interval,
+    paired_test,
+    simultaneous,
+)
 
 LEVEL = 0.95
 LEVEL_TEXT = f"{100 * LEVEL:g} %"
@@ -135,13 +144,15 @@ class Estimate:
     """A metric or measure of a run over its seeds.
 
     `interval` is None for a number of the whole split that is not a mean over units, which cannot be resampled; then
-    `mean` and `std` (None for one seed) are over seeds. `units` and `clips` are the numbers that the mean is over.
+    `mean` and `std` (None for one seed) are over seeds. `by_seed` are the seeds' means. `units` and `clips` are the
+    numbers that the mean is over.
     """
 
     measure: Measure
     mean: float
     std: float | None
     interval: Interval | None
+    by_seed: tuple[float, ...]
     units: int = 0
     clips: int = 0
 
@@ -153,11 +164,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired test of a row against the baseline, with its p-value corrected over all rows of the table."""
+    """The paired test of a row against the baseline, with p-value and interval corrected over all rows of the table."""
 
     measure: Measure
     test: PairedTest
     p_holm: float
+    simultaneous: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,7 @@ class Row:
 
     spec: RowSpec
     results: dict[str, Result]
+    seeds: tuple[int, ...]
 
     def of(self, task: str | None) -> Result | None:
         """Return the results for a task (None: the row's own), or None if it does not apply to the row."""
@@ -243,14 +256,23 @@ class Comparison:
         found = (result.estimates.get(measure) for result in self.results(task))
         return [estimate for estimate in found if isinstance(estimate, Estimate)]
 
-    def comparisons(self, task: str | None, measure: str | None) -> int:
-        """Number of runs that are tested against the baseline."""
-        tested = (
-            result.spec.folder
-            for result in self.results(task)
-            if result.spec is not None and isinstance(result.differences.get(measure), Difference)
-        )
-        return len(set(tested))
+    def runs(self, task: str | None) -> dict[str, Result]:
+        """Return the runs of a task by the label of the first row that has each."""
+        found: dict[Path, tuple[str, Result]] = {}
+        for row in self.rows:
+            result = row.results.get(task or self.spec.task)
+            if result is not None and result.spec is not None:
+                found.setdefault(result.spec.folder, (row.spec.label, result))
+        labels = [label for label, _ in found.values()]
+        return {
+            label if labels.count(label) == 1 else f"{label} ({folder.name})": result
+            for folder, (label, result) in found.items()
+        }
+
+    def tested(self, task: str | None, measure: str | None) -> dict[str, Difference]:
+        """Return the comparisons of runs with the baseline by the label of each run."""
+        found = {label: result.differences.get(measure) for label, result in self.runs(task).items()}
+        return {label: difference for label, difference in found.items() if isinstance(difference, Difference)}
 
 
 def parse_spec(spec: dict[str, Any]) -> TableSpec:
@@ -300,7 +322,9 @@ def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
 
     def compared(row: RowSpec) -> Row:
         absent = {task: _absent(Missing(reason), reads.get(task, Reads())) for task, reason in row.missing.items()}
-        return Row(row, {task: results[task][run.folder] for task, run in row.runs.items()} | absent)
+        return Row(
+            row, {task: results[task][run.folder] for task, run in row.runs.items()} | absent, tuple(table.seeds)
+        )
 
     return Comparison(table, tuple((section.title, tuple(map(compared, section.rows))) for section in table.sections))
 
@@ -396,15 +420,15 @@ def _estimate(run: RunResult | Missing, measure: str | None, definition: Measure
     if scores is None:
         assert measure is not None
         numbers = np.array(run.measures[measure])
-        return Estimate(
-            definition, float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None, None
-        )
+        std = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+        return Estimate(definition, float(numbers.mean()), std, None, run.measures[measure])
     counted = ~np.isnan(scores)
     values = clip_values(scores, run.clips)
     if values.shape[1] < 2:
         return Missing("units of only one test clip")
     found = interval(values, LEVEL, limits=definition.limits)
-    return Estimate(definition, found.mean, found.std, found, int(counted.any(axis=0).sum()), values.shape[1])
+    by_seed = tuple(values.mean(axis=1).tolist())
+    return Estimate(definition, found.mean, found.std, found, by_seed, int(counted.any(axis=0).sum()), values.shape[1])
 
 
 def _differences(
@@ -429,7 +453,10 @@ def _differences(
                 tests[folder] = test
     corrected = holm([test.p for test in tests.values()])
     compared = {
-        folder: Difference(definition, test, p) for (folder, test), p in zip(tests.items(), corrected, strict=True)
+        folder: Difference(definition, test, p, ends)
+        for (folder, test), p, ends in zip(
+            tests.items(), corrected, simultaneous([*tests.values()], LEVEL), strict=True
+        )
     }
     return compared | missing
 

@@ -44,11 +44,42 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
+class Components:
+    """The variances of the two-way layout's seed effects, unit effects and residuals, and the size of the layout.
+
+    Estimated from the mean squares, those below zero as zero. One seed has no residuals apart from its units: `unit`
+    then holds both, and `seed` and `residual` are zero.
+    """
+
+    seed: float
+    unit: float
+    residual: float
+    seeds: int
+    units: int
+
+    @property
+    def variance(self) -> float:
+        """The variance of the mean."""
+        return sum(self._parts)
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """The shares of seeds, units and residuals in the variance of the mean; all zero if it is zero."""
+        seed, unit, residual = (part / (self.variance or 1.0) for part in self._parts)
+        return seed, unit, residual
+
+    @property
+    def _parts(self) -> tuple[float, float, float]:
+        return self.seed / self.seeds, self.unit / self.units, self.residual / (self.seeds * self.units)
+
+
+@dataclass(frozen=True)
 class Interval:
     """A mean with its standard deviation over seeds and its confidence interval.
 
-    `std` is the sample standard deviation of the seeds' means; None for one seed. `random_seeds` is False for one
-    seed: the interval then holds for that training only, because the variance over seeds is unknown.
+    `components` are the variances of the scores. `std` is the sample standard deviation of the seeds' means; None for
+    one seed. `random_seeds` is False for one seed: the interval then holds for that training only, because the variance
+    over seeds is unknown.
     """
 
     mean: float
@@ -56,13 +87,15 @@ class Interval:
     high: float
     std: float | None
     random_seeds: bool
+    components: Components
 
 
 @dataclass(frozen=True)
 class PairedTest:
     """A paired difference of means, its confidence interval and its two-sided p-value.
 
-    `random_seeds` is False for one seed: the test then compares two trainings, not two methods.
+    `components` are the variances of the differences of scores. `random_seeds` is False for one seed: the test then
+    compares two trainings, not two methods.
     """
 
     difference: float
@@ -71,6 +104,7 @@ class PairedTest:
     p: float
     degrees_of_freedom: float
     random_seeds: bool
+    components: Components
 
 
 @dataclass(frozen=True)
@@ -83,6 +117,7 @@ class _Layout:
     seed_variance: float  # the part of the variance of the mean due to random seeds
     unit_variance: float  # the variance of the mean for fixed seeds
     degrees_of_freedom: float
+    components: Components
 
     @property
     def standard_error(self) -> float:
@@ -165,6 +200,7 @@ def interval(
         high=float(high) if limits[1] is None else min(float(high), limits[1]),
         std=float(np.std(layout.seed_effects, ddof=1)) if seeds > 1 else None,
         random_seeds=seeds > 1,
+        components=layout.components,
     )
 
 
@@ -198,7 +234,40 @@ def paired_test(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
         p=p,
         degrees_of_freedom=freedom,
         random_seeds=len(layout.seed_effects) > 1,
+        components=layout.components,
     )
+
+
+def simultaneous(tests: Sequence[PairedTest], level: float = 0.95) -> list[tuple[float, float]]:
+    """Return intervals that hold for all `tests` together with probability `level`, from intervals at that level.
+
+    Each is widened to the level of Šidák (1967, J. Am. Stat. Assoc. 62), `level` to the power 1 / tests, which
+    two-sided intervals of correlated means keep. A bootstrap of the largest |t| over rows would use the correlations,
+    but cannot know them from a few seeds: simulated with ten rows and seeds as variable as units, its intervals all
+    hold in 91 % (three seeds) and 94 % (five), these in 93 % and 96 %. If seeds dominate, with ten times the variance,
+    it has 73 % and 87 %, these have 79 % and 91 %.
+    """
+    wider = level ** (1 / len(tests)) if tests else level
+    found = []
+    for test in tests:
+        plain, wide = stats.t.ppf([(1 + level) / 2, (1 + wider) / 2], test.degrees_of_freedom)
+        margin = float((test.high - test.difference) * wide / plain)
+        found.append((test.difference - margin, test.difference + margin))
+    return found
+
+
+def variance_of_mean(
+    ms_seed: ArrayLike, ms_unit: ArrayLike, ms_residual: ArrayLike, seeds: int, units: int
+) -> tuple[Scores, Scores]:
+    """Return the variance of the mean times `seeds` * `units`, and its degrees of freedom, by the module's model.
+
+    Takes mean squares of a layout with two or more seeds, elementwise.
+    """
+    excess = np.maximum(np.subtract(ms_unit, ms_residual), 0.0)
+    ms_mean = np.maximum(np.add(ms_seed, excess), ms_unit)
+    spread = np.square(ms_seed) / (seeds - 1) + excess**2 / (units - 1)
+    certain = spread <= 0
+    return ms_mean, np.where(certain, units - 1.0, ms_mean**2 / np.where(certain, 1.0, spread))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -227,20 +296,26 @@ def _layout(scores: Scores) -> _Layout:
     ms_unit = seeds * (unit_effects**2).sum() / (units - 1)
     unit_variance = ms_unit / (seeds * units)
     if seeds == 1:
-        return _Layout(float(mean), seed_effects, unit_effects, 0.0, float(unit_variance), float(units - 1))
+        components = Components(0.0, float(ms_unit), 0.0, 1, units)
+        return _Layout(float(mean), seed_effects, unit_effects, 0.0, float(unit_variance), float(units - 1), components)
     residuals = scores - mean - seed_effects[:, None] - unit_effects
     ms_seed = units * (seed_effects**2).sum() / (seeds - 1)
     ms_residual = (residuals**2).sum() / ((seeds - 1) * (units - 1))
-    ms_unit_excess = max(ms_unit - ms_residual, 0.0)
-    ms_mean = max(ms_seed + ms_unit_excess, ms_unit)
-    spread_of_ms_mean = ms_seed**2 / (seeds - 1) + ms_unit_excess**2 / (units - 1)
+    ms_mean, freedom = variance_of_mean(ms_seed, ms_unit, ms_residual, seeds, units)
     return _Layout(
         mean=float(mean),
         seed_effects=seed_effects,
         unit_effects=unit_effects,
         seed_variance=float(ms_mean / (seeds * units) - unit_variance),
         unit_variance=float(unit_variance),
-        degrees_of_freedom=float(ms_mean**2 / spread_of_ms_mean) if spread_of_ms_mean > 0 else float(units - 1),
+        degrees_of_freedom=float(freedom),
+        components=Components(
+            seed=max(float(ms_seed - ms_residual) / units, 0.0),
+            unit=max(float(ms_unit - ms_residual) / seeds, 0.0),
+            residual=float(ms_residual),
+            seeds=seeds,
+            units=units,
+        ),
     )
 
 

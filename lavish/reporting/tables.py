@@ -28,6 +28,7 @@ from lavish.reporting.columns import (
 )
 from lavish.reporting.comparison import Comparison, Missing, Reads, Row, TableSpec, compare, parse_spec
 from lavish.reporting.records import seed_directory
+from lavish.reporting.resolution import resolution_notes
 
 _DAGGER = "†"
 
@@ -80,10 +81,10 @@ def markdown(comparison: Comparison) -> str:
 def comma_separated(comparison: Comparison) -> str:
     """Return the table as CSV, one line per row of a section, in plain numbers.
 
-    Metric values and differences are fractions, not percentages. `runs` lists the folders of all trainings of a line;
-    `status` is 'ok' or says what is missing. Fields of a measure begin with its name and, if the table prints several
-    tasks, with the task's. A table that needs no results begins with `configuration`, followed by its own columns in
-    their order; `cost` names the file of a line.
+    Metric values and differences are fractions, not percentages. `seed<k>` is the mean of one seed, and `runs` lists
+    the folders of all trainings of a line; `status` is 'ok' or says what is missing. Fields of a measure begin with its
+    name and, if the table prints several tasks, with the task's. A table that needs no results begins with
+    `configuration`, followed by its own columns in their order; `cost` names the file of a line.
     """
     spec = comparison.spec
     if not needs_results(spec.columns):
@@ -254,6 +255,7 @@ def _notes(comparison: Comparison) -> list[str]:
     for key in _keys(comparison):
         explained.setdefault(COLUMNS[key.name].note, []).append(key)
     notes += [text for note, keys in explained.items() if (text := note(comparison, keys))]
+    notes += resolution_notes(comparison)
     cells = (
         cell for _, rows in comparison.sections for line in _lines(comparison, rows, _keys(comparison)) for cell in line
     )

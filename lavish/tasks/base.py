@@ -14,7 +14,10 @@ from lavish.config.schema import KeptFeatures
 from lavish.models.interfaces import Stream, StreamFeatures
 
 Inputs = dict[str, Tensor]
-"""The arrays of a batch's targets by name, with one entry per unit along the first axis."""
+"""The arrays of a batch's targets by name, with one entry per unit along the first axis.
+
+`masks` come with `annotated`, the indices of the annotated ones among all frames of the batch.
+"""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class EventLocalization(Task):
         logits, labels = output.float().flatten(0, 1), targets["labels"].flatten()
         if self.loss_name == "ce":
             return functional.cross_entropy(logits, labels)
-        truth = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        # Not one_hot, which waits for the labels to check them.
+        truth = (labels.unsqueeze(1) == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
         # binary_cross_entropy raises an error under autocast; the logits are float32 here already.
         with torch.autocast(logits.device.type, enabled=False):
             return functional.binary_cross_entropy(logits.softmax(dim=1), truth)

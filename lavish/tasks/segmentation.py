@@ -106,7 +106,7 @@ class Segmentation(Task):
         """
         stream = encoded.streams["visual" if "visual" in encoded.streams else "audio"]
         maps = stream.maps()
-        chosen = _annotated(inputs["masks"]).flatten() if self.training and self.matching == "none" else None
+        chosen = inputs["annotated"] if self.training and self.matching == "none" else None
         if chosen is not None and not self.interactions:
             maps = [stage[chosen] for stage in maps]
         pyramid, audio = self.decoder.pyramid(maps), []
@@ -121,10 +121,10 @@ class Segmentation(Task):
         return Segmented(logits, tuple(pyramid), tuple(audio)) if self.training else Segmented(logits)
 
     def loss(self, output: Segmented, targets: Inputs) -> Tensor:
-        masks = targets["masks"].flatten(0, 1)
-        chosen = _annotated(masks)
-        logits, masks = output.logits.float(), masks[chosen].float()
-        logits = logits[chosen] if len(logits) == len(chosen) else logits
+        chosen, masks = targets["annotated"], targets["masks"].flatten(0, 1)
+        logits = output.logits.float()
+        logits = logits[chosen] if len(logits) == len(masks) else logits
+        masks = masks[chosen].float()
         # The loss of a batch without any mask is zero.
         loss = functional.binary_cross_entropy_with_logits(logits, masks, reduction="sum") / max(1, masks.numel())
         if self.matching == "none":

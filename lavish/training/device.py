@@ -12,19 +12,24 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import Timeout, UnixFileLock
 
 from lavish.errors import LavishError
 
+if TYPE_CHECKING:
+    from lavish.learner.model import EncoderModel
+
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_STATUS = Path("/proc/self/status")
 _held: list[UnixFileLock] = []
 """Shares of GPUs that this process has taken; the kernel releases them when it ends, even if it is killed."""
 
 
-def choose(name: str, cpu_threads: int, jobs_per_gpu: int = 1) -> torch.device:
-    """Return the device `cpu` or `cuda`, and limit torch to `cpu_threads` threads on a CPU.
+def choose(name: str, cpu_threads: int, jobs_per_gpu: int = 1, *, tf32: bool = False) -> torch.device:
+    """Return the device `cpu` or `cuda`, limit torch to `cpu_threads` threads on a CPU, and allow or forbid TF32.
 
     Of several GPUs a process takes a free one, or a share of one (:func:`take_gpu`); what Slurm gives to its job it
     takes as it is.
@@ -33,6 +38,9 @@ def choose(name: str, cpu_threads: int, jobs_per_gpu: int = 1) -> torch.device:
         LavishError: `cuda`, but torch finds no GPU.
     """
     torch.set_num_threads(cpu_threads)
+    backends: Any = torch.backends  # torch's stubs lack these
+    for products in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        products.fp32_precision = "tf32" if tf32 else "ieee"
     if name != "cuda":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -81,6 +89,8 @@ def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> 
         # On a GPU it only warns, because the backward pass of fused attention lacks a deterministic kernel for some
         # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
         torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
+        # Nothing reads memory before it is written, and filling it takes a thousand operations a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 _NOT_DETERMINISTIC = re.compile(
@@ -121,13 +131,59 @@ def gpu_facts(device: torch.device) -> dict[str, Any] | None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the mixed-precision context of `float32`, `bf16` or `fp16`."""
-    dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
+    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "float32")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raise LavishError for a precision that the device does not have; say so if it has no fast kernels for it."""
+    if device.type != "cpu":
+        return
+    if precision == "fp16":
+        raise LavishError("training.precision: fp16 is for GPUs, and this is a CPU: use bf16 or float32")
+    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(
+            "training.precision: bf16 is slower than float32 here, because the processor has no bf16 instructions "
+            "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), or training.cpu_dispatch is 'avx2': set it to 'native', or "
+            "use float32",
+            file=sys.stderr,
+        )
+
+
+def place(model: EncoderModel, device: torch.device, precision: str) -> None:
+    """Move a model to its device and, for mixed precision, store the frozen weights of matrix products in it."""
+    model.to(device)
+    if device.type == "cuda":  # as the frames are, so that the patch embedding copies neither
+        for backbone in set(model.encoder.backbones.values()):
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    if precision != "float32":
+        for backbone in set(model.encoder.backbones.values()):
+            backbone.cast_products(_DTYPES[precision])
+
+
+def mark(device: torch.device) -> Any:
+    """Return the time: of a GPU as an event in its queue, so that nothing waits for it."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Return the seconds between two results of :func:`mark`; a GPU must have reached the second one."""
+    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: allocated on the GPU, or resident on a CPU."""
+    """Return the peak memory in bytes: allocated on the GPU, or resident on a CPU.
+
+    On Linux it is that of this process's own memory. `ru_maxrss` would begin at that of the process that started it,
+    which may be larger.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE):
+            return 1024 * int(found[1])
     # Bytes on macOS, KiB elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

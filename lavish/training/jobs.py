@@ -178,6 +178,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
         "selected_on": config.select_on,
         **vars(result),
         "checkpoint": sha256_of(out / "best.safetensors"),
+        "checkpoint_bytes": (out / "best.safetensors").stat().st_size,
         "nondeterministic_operators": sorted(operators),
         **origin,
         **_finished(started),
@@ -224,22 +225,23 @@ def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> Ex
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
     """Return a trained model on its device, and the reader of the split."""
     from lavish.models.weights import read_weights
+    from lavish.training.device import place
 
     device = _device(inputs)
     reader = _reader(inputs, split)
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
-    return model.to(device), reader, device
+    place(model, device, inputs.config.training.precision)
+    return model, reader, device
 
 
 def _device(inputs: RunInputs) -> torch.device:
     """Return the device of a run with its seeds set; LavishError for a precision that it does not have."""
-    from lavish.training.device import choose, seed_everything
+    from lavish.training.device import check_precision, choose, seed_everything
 
     options = inputs.config.training
-    device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu)
-    if options.precision == "fp16" and device.type == "cpu":
-        raise LavishError("training.precision: fp16 is for GPUs, and this is a CPU: use bf16 or float32")
+    device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu, tf32=options.tf32)
+    check_precision(device, options.precision)
     seed_everything(inputs.seed, device, deterministic=options.deterministic)
     return device
 

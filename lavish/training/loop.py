@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
-from lavish.training.device import autocast, peak_memory
+from lavish.training.device import autocast, mark, peak_memory, place, seconds_between
 from lavish.training.evaluation import evaluate
 from lavish.training.schedule import schedule
 
 KEPT_STEP_SECONDS = 1000
 """Steps, the latest, whose median duration the record gives; the resumable state holds them all."""
+LOSSES_READ_EVERY = 100
+"""Steps after which a GPU is waited for to read and check the losses; on a CPU they are read at once."""
 
 if TYPE_CHECKING:
     from lavish.config.schema import TrainingConfig
@@ -41,6 +44,8 @@ class TrainingResult:
     epochs: int
     wall_seconds: float
     step_seconds_median: float
+    units_per_step: int
+    """Clips, or units if batches are made of them, of an optimizer step that is not cut short."""
     peak_memory_bytes: int
 
 
@@ -73,7 +78,7 @@ def train(
         LavishError: the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model.to(device)
+    place(model, device, options.precision)
     groups = [
         {"params": model.adapter_parameters(), "base_lr": options.lr_adapter},
         {"params": list(model.task.parameters()), "base_lr": options.lr_head},
@@ -129,6 +134,7 @@ def train(
         epochs=progress.epoch,
         wall_seconds=progress.seconds,
         step_seconds_median=median(progress.step_seconds),
+        units_per_step=min(options.batch_size * options.accumulate, rows),
         peak_memory_bytes=peak_memory(device),
     )
 
@@ -145,34 +151,60 @@ def _epoch(
 ) -> float:
     """Run one epoch; return the mean loss over units."""
     model.train()
+    every = 1 if device.type == "cpu" else LOSSES_READ_EVERY
     total, units = 0.0, 0
+    steps: list[tuple[Tensor, int, Any, Any]] = []
+
+    def read() -> None:
+        """Wait for the steps, add their losses and note their durations."""
+        nonlocal total, units
+        losses = torch.stack([loss for loss, *_ in steps]).tolist() if steps else []
+        for mean, (_, in_group, start, end) in zip(losses, steps, strict=True):
+            if not math.isfinite(mean):
+                raise LavishError(
+                    f"the loss became {mean} in epoch {progress.epoch}: lower training.lr_adapter or "
+                    "training.lr_head, or use training.precision: float32"
+                )
+            total, units = total + mean * in_group, units + in_group
+            progress.step_seconds.append(seconds_between(start, end))
+        del progress.step_seconds[:-KEPT_STEP_SECONDS]
+        steps.clear()
+
     for group in _grouped(batches, options.accumulate):
-        started = time.perf_counter()
+        start = mark(device)
         for parameters in optimizer.param_groups:
             parameters["lr"] = parameters["base_lr"] * factor(progress.step)
-        in_group = sum(len(batch) for batch in group)
-        losses = []
-        for batch in group:
-            with autocast(device, options.precision):
-                output = model(batch)
-            # Weighted by units: the gradient equals that of the whole group as one batch.
-            loss = model.loss(output, batch) * (len(batch) / in_group)
-            scaler.scale(loss).backward()
-            losses.append(loss.detach())
-        group_loss = float(torch.stack(losses).sum())
-        if not math.isfinite(group_loss):
-            raise LavishError(
-                f"the loss became {group_loss} in epoch {progress.epoch}: lower training.lr_adapter or "
-                "training.lr_head, or use training.precision: float32"
-            )
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        total, units = total + group_loss * in_group, units + in_group
+        loss = _step(model, group, optimizer, scaler, options, device)
+        steps.append((loss, sum(map(len, group)), start, mark(device)))
         progress.step += 1
-        progress.step_seconds.append(time.perf_counter() - started)
-        del progress.step_seconds[:-KEPT_STEP_SECONDS]
+        if len(steps) == every:
+            read()
+    read()
     return total / units
+
+
+def _step(
+    model: AudioVisualModel,
+    group: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    options: TrainingConfig,
+    device: torch.device,
+) -> Tensor:
+    """Take an optimizer step; return the mean loss over units as a scalar on the device, for which nothing waits."""
+    in_group = sum(map(len, group))
+    losses = []
+    for batch in group:
+        with autocast(device, options.precision):
+            output = model(batch)
+        # Weighted by units: the gradient equals that of the whole group as one batch.
+        loss = model.loss(output, batch) * (len(batch) / in_group)
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.stack(losses).sum()
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

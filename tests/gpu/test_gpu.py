@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
 from lavish.learner.encoder import TwoStreamEncoder
+from lavish.training import loop
+from lavish.training.device import autocast, place
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
 from tests.stores import run_values, write_store
 
@@ -58,3 +61,73 @@ def test_the_encoder_agrees_with_the_cpu(latents):
         found = encoder({stream: image.cuda() for stream, image in images.items()})
     for stream, pooled in expected.items():
         torch.testing.assert_close(found[stream].pooled.cpu(), pooled, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("recompute", ["none", "adapters", "blocks"])
+def test_no_step_waits_for_the_gpu(precision, recompute, tmp_path, monkeypatch):
+    step, taken = loop._step, []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        if taken:  # the first step loads kernels
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            taken.append(step(*arguments))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return taken[-1]
+
+    monkeypatch.setattr(loop, "_step", watched)
+    for split in ("train", "val"):
+        write_store(tmp_path / split)
+    options = {"epochs": 2, "batch_size": 3, "precision": precision, "recompute": recompute}
+    config = parse(RunConfig, run_values(training=options), "test")
+    provide_weights(config.backbone, tmp_path / "vit.safetensors")
+    train(RunInputs(config, 0, tmp_path, tmp_path / "vit.safetensors", device="cuda"), tmp_path / "run")
+    assert len(taken) == 8
+
+
+def step_of_an_encoder(precision: str, recompute: str) -> tuple[torch.Tensor, int]:
+    """Return all gradients of a step of LAVISH on a ViT, and the most memory that was allocated beyond the model's."""
+    from lavish.checks.method import randomise
+    from lavish.models.backbones.build import build_backbone
+
+    torch.manual_seed(0)
+    spec = {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}
+    holder: Any = torch.nn.Module()
+    holder.encoder = randomise(TwoStreamEncoder(build_backbone("vit", spec, 64), recompute=recompute)).train()
+    place(holder, torch.device("cuda"), precision)
+    generator = torch.Generator().manual_seed(1)
+    images = {stream: torch.randn(16, 3, 64, 64, generator=generator).cuda() for stream in holder.encoder.streams}
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with autocast(torch.device("cuda"), precision):
+        features = holder.encoder(images)
+    torch.stack([x.float().square().mean() for one in features.values() for x in one.stages]).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in holder.parameters() if p.grad is not None])
+    return gradients, torch.cuda.max_memory_allocated() - before
+
+
+def test_recomputing_takes_less_memory_for_the_same_gradients():
+    (kept, none), (first, adapters), (second, blocks) = (
+        step_of_an_encoder("float32", recompute) for recompute in ("none", "adapters", "blocks")
+    )
+    assert none > adapters > blocks
+    for recomputed in (first, second):
+        torch.testing.assert_close(recomputed, kept, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_agrees_with_float32():
+    (half, _), (exact, _) = (step_of_an_encoder(precision, "none") for precision in ("bf16", "float32"))
+    assert torch.cosine_similarity(half, exact, dim=0) > 0.98
+
+
+def test_frames_and_the_weights_that_read_them_are_laid_out_alike():
+    from lavish.models.backbones.build import build_backbone
+
+    holder: Any = torch.nn.Module()
+    spec = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    holder.encoder = TwoStreamEncoder(build_backbone("vit", spec, 32), method="none")
+    place(holder, torch.device("cuda"), "bf16")
+    weight = holder.encoder.backbone.model.patch_embed.proj.weight
+    assert weight.dtype == torch.bfloat16 and weight.is_contiguous(memory_format=torch.channels_last)

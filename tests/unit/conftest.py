@@ -40,6 +40,8 @@ def record(seed: int, selected_on: str = "val") -> dict[str, Any]:
         "epochs": 3,
         "wall_seconds": 12.5,
         "step_seconds_median": 0.04 + 0.001 * seed,
+        "units_per_step": 8,
+        "checkpoint_bytes": 1_234_567,
         "peak_memory_bytes": (1 + seed) * 2**30,
         "device": "cpu",
     }

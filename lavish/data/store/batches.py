@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
 
@@ -29,7 +30,7 @@ class Batch:
     audio_features: Tensor | None
     """(clips, segments, E) float32, features of a separate audio encoder."""
     targets: dict[str, Tensor]
-    """First axis: units."""
+    """First axis: units; of `annotated`, the frames (of all units, one after another) that have a mask."""
     units: np.ndarray
     """Positions of the units in the store."""
     rows: Tensor | None = None
@@ -149,7 +150,9 @@ class SplitReader:
         encoded = [stream for stream in self._streams if stream not in self._frozen]
         targets = {name: put(values[units]) for name, values in store.targets.items()}
         if store.masks is not None:
-            targets["masks"] = put(store.masks[store.units[units]])
+            masks = store.masks[store.units[units]]
+            # Counted here, because what is chosen on a GPU has a size that the program would have to wait for.
+            targets |= {"masks": put(masks), "annotated": put(np.flatnonzero(masks[..., 0, 0] != NOT_ANNOTATED))}
         return Batch(
             frames=put(store.frames[clips]) if "visual" in encoded else None,
             log_mels=put(store.log_mels[clips]) if "audio" in encoded else None,

@@ -210,6 +210,18 @@ class Backbone(nn.Module, ABC):
                     module.train()
         return self
 
+    def cast_products(self, dtype: torch.dtype) -> None:
+        """Store the frozen weights of linear layers and convolutions in `dtype`, for forward passes under autocast.
+
+        Autocast casts weights that are not trained in every step, to the same numbers. What is trained, norms and the
+        small network of a position bias stay in float32.
+        """
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and "cpb_mlp" not in name:
+                for parameter in layer.parameters(recurse=False):
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.to(dtype)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the frozen backbone's pooled features (B, C) of normalised images (B, channels, H, W)."""
         return self.pool(self.encode(images))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -36,6 +37,7 @@ class WindowedBackbone(Backbone):
         self.widths = tuple(block.dim for block in self.blocks)
         self.scale_depths = depths = tuple(len(stage.blocks) for stage in model.layers)
         self.stage_ends = tuple(end - 1 for end in accumulate(depths))
+        self._constants: dict[tuple[str, int, torch.device, torch.dtype], Tensor] = {}
         self._merges_before = {end + 1 for end in self.stage_ends[:-1]}
         self._stage_of = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
 
@@ -126,26 +128,38 @@ class WindowedBackbone(Backbone):
     def _window_bias(self, index: int) -> Tensor:
         """Return the relative position bias (heads, L, L) of a window."""
 
+    def _constant(self, name: str, index: int, compute: Callable[[int], Tensor]) -> Tensor:
+        """Return what attention computes from its parameters alone; of a frozen block once for each device and type."""
+        attention = self.blocks[index].attn
+        if torch.jit.is_tracing() or any(parameter.requires_grad for parameter in attention.parameters()):
+            return compute(index)  # operations are counted as published: with the network of the position bias
+        key = (name, index, attention.qkv.weight.device, attention.qkv.weight.dtype)
+        if key not in self._constants:
+            with torch.inference_mode(False), torch.no_grad():  # training may follow an evaluation
+                self._constants[key] = compute(index)
+        return self._constants[key]
+
+    def _bias(self, index: int) -> Tensor:
+        """Return what is added to the logits of each window (windows, heads, L, L); of all alike, (1, heads, L, L)."""
+        bias, mask = self._window_bias(index).unsqueeze(0), self.blocks[index].attn_mask
+        return bias if mask is None else bias + mask.unsqueeze(1)
+
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        return apply_all(self.attention_layers(index, tokens))
+
     def _attend_in_windows(self, index: int, qkv: Tensor) -> Tensor:
         """Attend within shifted windows; added tokens join every window, and their outputs are averaged."""
         block = self.blocks[index]
         added, patches = self._split(qkv, block.input_resolution)
         extra, windows = added.shape[1], _windows(block, patches, self._qkv_bias(index))
         number = len(windows) // len(added)
-        bias = self._window_bias(index).unsqueeze(0)
-        if block.attn_mask is not None:
-            bias = (bias + block.attn_mask.unsqueeze(1)).repeat(len(added), 1, 1, 1)
+        bias = self._constant("bias", index, self._bias)
         if not extra:
             return _from_windows(block, self._attend(index, windows, bias))
         windows = torch.cat([added.repeat_interleave(number, dim=0), windows], dim=1)
         mixed = self._attend(index, windows, functional.pad(bias, (extra, 0, extra, 0)))
         outside = mixed[:, :extra].unflatten(0, (len(added), number)).mean(dim=1)
         return torch.cat([outside, _from_windows(block, mixed[:, extra:])], dim=1)
-
-    def _has_added(self, index: int, tokens: Tensor) -> bool:
-        """Return whether there are tokens beside the patches, which timm's windows do not support."""
-        rows, columns = self.blocks[index].input_resolution
-        return tokens.shape[1] != rows * columns
 
 
 class SwinBackbone(WindowedBackbone):
@@ -155,13 +169,6 @@ class SwinBackbone(WindowedBackbone):
         if not isinstance(model, SwinTransformer):
             raise LavishError(f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformer")
         super().__init__(model)
-
-    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        if self._has_added(index, tokens):
-            return apply_all(self.attention_layers(index, tokens))
-        block = self.blocks[index]
-        normed = block.norm1(tokens).unflatten(1, block.input_resolution)
-        return block.drop_path1(block._attn(normed)).flatten(1, 2)
 
     def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         block = self.blocks[index]
@@ -191,7 +198,7 @@ class SwinBackbone(WindowedBackbone):
 
     def _attend(self, index: int, qkv: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = qkv.unflatten(-1, (3, self.num_heads(index), -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+        return _fused(q, k, v, bias)
 
     def _window_bias(self, index: int) -> Tensor:
         return self.blocks[index].attn._get_rel_pos_bias().squeeze(0)
@@ -207,13 +214,6 @@ class SwinV2Backbone(WindowedBackbone):
                 "(swinv2_cr_* is another architecture)"
             )
         super().__init__(model)
-
-    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        block = self.blocks[index]
-        if self._has_added(index, tokens):
-            return apply_all(self.attention_layers(index, tokens))
-        grid = tokens.unflatten(1, block.input_resolution)
-        return block.drop_path1(block.norm1(block._attn(grid))).flatten(1, 2)
 
     def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
@@ -245,12 +245,13 @@ class SwinV2Backbone(WindowedBackbone):
         return torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
 
     def _attend(self, index: int, qkv: Tensor, bias: Tensor | None) -> Tensor:
-        attention = self.blocks[index].attn
-        q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        logits = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
-        logits = logits * attention.logit_scale.clamp(max=math.log(100.0)).exp()
-        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-        return (weights @ v).transpose(1, 2).flatten(2)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads(index), -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q = functional.normalize(q, dim=-1) * self._constant("scale", index, self._scale)
+        return _fused(q, functional.normalize(k, dim=-1), v, bias, scale=1.0)
+
+    def _scale(self, index: int) -> Tensor:
+        """Return the factor of the cosines of each head, (heads, 1, 1)."""
+        return self.blocks[index].attn.logit_scale.clamp(max=math.log(100.0)).exp()
 
     def _window_bias(self, index: int) -> Tensor:
         block = self.blocks[index]
@@ -259,6 +260,20 @@ class SwinV2Backbone(WindowedBackbone):
         area = block.window_size[0] * block.window_size[1]
         bias = table[attention.relative_position_index.view(-1)].view(area, area, -1)
         return 16 * torch.sigmoid(bias.permute(2, 0, 1))
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None = None) -> Tensor:
+    """Return the attention (W, L, C) of windows (W, heads, L, C / heads), fused, so that no L x L matrix is kept.
+
+    `bias` (windows of an image, heads, L, L), one for all (1, heads, L, L), or for a sequence (heads, L, L).
+    """
+    count, heads = len(q), q.shape[1]
+    if bias is not None and bias.dim() == 4 and len(bias) > 1:
+        # As further heads of the image, so that the bias is not repeated for each image.
+        q, k, v = (x.reshape(-1, len(bias) * heads, *x.shape[2:]) for x in (q, k, v))
+        bias = bias.flatten(0, 1).unsqueeze(0)
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return mixed.reshape(count, heads, *mixed.shape[2:]).transpose(1, 2).flatten(2)
 
 
 def _windows(block: Any, patches: Tensor, padding: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from lavish.errors import did_you_mean
 
 # Only these columns need trainings; all others are counted or known beforehand.
 MEASURED_COLUMNS = ("metric", "mean", "difference")
-TIMED_COLUMNS = ("step_time", "peak_memory")
+TIMED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size")
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
     "backbone", "latents", "direction", "position", "size", "learning_rate",

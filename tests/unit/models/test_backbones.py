@@ -72,6 +72,40 @@ def test_attention_layer_by_layer_equals_timms(name, window):
                     break
 
 
+@pytest.mark.parametrize("name", ["swin", "swinv2"])
+def test_no_attention_matrix_of_a_frozen_swin_is_kept_for_the_gradient(name):
+    backbone = build_backbone(name, SMALL_SWIN, 32)
+    tokens = torch.randn(2, 64, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        backbone.attention(1, tokens).sum().backward()  # a shifted block: four windows of 16 patches, two heads
+    matrices = [x for x in saved if x.shape[-2:] == (16, 16)]
+    # Only the bias, float32, which all images share.
+    assert {x.untyped_storage().nbytes() for x in matrices} == {4 * 4 * 2 * 16 * 16}
+
+
+@pytest.mark.parametrize("name", ["swin", "swinv2"])
+def test_what_depends_on_frozen_parameters_alone_is_computed_once_and_not_saved(name, monkeypatch):
+    backbone = build_backbone(name, SMALL_SWIN, 32)
+    keys = set(backbone.state_dict())
+    calls = []
+    compute = type(backbone)._window_bias
+    monkeypatch.setattr(type(backbone), "_window_bias", lambda own, index: calls.append(index) or compute(own, index))
+    images = torch.randn(1, 3, 32, 32)
+    for _ in range(2):
+        backbone(images)
+    assert calls == list(range(backbone.num_blocks))
+    assert set(backbone.state_dict()) == keys
+    for parameter in backbone.blocks[1].attn.parameters():
+        parameter.requires_grad_(True)
+    backbone(images).sum().backward()
+    assert calls[backbone.num_blocks :] == [1]
+    assert all(parameter.grad is not None for parameter in backbone.blocks[1].attn.parameters())
+    with torch.no_grad():
+        before = backbone.double()(images.double())
+    torch.testing.assert_close(before, backbone.float()(images).double().detach(), atol=1e-4, rtol=1e-3)
+
+
 def test_swin_residual_branches_are_normed_last():
     backbone = build_backbone("swinv2", SMALL_SWIN, 32).eval()
     block = backbone.model.layers[0].blocks[1]

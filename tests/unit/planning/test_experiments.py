@@ -421,12 +421,21 @@ def test_defaults_that_identities_leave_out_are_those_of_the_recipe() -> None:
         "training": TrainingConfig, "fusion": FusionConfig, "normalisation": NormalisationConfig, "data": DataConfig,
         "backbone": BackboneConfig, "audio_encoder": AudioEncoderConfig,
     }  # fmt: skip
-    assert identities.RECIPE_VERSION == 3
+    assert identities.RECIPE_VERSION == 4
     for key, expected in DEFAULTS.items():
         fields = models[key].model_fields
         for name, value in expected.items():
             default = fields[name].get_default(call_default_factory=True)
             assert (default.model_dump(mode="json") if isinstance(default, Config) else default) == value, (key, name)
+
+
+def test_rows_that_recompute_are_runs_of_their_own() -> None:
+    before = run("lavish").name
+    row = {"variant": "recomputed", "set": {"training": {"recompute": "adapters"}}}
+    with_rows(*ROWS, row, {"variant": "kept", "set": {"training": {"recompute": "none"}}})
+    assert run("kept").name == run("lavish").name == before
+    assert run("recomputed").name != before
+    assert "recompute" not in run("kept").config.model_dump(mode="json")["training"]
 
 
 def test_code_is_part_of_the_identity_of_its_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:

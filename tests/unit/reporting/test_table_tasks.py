@@ -15,6 +15,7 @@ from conftest import MEASURES
 from lavish.config.hashing import canonical_json
 from lavish.errors import LavishError
 from lavish.reporting.comparison import parse_spec
+from lavish.reporting.power import minimum_detectable_difference
 from lavish.reporting.statistics import clip_values, holm, interval, paired_test
 from lavish.reporting.tables import write_table
 
@@ -138,6 +139,23 @@ def test_variants_with_the_same_run_are_one_comparison(spec: dict[str, Any], tmp
     assert cells["On ViT"][2] == "baseline"
     assert cells["Again"] == cells["Frozen"]
     assert "2 comparisons of Accuracy" in text
+
+
+def test_seeds_and_detectable_differences_are_those_of_each_measure_and_task(
+    spec: dict[str, Any], scores: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    text, _, lines = written(spec, tmp_path)
+    assert [float(lines[0][f"{S4}_F_score_seed{seed}"]) for seed in (0, 1, 2)] == pytest.approx([0.6, 0.7, 0.8])
+    assert [float(lines[1][f"{S4}_seed{seed}"]) for seed in (0, 1, 2)] == pytest.approx(
+        scores["s4_frozen"].mean(axis=1)
+    )
+    assert lines[2][f"{S4}_seed0"] == ""
+    for measure, task, name, rows in (("Accuracy", "AVE", "ave", (1, 2)), ("mIoU", "S4", "s4", (1,))):
+        tests = [paired_test(scores[f"{name}_frozen"] / part, scores[name]) for part in rows]
+        median = np.median([minimum_detectable_difference(test.components) for test in tests])
+        assert f"- {measure}, {task}: a true difference of {100 * median:.1f} points to 'LAVISH'" in text
+    assert "(median of 1 comparison;" in text
+    assert "- F score" not in text  # not a mean over units
 
 
 def test_fields_of_several_tasks_begin_with_the_task(spec: dict[str, Any], tmp_path: Path) -> None:

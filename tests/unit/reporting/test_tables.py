@@ -8,14 +8,17 @@ import json
 import math
 import re
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lavish.config.measures import Measure
 from lavish.errors import LavishError
 from lavish.reporting.columns import change, p_value, significant
+from lavish.reporting.power import minimum_detectable_difference
 from lavish.reporting.records import read_run
 from lavish.reporting.statistics import holm, interval, paired_test
 from lavish.reporting.tables import write_table
@@ -122,7 +125,8 @@ def test_csv_has_plain_numbers(table_root: Path, written: Path) -> None:
     lines = csv_lines(written)
     assert list(lines[0]) == [
         "section", "variant", "label", "seeds", "metric", "mean", "std", "low", "high",
-        "difference", "difference_low", "difference_high", "p", "p_holm",
+        "seed0", "seed1", "seed2", "difference", "difference_low", "difference_high",
+        "difference_simultaneous_low", "difference_simultaneous_high", "p", "p_holm",
         "trainable_params", "total_params", "adapter_macs", "total_macs",
         "published_id", "published_metric", "published_value", "published_selection", "published_source",
         "selected_on", "published_practice", "runs", "status",
@@ -140,6 +144,55 @@ def test_csv_has_plain_numbers(table_root: Path, written: Path) -> None:
     assert (lines[0]["published_value"], lines[0]["published_selection"]) == ("81.1", "test-selected")
     assert lines[0]["label"] == "LAVISH"
     assert lines[4]["label"] == "LAVISH, 50% | test"
+
+
+def test_csv_has_the_mean_of_each_seed_and_simultaneous_intervals(table_root: Path, written: Path) -> None:
+    lines = csv_lines(written)
+    scores = {name: read_run(table_root / name, SEEDS).scores for name in ("full", "no_fusion", "frozen", "on_test")}
+    assert [float(lines[1][f"seed{seed}"]) for seed in SEEDS] == pytest.approx(scores["no_fusion"].mean(axis=1))
+    assert lines[-1]["seed0"] == ""
+    # Three comparisons: a variant that is listed twice is one.
+    test = paired_test(scores["frozen"], scores["full"], level=0.95 ** (1 / 3))
+    ends = [float(lines[2][f"difference_simultaneous_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx([test.low, test.high], rel=1e-5)
+    assert lines[0]["difference_simultaneous_low"] == ""
+
+
+def test_the_note_of_a_measure_says_what_the_table_resolves(table_root: Path, written: Path) -> None:
+    text = (written / "table_ablation.md").read_text()
+    baseline = read_run(table_root / "full", SEEDS).scores
+    others = [read_run(table_root / name, SEEDS).scores for name in ("no_fusion", "frozen", "on_test")]
+    tests = [paired_test(scores, baseline) for scores in others]
+    median = statistics.median(minimum_detectable_difference(test.components) for test in tests)
+    seeds, clips, residual = (f"{100 * share:.0f} %" for share in interval(baseline).components.shares)
+    assert (
+        f"- Accuracy: a true difference of {100 * median:.1f} points to 'LAVISH' is found with 80 % power (median of 3 "
+        "comparisons; two-sided test at 5 %, before Holm's correction). "
+        f"Variance of the baseline's mean: seeds {seeds}, clips {clips}, residual {residual}.\n"
+    ) in text
+    ratios = [(paired_test(a, baseline, 0.95 ** (1 / 3)).high - t.difference) / (t.high - t.difference)
+              for a, t in zip(others, tests, strict=True)]  # fmt: skip
+    assert f"are in the CSV, {statistics.median(ratios):.1f} times as wide (median)" in text
+    assert "Warning" not in text
+
+
+def test_rows_whose_seeds_disagree_are_named(
+    table_spec: dict[str, Any], make_run: Any, draw_scores: Any, tmp_path: Path
+) -> None:
+    failed, spread = draw_scores(1.6, 4), draw_scores(1.6, 5)
+    failed[1] = 0.05  # beside 0.80 and 0.81: one training failed
+    failed[2] = failed[0]
+    failed[2, 0] = 1 - failed[2, 0]
+    spread *= np.array([[1.0], [0.75], [0.4]])
+    rows = table_spec["sections"][0]["rows"]
+    rows[1]["runs"][TASK]["folder"] = str(make_run("failed", failed))
+    rows[2]["runs"][TASK]["folder"] = str(make_run("spread", spread))
+    del table_spec["sections"][1]
+    write_table(table_spec, tmp_path / "table")
+    assert (
+        "Warning: seeds fall into two groups in 'no cross-modal attention' and have 80 % or more of the variance in "
+        "'frozen backbone'; 95 % intervals of these rows may cover less, and their tests need more seeds."
+    ) in (tmp_path / "table.md").read_text()
 
 
 def test_a_csv_line_names_its_runs(table_root: Path, written: Path) -> None:
@@ -203,6 +256,28 @@ def test_measured_columns(table_spec: dict[str, Any], tmp_path: Path) -> None:
     assert (line["step_milliseconds_median"], line["peak_memory_gibibytes"]) == ("41.0", "3.0")
 
 
+def test_throughput_and_size_of_the_adapter(table_spec: dict[str, Any], tmp_path: Path) -> None:
+    table_spec["columns"] = ["throughput", "adapter_size"]
+    write_table(table_spec, tmp_path / "table")
+    text = (tmp_path / "table.md").read_text()
+    assert markdown_rows(text)["LAVISH"] == ["195", "1.23"]  # 8 clips in the median of 41 ms
+    assert "Throughput is the clips of a full optimizer step" in text and "The adapter file holds all" in text
+    line = csv_lines(tmp_path, "table")[0]
+    assert float(line["clips_per_second"]) == pytest.approx(8 / 0.041)
+    assert line["adapter_megabytes"] == "1.234567"
+
+
+def test_records_without_size_and_batch(table_spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
+    run = make_run("full", [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    for path in run.glob("seed*/record.json"):
+        old = json.loads(path.read_text())
+        path.write_text(json.dumps({key: old[key] for key in old if key not in ("units_per_step", "checkpoint_bytes")}))
+    row = {"variant": "full", "label": "LAVISH", "task": TASK, "runs": {TASK: {"folder": str(run)}}}
+    table_spec |= {"sections": [{"title": "One", "rows": [row]}], "columns": ["throughput", "adapter_size"]}
+    write_table(table_spec, tmp_path / "table")
+    assert markdown_rows((tmp_path / "table.md").read_text())["LAVISH"] == ["not measured"] * 2
+
+
 def test_memory_that_was_not_measured(table_spec: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
     run = make_run("full", [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
     for seed in (0, 1, 2):
@@ -226,7 +301,10 @@ def test_notes_with_one_seed(table_spec: dict[str, Any], tmp_path: Path) -> None
     assert "One seed (1), 80 test clips" in text
     assert "one seed: two trainings compared" in text
     assert "±" not in text
-    assert csv_lines(tmp_path, "table")[0]["std"] == ""
+    assert "power" not in text
+    line = csv_lines(tmp_path, "table")[0]
+    assert line["std"] == ""
+    assert line["seed1"] == line["mean"]
 
 
 def test_metrics_are_printed_without_a_result_of_the_baseline(table_spec: dict[str, Any], tmp_path: Path) -> None:

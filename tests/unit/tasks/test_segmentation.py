@@ -67,7 +67,7 @@ def masks(annotated: tuple[int, ...] = (1, 1)) -> dict[str, Tensor]:
     for segment, there in enumerate(annotated):
         if not there:
             truth[:, segment] = 255
-    return {"masks": truth}
+    return {"masks": truth, "annotated": torch.tensor(annotated).bool().repeat(CLIPS).nonzero().squeeze(1)}
 
 
 def logits_of(truth: Tensor, high: float = 4.0, low: float = -4.0) -> Tensor:

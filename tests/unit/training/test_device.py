@@ -123,6 +123,38 @@ def test_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("platform", "bytes_"), [("darwin", 7), ("linux", 7 * 1024)])
 def test_peak_memory_has_the_unit_of_the_system(platform: str, bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_STATUS", Path("no/such/file"))
     monkeypatch.setattr(device.sys, "platform", platform)
     monkeypatch.setattr(device.resource, "getrusage", lambda _: type("Usage", (), {"ru_maxrss": 7}))
     assert device.peak_memory(torch.device("cpu")) == bytes_
+
+
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmPeak:\t  99 kB\nVmHWM:\t  5 kB\nVmRSS:\t  4 kB\n")
+    monkeypatch.setattr(device, "_STATUS", status)
+    assert device.peak_memory(torch.device("cpu")) == 5 * 1024
+
+
+@pytest.mark.skipif(not device._STATUS.exists(), reason="no /proc here")
+def test_peak_memory_is_at_least_what_was_used() -> None:
+    used = torch.ones(2**26)
+    assert device.peak_memory(torch.device("cpu")) > used.nbytes
+
+
+def test_deterministic_algorithms_do_not_fill_memory_that_is_written_anyway() -> None:
+    code = """
+import torch
+from torch.profiler import profile
+from lavish.training.device import seed_everything
+seed_everything(0, torch.device("cpu"), deterministic=True)
+with profile() as operations:
+    torch.empty(8)
+print(torch.are_deterministic_algorithms_enabled(), [event.name for event in operations.events()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
+    assert "aten::empty" in done.stdout
+    assert "aten::fill_" not in done.stdout

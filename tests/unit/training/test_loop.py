@@ -154,6 +154,18 @@ def test_an_interrupted_segmentation_ends_with_the_same_numbers(weights, tmp_pat
     interrupted_equals_whole(config, tmp_path / "store", weights, tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("recompute", ["adapters", "blocks"])
+def test_recomputing_ends_with_the_same_files_also_after_an_interruption(
+    data, weights, tmp_path, monkeypatch, recompute
+):
+    options = {"epochs": 4, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01}
+    run(configured(training=options), data, weights, tmp_path / "keeping")
+    config = configured(training={**options, "recompute": recompute})
+    interrupted_equals_whole(config, data, weights, tmp_path, monkeypatch)
+    for name in ("best.safetensors", "history.csv"):
+        assert sha256_of(tmp_path / "whole" / name) == sha256_of(tmp_path / "keeping" / name)
+
+
 def test_the_resumable_state_does_not_grow_with_the_number_of_steps(data, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "KEPT_STEP_SECONDS", 3)
     monkeypatch.setattr(training, "_write_history", lambda *_: (_ for _ in ()).throw(Killed))
@@ -214,7 +226,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(data, weights, tmp_pat
 
 def test_bfloat16_trains(data, weights, tmp_path):
     options = {"epochs": 8, "batch_size": 5, "lr_adapter": 0.01, "lr_head": 0.01, "precision": "bf16"}
-    assert run(configured(training=options), data, weights, tmp_path / "run")["best_value"] > 0.7
+    reached = run(configured(training=options), data, weights, tmp_path / "run")["best_value"]
+    assert reached > 0.7
+    exact = run(configured(training={**options, "precision": "float32"}), data, weights, tmp_path / "exact")
+    assert abs(reached - exact["best_value"]) <= 0.1
+    with safe_open(tmp_path / "run/best.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32, torch.int64}  # noqa: SIM118
 
 
 def test_schedules():

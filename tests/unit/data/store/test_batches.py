@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.data.store.batches import SplitReader
 from lavish.errors import LavishError
 from tests.stores import write_store
@@ -72,9 +73,11 @@ def test_shuffling_depends_on_the_generator_alone(asked: SplitReader) -> None:
 
 def test_masks_reach_the_targets(tmp_path: Path) -> None:
     masks = np.random.default_rng(0).integers(0, 2, (3, 2, 16, 16)).astype(np.uint8)
+    masks[0, 1] = NOT_ANNOTATED
     reader = SplitReader(write_store(tmp_path / "store", clips=3, masks=masks), STREAMS)
     (batch,) = reader.batches([np.array([2, 0])], CPU)
     assert np.array_equal(batch.targets["masks"], masks[[2, 0]])
+    assert batch.targets["annotated"].tolist() == [0, 1, 2]
 
 
 def test_negatives_are_frames_of_other_clips(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""Nothing within a training step reads a value from the device, which would make the program wait for a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lavish.checks.method import SMALL_OPTIONS
+from lavish.config.schema import RunConfig
+from lavish.config.sources import built_in
+from lavish.config.validation import parse
+from lavish.data.formats.base import NOT_ANNOTATED
+from lavish.data.formats.music_avqa import WORD_SLOTS
+from lavish.training import loop
+from lavish.training.jobs import RunInputs, provide_weights, train
+from tests.stores import run_values, write_store
+
+CLIPS = 4
+TASKS: list[tuple[str, dict[str, Any]]] = [
+    ("event_localization", {"loss": "ce"}),
+    ("event_localization", {"loss": "bce_softmax"}),
+    ("segmentation", {"channels": 8, "levels": 1}),
+    ("segmentation", {"channels": 8, "levels": 1, "tpavi": True}),
+    ("segmentation", {"channels": 8, "levels": 1, "tpavi": True, "matching": "divergence"}),
+    ("segmentation", {"channels": 8, "levels": 1, "tpavi": True, "matching": "cosine"}),
+    ("question_answering", {"width": 8, "standardise": True}),
+    ("action_recognition", {"grid": 2, "pooling": "attention", "label_smoothing": 0.1}),
+]
+
+
+class Refusing(TorchDispatchMode):
+    """Raises an error for operators whose result, or the size of it, the program reads."""
+
+    READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2", "repeat_interleave")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masked = name.startswith(("index", "_index_put")) and any(
+            isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+            for index in (args[1] if isinstance(args[1], list | tuple) else ())
+        )
+        if name in self.READING or masked:
+            raise AssertionError(f"a step reads from the device: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store for each task and the weights."""
+    folder = tmp_path_factory.mktemp("inputs")
+    masks = np.random.default_rng(0).integers(0, 2, (CLIPS, 2, 4, 4), np.uint8).repeat(4, axis=2).repeat(4, axis=3)
+    masks[1:, 1] = NOT_ANNOTATED
+    units = np.repeat(np.arange(CLIPS), 2)
+    word = 1 + units % 2
+    questions = {"questions": np.repeat(word[:, None], WORD_SLOTS, axis=1), "answers": word - 1, "types": 0 * word}
+    contents: dict[str, dict[str, Any]] = {
+        "event_localization": {},
+        "segmentation": {"masks": masks},
+        "question_answering": {"units": units, "targets": questions, "vocabulary": 5},
+        "action_recognition": {"targets": {"labels": np.arange(CLIPS) % 2}},
+    }
+    for task, content in contents.items():
+        for split in ("train", "val"):
+            write_store(folder / task / split, clips=CLIPS, **content)
+    provide_weights(parse(RunConfig, run_values(), "test").backbone, folder / "weights.safetensors")
+    return folder
+
+
+def stepped(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Train for an epoch with :class:`Refusing` in every step."""
+    step, steps = loop._step, []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        with Refusing():
+            steps.append(step(*arguments))
+        return steps[-1]
+
+    monkeypatch.setattr(loop, "_step", watched)
+    options = {"epochs": 1, "batch_size": 2, "lr_adapter": 0.01, "lr_head": 0.01} | changes.pop("training", {})
+    config = parse(RunConfig, run_values(training=options, **changes), "test")
+    train(RunInputs(config, 0, folder / config.task.name, folder / "weights.safetensors"), out)
+    assert len(steps) > 1
+
+
+def test_every_task_is_tested() -> None:
+    assert {task for task, _ in TASKS} == set(built_in("tasks"))
+
+
+@pytest.mark.parametrize(("task", "options"), TASKS)
+def test_no_task_reads_from_the_device(task, options, folder, tmp_path, monkeypatch) -> None:
+    stepped(folder, tmp_path, monkeypatch, task={"name": task, "options": options})
+
+
+@pytest.mark.parametrize("method", built_in("methods"))
+def test_no_method_reads_from_the_device(method, folder, tmp_path, monkeypatch) -> None:
+    adapter = {"method": method, "options": SMALL_OPTIONS.get(method, {})}
+    stepped(folder, tmp_path, monkeypatch, adapter=adapter)
+
+
+@pytest.mark.parametrize("recompute", ["adapters", "blocks"])
+def test_recomputing_reads_nothing_either(recompute, folder, tmp_path, monkeypatch) -> None:
+    stepped(folder, tmp_path, monkeypatch, training={"recompute": recompute, "accumulate": 2, "batch_size": 1})
+
+
+def test_losses_that_are_read_later_are_the_same(folder, tmp_path, monkeypatch) -> None:
+    """As on a GPU: several losses at a time, the last ones at the end of the epoch."""
+    config = parse(RunConfig, run_values(training={"epochs": 2, "batch_size": 1, "lr_head": 0.01}), "test")
+    inputs = RunInputs(config, 0, folder / config.task.name, folder / "weights.safetensors")
+    train(inputs, tmp_path / "at once")
+    device = type("Device", (), {"type": "later"})
+    monkeypatch.setattr(loop, "LOSSES_READ_EVERY", 3)
+    epoch = loop._epoch
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: epoch(*arguments[:-1], device))
+    monkeypatch.setattr(loop, "autocast", lambda *_: torch.autocast("cpu", enabled=False))
+    train(inputs, tmp_path / "later")
+    first, second = ((tmp_path / name / "history.csv").read_bytes() for name in ("at once", "later"))
+    assert first == second
+    assert json.loads((tmp_path / "later/record.json").read_text())["step_seconds_median"] > 0
+
+
+def test_frames_are_laid_out_as_a_convolution_on_a_gpu_wants_them() -> None:
+    from lavish.learner.model import AudioVisualModel
+
+    model: Any = AudioVisualModel.__new__(AudioVisualModel)
+    torch.nn.Module.__init__(model)
+    model.frame_mean, model.frame_scale = torch.zeros(3), torch.ones(3)
+    images = model.images("visual", torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    assert images.shape == (2, 3, 8, 8) and images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.max()),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.nn.functional.one_hot(x.long(), 3),
+    ],
+)
+def test_what_reads_is_refused(reading: Any) -> None:
+    with Refusing(), pytest.raises(AssertionError, match="a step reads from the device"):
+        reading(torch.ones(2))
