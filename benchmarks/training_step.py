@@ -1,6 +1,7 @@
 """Time and memory of a training step and of inference, as ratios to the frozen backbone as timm computes it.
 
     python benchmarks/training_step.py [--model swinv2_base_window12_192 --size 192 --pairs 4 --threads 2] [--json FILE]
+    LAVISH_CPU_DISPATCH=native python benchmarks/training_step.py --learners float32 bf16
 
 Without arguments the embedded default's backbone and batch. All variants take turns in one process: the frozen backbone
 of timm, ours, and the learner with LAVISH adapters and Adam. A training step of the frozen backbone is its forward pass
@@ -45,14 +46,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48, help="pairs of a frame and a spectrogram in a batch")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", nargs="+", default=["float32"], help="of the learner: float32, bf16")
+    parser.add_argument(
+        "--learners", nargs="+", default=["float32", "float32:adapters"], metavar="PRECISION[:RECOMPUTE]",
+        help="of training.precision and training.recompute; bf16 is fast with LAVISH_CPU_DISPATCH=native",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="file for the numbers, with machine and versions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model, backbone = build(options.model, options.size)
+    model, backbone = build(options.model, options.size).model, build(options.model, options.size)
     images = torch.randn(2 * options.pairs, 3, options.size, options.size)
-    encoder = TwoStreamEncoder(backbone)
     steps: dict[str, Callable[[], None]] = {
         "timm": lambda: frozen_timm(model, images),
         "frozen": lambda: frozen_own(backbone, images),
@@ -61,14 +64,20 @@ def main() -> None:
         "timm": lambda: model.forward_features(images),
         "frozen": lambda: backbone(images),
     }
-    for precision in options.precision:
-        steps[precision] = training_step(encoder, images, precision)
-        inferences[precision] = inference(encoder, images, precision)
+    modules: list[nn.Module] = [model, backbone]
+    for learner in options.learners:
+        precision, _, recompute = learner.partition(":")
+        encoder = TwoStreamEncoder(build(options.model, options.size), recompute=recompute or "none")
+        if precision != "float32":
+            encoder.backbone.cast_products(torch.bfloat16)
+        steps[learner] = training_step(encoder, images, precision)
+        inferences[learner] = inference(encoder, images, precision)
+        modules.append(encoder)
 
     found = {"step, s": medians(steps, options.repeats)}
     with torch.inference_mode():
         found["inference, s"] = medians(inferences, options.repeats)
-    found["kept, MB"] = {name: kept_megabytes(step, (model, encoder)) for name, step in steps.items()}
+    found["kept, MB"] = {name: kept_megabytes(step, modules) for name, step in steps.items()}
     table = pandas.DataFrame(found)
     ratios = (table / table.loc["timm"]).add_suffix(" / timm")
     print(pandas.concat([table, ratios], axis=1).round(4).to_markdown())
@@ -77,11 +86,11 @@ def main() -> None:
         options.json.write_text(json.dumps(found | facts, indent=2) + "\n", encoding="utf-8")
 
 
-def build(name: str | None, size: int) -> tuple[nn.Module, Backbone]:
-    """Return a model of timm, and our backbone around another one."""
+def build(name: str | None, size: int) -> Backbone:
+    """Return a frozen backbone, always with the same weights; its `model` is timm's."""
     spec = {} if name else yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["defaults"]["backbone"]["spec"]
-    twin, backbone = (build_backbone(name or "vit", spec, size) for _ in range(2))
-    return twin.model.eval(), backbone
+    torch.manual_seed(0)
+    return build_backbone(name or "vit", spec, size).eval()
 
 
 def streams(images: Tensor) -> dict[Stream, Tensor]:
