@@ -144,8 +144,20 @@ class WindowedBackbone(Backbone):
         bias, mask = self._window_bias(index).unsqueeze(0), self.blocks[index].attn_mask
         return bias if mask is None else bias + mask.unsqueeze(1)
 
-    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        return apply_all(self.attention_layers(index, tokens))
+    def _attention(self, index: int, tokens: Tensor) -> Tensor:
+        """Return attention with its projections, of patches without added tokens.
+
+        Equal to the layers one by one, but windows are cut from C channels instead of 3 C of queries, keys and values.
+        """
+        block = self.blocks[index]
+        qkv = self._qkv(index, _windows(block, tokens))
+        mixed = self._attend(index, qkv, self._constant("bias", index, self._bias))
+        return _from_windows(block, block.attn.proj(mixed))
+
+    def _has_added(self, index: int, tokens: Tensor) -> bool:
+        """Return whether there are tokens beside the patches."""
+        rows, columns = self.blocks[index].input_resolution
+        return tokens.shape[1] != rows * columns
 
     def _attend_in_windows(self, index: int, qkv: Tensor) -> Tensor:
         """Attend within shifted windows; added tokens join every window, and their outputs are averaged."""
@@ -169,6 +181,12 @@ class SwinBackbone(WindowedBackbone):
         if not isinstance(model, SwinTransformer):
             raise LavishError(f"backbone.model '{name}' is a {type(model).__name__}, not timm's SwinTransformer")
         super().__init__(model)
+
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        if self._has_added(index, tokens):
+            return apply_all(self.attention_layers(index, tokens))
+        block = self.blocks[index]
+        return block.drop_path1(self._attention(index, block.norm1(tokens)))
 
     def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         block = self.blocks[index]
@@ -214,6 +232,12 @@ class SwinV2Backbone(WindowedBackbone):
                 "(swinv2_cr_* is another architecture)"
             )
         super().__init__(model)
+
+    def attention(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        if self._has_added(index, tokens):
+            return apply_all(self.attention_layers(index, tokens))
+        block = self.blocks[index]
+        return block.drop_path1(block.norm1(self._attention(index, tokens)))
 
     def attention_layers(self, index: int, tokens: Tensor, grid: Grid | None = None) -> Layers:
         # The linear layers are applied to the whole sequence instead of window by window, which is equivalent.
