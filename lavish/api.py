@@ -47,9 +47,11 @@ def build_encoder(
     modalities: Literal["audio_visual", "audio", "visual"] = "audio_visual",
     weights: str | PathLike[str] | Mapping[str, Any] = "pretrained",
     spec: Mapping[str, Any] | None = None,
+    audio_backbone: Mapping[str, Any] | None = None,
     frame_size: int | None = None,
     spectrogram_size: tuple[int, int] | None = None,
     segments: int = 10,
+    recompute: Literal["none", "adapters", "blocks"] = "none",
 ) -> ClipEncoder:
     """Build a frozen image transformer that encodes frames and spectrograms, with a trainable adaptation method.
 
@@ -69,9 +71,14 @@ def build_encoder(
         weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the
             configuration key `backbone.weights`, for example with `revision` and `sha256`.
         spec: constructor arguments of an explicit backbone.
+        audio_backbone: `model`, `weights` and `spec` of a backbone of the audio stream's own, as those above; by
+            default both streams share one.
         frame_size: height and width of the frames in pixels, by default those of the pretraining.
-        spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames.
+        spectrogram_size: mel bins and analysis frames of the spectrograms, by default the size of the frames, or that
+            of the audio stream's own backbone.
         segments: of a clip.
+        recompute: what the backward pass computes again instead of keeping it in memory: nothing, the insides of the
+            method's modules, or each block.
 
     Raises:
         LavishError: an unknown name, an option that does not fit, or weights that are missing or do not fit.
@@ -79,7 +86,6 @@ def build_encoder(
     from lavish.learner.build import streams_of
     from lavish.learner.encoder import TwoStreamEncoder
     from lavish.learner.model import ClipEncoder
-    from lavish.models.backbones.build import pretrained_image_size
 
     if str(method).endswith(".py"):
         method = add_source("methods", Path(method))
@@ -92,20 +98,17 @@ def build_encoder(
         check_fusion(adapter.method, fusion)
     except ValueError as error:
         raise LavishError(f"{where}: {error}") from None
-    if weights == "pretrained":
-        weights = {"source": "hub"}
-    elif weights == "random":
-        weights = {"source": "random"}
-    elif not isinstance(weights, Mapping):
-        weights = {"source": "file", "path": weights}
-    config = parse(BackboneConfig, {"model": backbone, "spec": dict(spec or {}), "weights": weights}, where)
-    explicit = config.model in EXPLICIT_BACKBONES
-    side = frame_size or (0 if explicit else pretrained_image_size(config.model))
-    frozen = _backbone(config, side)
-    frames = (side, side) if side else frozen.image_size
-    sizes: dict[Stream, tuple[int, int]] = {"visual": frames, "audio": spectrogram_size or frames}
+    frozen, frames = _backbone({"model": backbone, "spec": spec or {}, "weights": weights}, frame_size, where)
+    own_audio, spectrograms = None, frames
+    if audio_backbone is not None:
+        if modalities != "audio_visual":
+            raise LavishError(f"{where}: a single stream has one backbone: give it as `backbone`, without another")
+        of_audio = {"weights": "pretrained", **audio_backbone}
+        own_audio, spectrograms = _backbone(of_audio, spectrogram_size, f"{where}, audio_backbone")
+    sizes: dict[Stream, tuple[int, int]] = {"visual": frames, "audio": spectrogram_size or spectrograms}
     encoder = TwoStreamEncoder(
         frozen,
+        audio_backbone=own_audio,
         streams=streams_of(modalities),
         method=adapter.method,
         options=adapter.options,
@@ -115,24 +118,41 @@ def build_encoder(
         layers=fusion.layers,
         sizes=sizes,
         segments=segments,
+        recompute=recompute,
     )
     return ClipEncoder(encoder, sizes, segments)
 
 
-def _backbone(config: BackboneConfig, side: int) -> Backbone:
+def _backbone(
+    values: Mapping[str, Any], size: int | tuple[int, int] | None, where: str
+) -> tuple[Backbone, tuple[int, int]]:
+    """Build a frozen backbone; return it with the size of its images, by default that of its pretraining."""
     import torch
 
-    from lavish.models.backbones.build import build_backbone
+    from lavish.models.backbones.build import build_backbone, pretrained_image_size
     from lavish.training.jobs import provide_weights
 
+    weights = values["weights"]
+    if weights == "pretrained":
+        weights = {"source": "hub"}
+    elif weights == "random":
+        weights = {"source": "random"}
+    elif not isinstance(weights, Mapping):
+        weights = {"source": "file", "path": weights}
+    config = parse(BackboneConfig, {**values, "weights": weights}, where)
+    size = size or (0 if config.model in EXPLICIT_BACKBONES else pretrained_image_size(config.model))
     if config.weights.source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.weights.seed)
-            return build_backbone(config.model, config.spec, side)
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "weights.safetensors")
-        provide_weights(config, file)
-        return build_backbone(config.model, config.spec, side, weights=file)
+            built = build_backbone(config.model, config.spec, size)
+    else:
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "weights.safetensors")
+            provide_weights(config, file)
+            built = build_backbone(config.model, config.spec, size, weights=file)
+    if isinstance(size, int):
+        size = (size, size) if size else built.image_size
+    return built, size
 
 
 def count_cost(encoder: ClipEncoder, segments: int | None = None) -> Cost:

@@ -177,8 +177,13 @@ class ClipEncoder(EncoderModel):
 
     @property
     def feature_dim(self) -> int:
-        """D, the width of the pooled features."""
+        """D, the width of the pooled features; of the visual stream, if the other has another backbone."""
         return self.encoder.feature_dim(self.encoder.streams[0])
+
+    @property
+    def feature_dims(self) -> dict[Stream, int]:
+        """The width of each stream's pooled features."""
+        return {stream: self.encoder.feature_dim(stream) for stream in self.encoder.streams}
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters to give to an optimizer."""

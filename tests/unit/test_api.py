@@ -98,6 +98,21 @@ def test_encoder_features() -> None:
     assert [stage.shape for stage in features["audio"].maps][-1] == (3, 2, 16, 2, 5)
 
 
+def test_encoder_with_a_backbone_for_each_stream() -> None:
+    spec = {**VIT, "img_size": [16, 40], "in_chans": 1, "embed_dim": 32, "depth": 3}
+    audio = {"model": "vit", "spec": spec, "weights": "random"}
+    built = encoder(audio_backbone=audio, recompute="blocks")
+    inputs = clips(spectrogram=(16, 40))
+    features = built(*inputs)
+    assert built.feature_dims == {"visual": 16, "audio": 32}
+    assert features["visual"].pooled.shape == (3, 2, 16)
+    assert features["audio"].tokens.shape == (3, 2, 11, 32)
+    plain = encoder(audio_backbone=audio)(*inputs)
+    assert torch.equal(plain["audio"].pooled, features["audio"].pooled)
+    cost = lavish.count_cost(built)
+    assert cost.total_params > lavish.count_cost(encoder(spectrogram_size=(16, 40))).total_params
+
+
 def test_features_of_segments_are_in_order() -> None:
     model = encoder(method="lora").eval()
     frames, audio = clips()
@@ -191,6 +206,8 @@ def test_cost_of_an_encoder() -> None:
         ({"layers": "last 9"}, "the backbone has 2 blocks"),
         ({"weights": "absent.safetensors"}, "no weights at absent.safetensors"),
         ({"method": "absent.py"}, "there is no file absent.py"),
+        ({"audio_backbone": {"modle": "vit"}}, r"(?s)build_encoder, audio_backbone.*modle"),
+        ({"audio_backbone": {"model": "vit"}, "modalities": "audio"}, "a single stream has one backbone"),
     ],
 )
 def test_errors_of_build_encoder(arguments: dict[str, Any], message: str) -> None:
