@@ -13,7 +13,7 @@ from lavish.config.options import add_source
 from lavish.config.schema import EXPLICIT_BACKBONES, AdapterConfig, BackboneConfig, FusionConfig, check_fusion
 from lavish.config.sources import available
 from lavish.config.validation import parse
-from lavish.errors import LavishError
+from lavish.errors import LavishError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,12 +98,14 @@ def build_encoder(
         check_fusion(adapter.method, fusion)
     except ValueError as error:
         raise LavishError(f"{where}: {error}") from None
-    frozen, frames = _backbone({"model": backbone, "spec": spec or {}, "weights": weights}, frame_size, where)
+    frozen, frames = _backbone({"model": backbone, "spec": spec, "weights": weights}, frame_size, where)
     own_audio, spectrograms = None, frames
     if audio_backbone is not None:
         if modalities != "audio_visual":
             raise LavishError(f"{where}: a single stream has one backbone: give it as `backbone`, without another")
         of_audio = {"weights": "pretrained", **audio_backbone}
+        for key in of_audio.keys() - (known := {"model", "weights", "spec"}):
+            raise LavishError(f"{where}, audio_backbone: unknown key '{key}'{did_you_mean(key, known)}")
         own_audio, spectrograms = _backbone(of_audio, spectrogram_size, f"{where}, audio_backbone")
     sizes: dict[Stream, tuple[int, int]] = {"visual": frames, "audio": spectrogram_size or spectrograms}
     encoder = TwoStreamEncoder(
@@ -139,7 +141,7 @@ def _backbone(
         weights = {"source": "random"}
     elif not isinstance(weights, Mapping):
         weights = {"source": "file", "path": weights}
-    config = parse(BackboneConfig, {**values, "weights": weights}, where)
+    config = parse(BackboneConfig, {**values, "spec": dict(values.get("spec") or {}), "weights": weights}, where)
     size = size or (0 if config.model in EXPLICIT_BACKBONES else pretrained_image_size(config.model))
     if config.weights.source == "random":
         with torch.random.fork_rng(devices=[]):

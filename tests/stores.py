@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.io.checksums import sha256_of
 
 QUALITY = 90
@@ -79,6 +81,21 @@ def write_store(
         manifest["frames"] = {"form": pictures, "size": size}
     (path / "store.json").write_text(json.dumps(manifest))
     return path
+
+
+def contents_of_tasks(clips: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """Return what :func:`write_store` takes for each task, with two units a clip for questions, in any order."""
+    units = rng.permutation(np.repeat(np.arange(clips), 2))
+    word = rng.integers(1, 3, len(units))
+    masks = rng.integers(0, 2, (clips, 2, 4, 4), np.uint8).repeat(4, axis=2).repeat(4, axis=3)
+    questions = np.repeat(word[:, None], WORD_SLOTS, axis=1)
+    targets = {"questions": questions, "answers": word - 1, "types": np.arange(len(units)) % 9}
+    return {
+        "event_localization": {},
+        "segmentation": {"masks": masks},
+        "question_answering": {"units": units, "targets": targets, "vocabulary": 5},
+        "action_recognition": {"targets": {"labels": np.arange(clips) % 2}},
+    }
 
 
 def _write_pictures(path: Path, frames: np.ndarray, form: str) -> tuple[np.ndarray, list[str]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lavish.errors import LavishError
+from lavish.errors import LavishError, did_you_mean
 from lavish.learner.recompute import Recompute, batch_norms, recompute_insides, recomputed
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
@@ -72,6 +72,8 @@ class TwoStreamEncoder(nn.Module):
         self.auxiliary_loss: Tensor | None = None
         """The method's auxiliary loss of the last forward pass; None for most methods."""
         self.adapters: Method | None = None
+        if recompute not in (known := get_args(Recompute)):
+            raise LavishError(f"recompute: '{recompute}' is unknown{did_you_mean(recompute, known)}")
         self._recomputes_steps = recompute == "blocks"
         self._norms = []
         if method == "none":

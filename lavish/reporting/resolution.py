@@ -55,7 +55,7 @@ def _measured(table: TableSpec, names: Sequence[str]) -> list[ColumnKey]:
 
 def _sentences(comparison: Comparison, key: ColumnKey) -> list[str]:
     sentences = []
-    measure = comparison.measure(key.task, key.measure)
+    measure, runs = comparison.measure(key.task, key.measure), comparison.runs(key.task)
     tested = comparison.tested(key.task, key.measure)
     if tested:
         found = [minimum_detectable_difference(difference.test.components) for difference in tested.values()]
@@ -64,14 +64,14 @@ def _sentences(comparison: Comparison, key: ColumnKey) -> list[str]:
             f"'{comparison.baseline.spec.label}' is found with {100 * POWER:g} % power (median of "
             f"{len(found)} comparison{'' if len(found) == 1 else 's'}; {_TEST})."
         )
-    estimates = {label: result.estimates.get(key.measure) for label, result in comparison.runs(key.task).items()}
+    estimates = {label: result.estimates.get(key.measure) for label, result in runs.items()}
     resampled = {
         label: (estimate, estimate.interval.components)
         for label, estimate in estimates.items()
         if isinstance(estimate, Estimate) and estimate.interval is not None
     }
     for label, (_, components) in resampled.items():
-        if comparison.runs(key.task)[label].is_baseline and components.variance > 0:
+        if runs[label].is_baseline and components.variance > 0:
             seeds, clips, residual = (f"{100 * share:.0f} %" for share in components.shares)
             sentences.append(f"Variance of the baseline's mean: seeds {seeds}, clips {clips}, residual {residual}.")
     apart = [label for label, (found, components) in resampled.items() if seeds_apart(found.by_seed, components)]

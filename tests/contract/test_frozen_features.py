@@ -16,13 +16,12 @@ import pytest
 from lavish.config.schema import RunConfig
 from lavish.config.sources import built_in
 from lavish.config.validation import parse
-from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.errors import LavishError
 from lavish.io.checksums import sha256_of
 from lavish.planning.frozen_features import frozen_features
 from lavish.planning.identities import Identities, Run
 from lavish.training.jobs import RunInputs, encode, evaluate, predict_examples, provide_weights, train
-from tests.stores import run_values, write_store
+from tests.stores import contents_of_tasks, run_values, write_store
 
 CLIPS = 7
 TASKS: dict[str, dict[str, Any]] = {
@@ -41,19 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a store for each task and the weights of each backbone."""
     folder = tmp_path_factory.mktemp("inputs")
     for seed, split in enumerate(("train", "val", "test")):
-        rng = np.random.default_rng(seed)
-        units = rng.permutation(np.repeat(np.arange(CLIPS), 2))
-        word = rng.integers(1, 3, len(units))
-        masks = rng.integers(0, 2, (CLIPS, 2, 4, 4), np.uint8).repeat(4, axis=2).repeat(4, axis=3)
-        questions = np.repeat(word[:, None], WORD_SLOTS, axis=1)
-        targets = {"questions": questions, "answers": word - 1, "types": np.arange(len(units)) % 9}
-        contents: dict[str, dict[str, Any]] = {
-            "event_localization": {},
-            "segmentation": {"masks": masks},
-            "question_answering": {"units": units, "targets": targets, "vocabulary": 5},
-            "action_recognition": {"targets": {"labels": np.arange(CLIPS) % 2}},
-        }
-        for task, content in contents.items():
+        for task, content in contents_of_tasks(CLIPS, np.random.default_rng(seed)).items():
             write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
     for model in BACKBONES:
         provide_weights(configured("event_localization", model).backbone, folder / f"{model}.safetensors")

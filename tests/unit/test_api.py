@@ -207,6 +207,8 @@ def test_cost_of_an_encoder() -> None:
         ({"weights": "absent.safetensors"}, "no weights at absent.safetensors"),
         ({"method": "absent.py"}, "there is no file absent.py"),
         ({"audio_backbone": {"modle": "vit"}}, r"(?s)build_encoder, audio_backbone.*modle"),
+        ({"audio_backbone": {"model": "vit", "tune_norms": True}}, "audio_backbone: unknown key 'tune_norms'"),
+        ({"recompute": "adaptors"}, r"recompute: 'adaptors' is unknown \(did you mean 'adapters'\?\)"),
         ({"audio_backbone": {"model": "vit"}, "modalities": "audio"}, "a single stream has one backbone"),
     ],
 )

@@ -37,7 +37,7 @@ class WindowedBackbone(Backbone):
         self.widths = tuple(block.dim for block in self.blocks)
         self.scale_depths = depths = tuple(len(stage.blocks) for stage in model.layers)
         self.stage_ends = tuple(end - 1 for end in accumulate(depths))
-        self._constants: dict[tuple[str, int, torch.device, torch.dtype], Tensor] = {}
+        self._constants: dict[tuple[str, int, torch.device, torch.dtype], tuple[list[int], Tensor]] = {}
         self._merges_before = {end + 1 for end in self.stage_ends[:-1]}
         self._stage_of = [stage for stage, depth in enumerate(depths) for _ in range(depth)]
 
@@ -131,13 +131,17 @@ class WindowedBackbone(Backbone):
     def _constant(self, name: str, index: int, compute: Callable[[int], Tensor]) -> Tensor:
         """Return what attention computes from its parameters alone; of a frozen block once for each device and type."""
         attention = self.blocks[index].attn
-        if torch.jit.is_tracing() or any(parameter.requires_grad for parameter in attention.parameters()):
+        parameters = list(attention.parameters())
+        if torch.jit.is_tracing() or any(parameter.requires_grad for parameter in parameters):
             return compute(index)  # operations are counted as published: with the network of the position bias
         key = (name, index, attention.qkv.weight.device, attention.qkv.weight.dtype)
-        if key not in self._constants:
+        versions = [parameter._version for parameter in parameters]  # torch counts changes in place, as by loading
+        known, constant = self._constants.get(key, (None, None))
+        if constant is None or known != versions:
             with torch.inference_mode(False), torch.no_grad():  # training may follow an evaluation
-                self._constants[key] = compute(index)
-        return self._constants[key]
+                constant = compute(index)
+            self._constants[key] = versions, constant
+        return constant
 
     def _bias(self, index: int) -> Tensor:
         """Return what is added to the logits of each window (windows, heads, L, L); of all alike, (1, heads, L, L)."""

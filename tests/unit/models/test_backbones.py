@@ -106,6 +106,18 @@ def test_what_depends_on_frozen_parameters_alone_is_computed_once_and_not_saved(
     torch.testing.assert_close(before, backbone.float()(images).double().detach(), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["swin", "swinv2"])
+def test_weights_that_are_loaded_after_a_forward_pass_are_used(name):
+    first, second = (build_backbone(name, SMALL_SWIN, 32) for _ in range(2))
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter += torch.randn_like(parameter)
+    images = torch.randn(1, 3, 32, 32)
+    assert not torch.equal(first(images), second(images))
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(first(images), second(images))
+
+
 def test_swin_residual_branches_are_normed_last():
     backbone = build_backbone("swinv2", SMALL_SWIN, 32).eval()
     block = backbone.model.layers[0].blocks[1]

@@ -16,10 +16,9 @@ from lavish.config.schema import RunConfig
 from lavish.config.sources import built_in
 from lavish.config.validation import parse
 from lavish.data.formats.base import NOT_ANNOTATED
-from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.training import loop
 from lavish.training.jobs import RunInputs, provide_weights, train
-from tests.stores import run_values, write_store
+from tests.stores import contents_of_tasks, run_values, write_store
 
 CLIPS = 4
 TASKS: list[tuple[str, dict[str, Any]]] = [
@@ -54,17 +53,8 @@ class Refusing(TorchDispatchMode):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a store for each task and the weights."""
     folder = tmp_path_factory.mktemp("inputs")
-    masks = np.random.default_rng(0).integers(0, 2, (CLIPS, 2, 4, 4), np.uint8).repeat(4, axis=2).repeat(4, axis=3)
-    masks[1:, 1] = NOT_ANNOTATED
-    units = np.repeat(np.arange(CLIPS), 2)
-    word = 1 + units % 2
-    questions = {"questions": np.repeat(word[:, None], WORD_SLOTS, axis=1), "answers": word - 1, "types": 0 * word}
-    contents: dict[str, dict[str, Any]] = {
-        "event_localization": {},
-        "segmentation": {"masks": masks},
-        "question_answering": {"units": units, "targets": questions, "vocabulary": 5},
-        "action_recognition": {"targets": {"labels": np.arange(CLIPS) % 2}},
-    }
+    contents = contents_of_tasks(CLIPS, np.random.default_rng(0))
+    contents["segmentation"]["masks"][1:, 1] = NOT_ANNOTATED
     for task, content in contents.items():
         for split in ("train", "val"):
             write_store(folder / task / split, clips=CLIPS, **content)
