@@ -206,6 +206,13 @@ class PretrainConfig(Config):
     batch_size: int = Field(default=64, gt=0)
     epochs: int = Field(gt=0)
     lr: float = Field(default=2e-3, gt=0)
+    token_norm: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda value: value is None,
+        description="Mean norm of the tokens that enter the first block of a 'vit'. After the training its residual "
+        "stream is scaled to it; the norms of its blocks cancel that, so that its features stay the same.",
+    )
     seed: int = 0
 
 
@@ -294,7 +301,15 @@ class BackboneConfig(Config):
             raise ValueError(f"`spec` only describes an explicit {names}, not the timm model '{self.model}'")
         if self.classifier == "counted" and explicit:
             raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
+        if self.model != "vit":
+            _check_no_token_norm(self.weights, f"a '{self.model}'")
         return self
+
+
+def _check_no_token_norm(weights: WeightsConfig, name: str) -> None:
+    """Raise ValueError if the pretraining of a model that is no ViT has a `token_norm`."""
+    if weights.source == "pretrain" and weights.recipe.token_norm is not None:
+        raise ValueError(f"weights.recipe.token_norm scales a 'vit', not {name}: remove it, or set it to null")
 
 
 class VisualBackboneConfig(BackboneConfig):
@@ -367,6 +382,7 @@ class AudioEncoderConfig(Config):
     def _spec_and_code_exist(self) -> AudioEncoderConfig:
         _check_code("audio_encoders", self.kind, self.code)
         check_options("audio_encoders", self.kind, self.spec)
+        _check_no_token_norm(self.weights, "an audio encoder")
         return self
 
 

@@ -90,6 +90,28 @@ class ViTBackbone(Backbone):
         tokens = torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
         return model.norm_pre(tokens + stretch_linear(model.pos_embed, tokens.shape[1]))
 
+    @torch.no_grad()
+    def scale_tokens(self, factor: float) -> None:
+        """Multiply the tokens between the blocks by `factor`, by changing the weights that write them.
+
+        The norms at the beginning of the branches and at the end cancel it: the features stay the same.
+
+        Raises:
+            LavishError: norms after the embedding or on a branch's output would cancel it too early.
+        """
+        model = self.model
+        after = [model.patch_embed.norm, model.norm_pre]
+        if not all(isinstance(norm, nn.Identity) for norm in after):
+            raise LavishError(
+                f"weights.recipe.token_norm: the tokens of '{self._name}' cannot be scaled, because a norm follows its "
+                "embedding: remove it, or set it to null"
+            )
+        outputs = [layer for block in model.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        embeddings = [model.cls_token, model.reg_token, model.pos_embed, *model.patch_embed.proj.parameters()]
+        for parameter in [*embeddings, *(p for layer in outputs for p in layer.parameters())]:
+            if parameter is not None:
+                parameter.mul_(factor)
+
     def enter(self, index: int, tokens: Tensor) -> Tensor:
         return tokens
 

@@ -199,6 +199,13 @@ def test_an_explicit_model_has_no_pretraining_classifier():
     assert "an explicit 'vit' has no pretraining classifier" in error_of(backbone=backbone)
 
 
+@pytest.mark.parametrize("part", ["backbone", "audio_encoder"])
+def test_only_the_tokens_of_a_vit_are_scaled(part):
+    weights = {"source": "pretrain", "recipe": {"samples": 8, "epochs": 1, "token_norm": 2.0}}
+    values = {"backbone": {"model": "swinv2"}, "audio_encoder": {"kind": "transformer", "use": "none"}}[part]
+    assert "token_norm scales a 'vit', not a" in error_of(**{part: {**values, "weights": weights}})
+
+
 def test_a_counted_classifier_affects_no_other_identity():
     values = parse(RunConfig, run_values(), "test").model_dump(mode="json")
     assert "classifier" not in values["backbone"]

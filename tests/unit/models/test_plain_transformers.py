@@ -373,3 +373,39 @@ def test_an_eva_is_pretrained(tmp_path):
     spec = {**BACKBONES["eva_registers"], "img_size": 32}
     pretrain("eva", spec, recipe, tmp_path / "w.safetensors", torch.device("cpu"))
     build_backbone("eva", spec, 32, weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "spec", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2, "init_values": 1}]
+)
+def test_scaled_tokens_keep_the_features(spec):
+    spec = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, **spec}
+    torch.manual_seed(0)
+    backbone = build_backbone("vit", spec, 32)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(
+            parameter, std=0.3
+        )  # against tokens of new weights, the epsilon of the norms is not small
+    images = random_images(backbone, 32, 32)
+    tokens, features = backbone.embed(images), backbone(images)
+    backbone.scale_tokens(0.25)
+    torch.testing.assert_close(backbone.embed(images), 0.25 * tokens)
+    torch.testing.assert_close(backbone(images), features, rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_that_a_norm_follows_are_not_scaled():
+    spec = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "pre_norm": True}
+    with pytest.raises(LavishError, match="token_norm: the tokens of 'vit' cannot be scaled"):
+        build_backbone("vit", spec, 32).scale_tokens(0.5)
+
+
+def test_a_pretrained_vit_has_tokens_of_the_norm_asked_for(tmp_path):
+    spec = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    recipe = {"instances": 2, "samples": 8, "batch_size": 4, "epochs": 1}
+    images, norms = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)), {}
+    for norm in (1.0, 4.0):
+        path = tmp_path / f"{norm}.safetensors"
+        pretrain("vit", spec, PretrainConfig(**recipe, token_norm=norm), path, torch.device("cpu"))
+        norms[norm] = build_backbone("vit", spec, 32, weights=path).embed(images).norm(dim=-1).mean().item()
+    assert norms[1.0] == pytest.approx(1.0, rel=0.5)  # noise is brighter than the pictures that were measured
+    assert norms[4.0] / norms[1.0] == pytest.approx(4.0)
