@@ -298,7 +298,10 @@ class BackboneConfig(Config):
         explicit = self.model in EXPLICIT_BACKBONES
         if self.spec and not explicit:
             names = " or ".join(map(repr, EXPLICIT_BACKBONES))
-            raise ValueError(f"`spec` only describes an explicit {names}, not the timm model '{self.model}'")
+            raise ValueError(
+                f"`spec` only describes an explicit {names}, not the timm model '{self.model}': remove it; if it is that "
+                "of a task in another file, set the task's `backbone` to null"
+            )
         if self.classifier == "counted" and explicit:
             raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
         if self.model != "vit":
@@ -688,8 +691,8 @@ class TaskDefaults(BaseModel):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The changes to the defaults."""
-        return dict(self.model_extra or {})
+        """The changes to the defaults; null takes back what another file changes, so that the default holds again."""
+        return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
 
 
 class WorkflowConfig(Config):
