@@ -298,10 +298,7 @@ class BackboneConfig(Config):
         explicit = self.model in EXPLICIT_BACKBONES
         if self.spec and not explicit:
             names = " or ".join(map(repr, EXPLICIT_BACKBONES))
-            raise ValueError(
-                f"`spec` only describes an explicit {names}, not the timm model '{self.model}': remove it; if it is that "
-                "of a task in another file, set the task's `backbone` to null"
-            )
+            raise ValueError(f"`spec` only describes an explicit {names}, not the timm model '{self.model}': remove it")
         if self.classifier == "counted" and explicit:
             raise ValueError(f"an explicit '{self.model}' has no pretraining classifier: remove `classifier`")
         if self.model != "vit":

@@ -32,6 +32,8 @@ def _explain(model: type[Config], error: Any) -> str:
         known, renamed = _fields_at(model, error["loc"][:-1]), _RENAMED_KEYS.get(location[-1])
         if renamed in known:
             return f"key '{path}' is now called '{renamed}': rename it"
+        if location[-1] in known:  # of another alternative than the one that is selected
+            return f"key '{path}': '{location[-2]}' has no '{location[-1]}': remove it"
         return f"unknown key '{path}'{did_you_mean(location[-1], known)}"
     if error["type"] == "union_tag_invalid":
         tag, key = error["ctx"]["tag"], error["ctx"]["discriminator"].strip("'")

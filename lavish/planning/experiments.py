@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,8 +234,24 @@ def task_defaults(files: Sequence[Path], task: str) -> RunConfig:
     values = functools.reduce(merge, map(_read_yaml, files))
     where = " + ".join(map(str, files))
     config = parse(WorkflowConfig, values, where)
-    start = merge(config.defaults, _lookup(config.tasks, task, "task").changes)
-    return with_options(parse(RunConfig, start, f"{where}: defaults with tasks.{task}").resolved())
+    _lookup(config.tasks, task, "task")
+    return with_options(_defaults_of(config, task, where).resolved())
+
+
+def _defaults_of(config: WorkflowConfig, task: str, where: str) -> RunConfig:
+    """Return the run that the rows of a task start from; an error says which change of the task does not fit."""
+    changes = config.tasks[task].changes
+    try:
+        return parse(RunConfig, merge(config.defaults, changes), f"{where}: defaults with tasks.{task}")
+    except LavishError as error:
+        for key in changes:
+            with suppress(LavishError):
+                parse(RunConfig, merge(config.defaults, changes | {key: config.defaults.get(key)}), where)
+                remedy = f"tasks.{task}.{key} does not fit: change it, or set it to null to keep that of the defaults"
+                break
+        else:
+            raise
+        raise LavishError(f"{error}\n  {remedy}") from None
 
 
 class _Resolver:
@@ -283,8 +300,7 @@ class _Resolver:
         for task in dict.fromkeys([*table.tasks, *own]):
             if task not in config.tasks:
                 raise LavishError(f"{file}: unknown task '{task}'{did_you_mean(task, config.tasks)}")
-            start = merge(config.defaults, config.tasks[task].changes)
-            defaults = parse(RunConfig, start, f"{where}: defaults with tasks.{task}")
+            defaults = _defaults_of(config, task, where)
             measures[task] = task_measures(defaults.task.name)
         check_measures(table, {task: list(found)[1:] for task, found in measures.items()}, file)
         variants = resolve_rows(table, file, config)

@@ -166,7 +166,7 @@ def test_published_numbers_and_facts_reach_the_table() -> None:
     assert spec["sections"][0]["rows"][0]["published"] == [
         {"id": "known", "table": "ave", "method": "LAVISH", "value": "81.1"}
     ]
-    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "1000/300/1200 clips" in spec["facts"]["data"]
     assert "pretrained in the workflow" in spec["facts"]["backbone"]
     assert json.loads(canonical_json(spec)) == spec
 
@@ -212,7 +212,7 @@ def test_a_row_is_run_on_every_task_of_the_columns() -> None:
     assert spec["titles"] == {TASK: "AVE", S4: "S4"}
     assert {run.config.task.name for run in loaded.table("small").runs} == {"event_localization", "segmentation"}
     assert {name.rpartition("-")[0] for name in loaded.data} == {"ave", "avsbench_s4"}
-    assert "1500/300/700 clips" in spec["facts"]["data"]
+    assert "1000/300/1200 clips" in spec["facts"]["data"]
     assert "composed (AVSBENCH-S4 layout)" in spec["facts"]["data"]
 
 
@@ -282,6 +282,18 @@ def test_an_overlay_replaces_the_backbones() -> None:
     Path("more.yaml").write_text("backbones: [{name: one, label: One, set: {}}]")
     rows = load([CONFIG, Path("more.yaml")]).table("small").spec["sections"][0]["rows"]
     assert [row["variant"] for row in rows] == ["lavish", "avish", "lavish_one"]
+
+
+def test_a_backbone_in_the_defaults_is_not_replaced_by_that_of_a_task() -> None:
+    """The embedded default has smaller patches for segmentation; a backbone of one's own has its own."""
+    change(TABLE, lambda values: values.update(task=S4))
+    named = {"defaults": {"backbone": {"model": "vit_tiny_patch16_224.x", "weights": {"source": "random"}}}}
+    message = refused(overrides=named)
+    assert "with tasks.segmentation_s4" in message
+    assert "key 'backbone.weights.random.recipe': 'random' has no 'recipe': remove it" in message
+    assert "tasks.segmentation_s4.backbone does not fit: change it, or set it to null" in message
+    runs = load([CONFIG], {**named, "tasks": {S4: {"backbone": None}}}).runs.values()
+    assert {one.config.backbone.model for one in runs} == {"vit_tiny_patch16_224.x"}
 
 
 # --- identity ---
