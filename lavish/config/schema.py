@@ -193,8 +193,10 @@ class NormalisationConfig(Config):
     """Statistics that normalise frames and log-mels."""
 
     frames: Literal["imagenet", "train"] = "imagenet"
-    audio: Literal["train"] | tuple[float, float] = Field(
-        default="train", description="Training-split statistics, or a published (mean, std); (x - mean) / (2 std)."
+    audio: Literal["train", "standardised"] | tuple[float, float] = Field(
+        default="train",
+        description="(x - mean) / (2 std), with the statistics of the training split or a published (mean, std); with "
+        "'standardised' (x - mean) / std of the training split, as much contrast as normalised pictures have.",
     )
 
 
@@ -325,7 +327,7 @@ class AudioBackboneConfig(BackboneConfig):
     """A backbone of the audio stream, with its input. It may take one channel or three."""
 
     spectrogram: SpectrogramConfig | None = Field(default=None, description="Instead of data.spectrogram.")
-    normalisation: Literal["train"] | tuple[float, float] | None = Field(
+    normalisation: Literal["train", "standardised"] | tuple[float, float] | None = Field(
         default=None, description="Instead of normalisation.audio."
     )
 

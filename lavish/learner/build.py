@@ -169,12 +169,12 @@ def build_frozen_stream(
 
 def _statistics(normalisation: NormalisationConfig, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the statistics that normalise both streams, as arguments of the model."""
-    frames, log_mels = measured["frames"], measured["log_mels"]
+    frames, (mean, std) = measured["frames"], (measured["log_mels"]["mean"], measured["log_mels"]["std"])
+    # The model divides by twice the standard deviation.
+    audio = {"train": (mean, std), "standardised": (mean, std / 2)}
     return {
         "frame_statistics": (list(IMAGENET_MEAN), list(IMAGENET_STD))
         if normalisation.frames == "imagenet"
         else (frames["mean"], frames["std"]),
-        "audio_statistics": (log_mels["mean"], log_mels["std"])
-        if normalisation.audio == "train"
-        else normalisation.audio,
+        "audio_statistics": audio[normalisation.audio] if isinstance(normalisation.audio, str) else normalisation.audio,
     }
