@@ -41,8 +41,8 @@ FORKED_COMMANDS = ("cost", "encode", "evaluate", "examples", "pretrain", "train"
 # more (training.cpu_threads) has another environment and runs in its own process.
 THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 
-# Variables that a shell or Snakemake sets for a single job, and that no library reads on import.
-PER_JOB_VARIABLES = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_"}
+# Variables that a shell or Snakemake sets for a single job, or removes, and that no library reads on import.
+PER_JOB_VARIABLES = {VARIABLE, "TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_", "PS1", "PS2"}
 
 
 def start() -> subprocess.Popen[str] | None:

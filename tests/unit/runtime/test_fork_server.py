@@ -185,6 +185,16 @@ def test_a_different_environment_is_reported_and_not_forked(server):
     assert done.stderr == "lavish cost: not run by the fork server, which differs in $MORE, $OMP_NUM_THREADS\n"
 
 
+def test_the_shell_of_a_job_makes_no_difference(monkeypatch):
+    """After `source .venv/bin/activate` the prompt is exported, and a shell that runs a job removes it."""
+    for name in ("PS1", "PS2"):
+        monkeypatch.setenv(name, "(.venv) $ ")
+    script = "import json; from lavish.runtime.fork_client import identity; print(json.dumps(identity()))"
+    command = ["bash", "-c", f"set -euo pipefail; ( {sys.executable} -c '{script}' )"]
+    environment = dict(os.environ)  # not what readline, which pytest imports, has added to it behind Python's back
+    assert json.loads(subprocess.check_output(command, text=True, env=environment)) == fork_client.identity()
+
+
 def test_an_edited_package_changes_the_identity(monkeypatch, tmp_path):
     (tmp_path / "runtime").mkdir()
     for name in ("runtime/fork_client.py", "other.py"):
