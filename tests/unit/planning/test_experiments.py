@@ -166,7 +166,7 @@ def test_published_numbers_and_facts_reach_the_table() -> None:
     assert spec["sections"][0]["rows"][0]["published"] == [
         {"id": "known", "table": "ave", "method": "LAVISH", "value": "81.1"}
     ]
-    assert "1000/300/1200 clips" in spec["facts"]["data"]
+    assert "1000/300/2200 clips" in spec["facts"]["data"]
     assert "pretrained in the workflow" in spec["facts"]["backbone"]
     assert json.loads(canonical_json(spec)) == spec
 
@@ -212,7 +212,7 @@ def test_a_row_is_run_on_every_task_of_the_columns() -> None:
     assert spec["titles"] == {TASK: "AVE", S4: "S4"}
     assert {run.config.task.name for run in loaded.table("small").runs} == {"event_localization", "segmentation"}
     assert {name.rpartition("-")[0] for name in loaded.data} == {"ave", "avsbench_s4"}
-    assert "1000/300/1200 clips" in spec["facts"]["data"]
+    assert "1000/300/2200 clips" in spec["facts"]["data"]
     assert "composed (AVSBENCH-S4 layout)" in spec["facts"]["data"]
 
 
