@@ -246,7 +246,7 @@ def _defaults_of(config: WorkflowConfig, task: str, where: str) -> RunConfig:
     except LavishError as error:
         for key in changes:
             with suppress(LavishError):
-                parse(RunConfig, merge(config.defaults, changes | {key: config.defaults.get(key)}), where)
+                parse(RunConfig, merge(config.defaults, {k: v for k, v in changes.items() if k != key}), where)
                 remedy = f"tasks.{task}.{key} does not fit: change it, or set it to null to keep that of the defaults"
                 break
         else:

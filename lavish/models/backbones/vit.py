@@ -97,7 +97,7 @@ class ViTBackbone(Backbone):
         The norms at the beginning of the branches and at the end cancel it: the features stay the same.
 
         Raises:
-            LavishError: norms after the embedding or on a branch's output would cancel it too early.
+            LavishError: a norm after the embedding would cancel it too early.
         """
         model = self.model
         after = [model.patch_embed.norm, model.norm_pre]

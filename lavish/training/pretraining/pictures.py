@@ -26,13 +26,12 @@ from lavish.learner.model import IMAGENET_MEAN, IMAGENET_STD
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
-from lavish.training.pretraining.token_norm import set_token_norm
+from lavish.training.pretraining.token_norm import MEASURED, set_token_norm
 
 _OBJECTS = (1, 4)  # minimum and maximum number of objects of a scene
 _HELD_OUT = 8  # one in this many scenes is held out, with other instances
 _WEIGHT_DECAY = 0.05
 _WARMUP = 0.1
-_MEASURED = 512  # images whose tokens are measured, see `token_norm`
 
 
 def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path, device: torch.device) -> None:
@@ -57,7 +56,7 @@ def pretrain(model: str, spec: dict[str, Any], recipe: PretrainConfig, out: Path
     held_out = _scenes(backbone, recipe, "val", max(1, recipe.samples // _HELD_OUT), size)
     head = nn.Linear(backbone.feature_dim, classes + 1).to(device)
     _fit(backbone, head, images, labels, recipe)
-    set_token_norm(backbone, images[:_MEASURED].to(device), recipe.token_norm)
+    set_token_norm(backbone, images[:MEASURED].to(device), recipe.token_norm)
     accuracy = _accuracy(backbone.eval(), head, *held_out)
     metadata = {
         "source": "pretrain",

@@ -26,14 +26,13 @@ from lavish.models.audio_encoders.transformer import AudioTransformer
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
 from lavish.models.weights import write_weights
-from lavish.training.pretraining.token_norm import set_token_norm
+from lavish.training.pretraining.token_norm import MEASURED, set_token_norm
 
 # Probabilities of no, one and two sounds in a mixture: the encoder must also be trained on silence and noise.
 _SOURCES = (0.1, 0.45, 0.45)
 _LEVELS_DB = (-14.0, 0.0)
 _NOISE_DB = (-70.0, -40.0)
 _WEIGHT_DECAY = 0.05
-_MEASURED = 512  # spectrograms whose tokens are measured, see `token_norm`
 _TIMING = ("sample_rate", "shift_ms", "length_ms", "frames", "window_seconds")
 
 
@@ -87,7 +86,7 @@ def pretrain_backbone(
     reader = _Spectrograms(backbone, sounding.mean().item(), sounding.std().item(), valid)
     head = _fitted(reader, backbone.feature_dim, library, train, recipe, device, progress=True)
     with torch.no_grad():
-        set_token_norm(backbone, reader.images(train.log_mels[:_MEASURED].to(device)), recipe.token_norm)
+        set_token_norm(backbone, reader.images(train.log_mels[:MEASURED].to(device)), recipe.token_norm)
     metadata = _metadata({"model": model, "spec": spec}, recipe, library, reader, head, val, started)
     write_weights(backbone.model.state_dict(), out, metadata)
 

@@ -13,6 +13,9 @@ from torch import Tensor
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.vit import ViTBackbone
 
+MEASURED = 512
+"""Images whose tokens are measured."""
+
 
 @torch.no_grad()
 def set_token_norm(backbone: Backbone, images: Tensor, norm: float | None) -> None:

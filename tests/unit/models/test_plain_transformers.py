@@ -382,10 +382,9 @@ def test_scaled_tokens_keep_the_features(spec):
     spec = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, **spec}
     torch.manual_seed(0)
     backbone = build_backbone("vit", spec, 32)
+    # Against tokens of new weights, the epsilon of the norms is not small.
     for parameter in backbone.parameters():
-        torch.nn.init.normal_(
-            parameter, std=0.3
-        )  # against tokens of new weights, the epsilon of the norms is not small
+        torch.nn.init.normal_(parameter, std=0.3)
     images = random_images(backbone, 32, 32)
     tokens, features = backbone.embed(images), backbone(images)
     backbone.scale_tokens(0.25)
