@@ -40,7 +40,7 @@ def generate() -> dict[str, str]:
         **run,
         "title": "TaskDefaults",
         "description": "A task's changes to the defaults, and its name in tables.",
-        "properties": {"title": title, **run["properties"]},
+        "properties": {"title": title, **{key: _or_null(value) for key, value in run["properties"].items()}},
     }
     return {
         "config.schema.json": _text(config),
@@ -61,6 +61,11 @@ def _partial_definitions() -> dict[str, Any]:
     """Return the run configuration and its parts without required keys: files and rows have only the differing keys."""
     _, schema = models_json_schema([(RunConfig, "validation")], ref_template=_DEFINITIONS)
     return {name: _without_required(definition) for name, definition in schema["$defs"].items()}
+
+
+def _or_null(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a task's key, which null sets back to the default."""
+    return {"anyOf": [node, {"type": "null"}]}
 
 
 def _without_required(node: Any) -> Any:
