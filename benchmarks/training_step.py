@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lavish.runtime.cpu_dispatch import limit
@@ -26,6 +24,7 @@ limit()
 import pandas
 import torch
 import yaml
+from measuring import frozen_timm, medians
 from torch import Tensor, nn
 
 from lavish.learner.encoder import TwoStreamEncoder
@@ -35,6 +34,7 @@ from lavish.models.interfaces import STREAMS, Stream
 from lavish.provenance import git_state, machine, versions
 from lavish.training.device import autocast
 
+CPU = torch.device("cpu")
 CONFIG = Path(__file__).parents[1] / "config/config.yaml"
 
 
@@ -74,9 +74,9 @@ def main() -> None:
         inferences[learner] = inference(encoder, images, precision)
         modules.append(encoder)
 
-    found = {"step, s": medians(steps, options.repeats)}
+    found = {"step, s": medians(steps, CPU, repeats=options.repeats)}
     with torch.inference_mode():
-        found["inference, s"] = medians(inferences, options.repeats)
+        found["inference, s"] = medians(inferences, CPU, repeats=options.repeats)
     found["kept, MB"] = {name: kept_megabytes(step, modules) for name, step in steps.items()}
     table = pandas.DataFrame(found)
     ratios = (table / table.loc["timm"]).add_suffix(" / timm")
@@ -98,15 +98,8 @@ def streams(images: Tensor) -> dict[Stream, Tensor]:
     return dict(zip(STREAMS, images.chunk(2), strict=True))
 
 
-def frozen_timm(model: Any, images: Tensor) -> None:
-    """Run timm's forward pass, and the backward pass down to the tokens that enter the first block."""
-    hook = model.patch_embed.register_forward_hook(lambda *call: call[-1].requires_grad_())
-    model.forward_features(images).sum().backward()
-    hook.remove()
-
-
 def frozen_own(backbone: Backbone, images: Tensor) -> None:
-    """Do the same with our backbone."""
+    """Do what `frozen_timm` does with our backbone."""
     tokens = backbone.embed(images).requires_grad_()
     for index in range(backbone.num_blocks):
         tokens = backbone.enter(index, tokens)
@@ -120,7 +113,7 @@ def training_step(encoder: TwoStreamEncoder, images: Tensor, precision: str) -> 
     optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=1e-3, fused=True)
 
     def step() -> None:
-        with autocast(torch.device("cpu"), precision):
+        with autocast(CPU, precision):
             features = encoder.train()(streams(images))
         torch.stack([f.tokens.float().sum() for f in features.values()]).sum().backward()
         optimizer.step()
@@ -133,22 +126,10 @@ def inference(encoder: TwoStreamEncoder, images: Tensor, precision: str) -> Call
     """Return a forward pass of both streams in evaluation."""
 
     def forward() -> None:
-        with autocast(torch.device("cpu"), precision):
+        with autocast(CPU, precision):
             encoder.eval()(streams(images))
 
     return forward
-
-
-def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each function; they take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + 2):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if repeat >= 2:  # the first ones allocate
-                seconds[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in seconds.items()}
 
 
 def kept_megabytes(step: Callable[[], None], modules: Iterable[nn.Module]) -> float:
