@@ -16,6 +16,13 @@ from lavish.io.checksums import sha256_of
 
 QUALITY = 90
 """Of pictures."""
+TASK_OPTIONS: dict[str, dict[str, Any]] = {
+    "event_localization": {"hidden": 16, "loss": "ce"},
+    "segmentation": {"channels": 8, "levels": 1},
+    "question_answering": {"width": 8},
+    "action_recognition": {},
+}
+"""Options of each task that suit these stores."""
 
 
 def write_store(

@@ -22,18 +22,11 @@ from lavish.config.options import is_cross_modal
 from lavish.config.schema import RunConfig
 from lavish.config.sources import built_in
 from lavish.config.validation import parse
-from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.training.jobs import RunInputs, provide_weights, train
 from tests.records import steady
-from tests.stores import run_values, write_store
+from tests.stores import TASK_OPTIONS, contents_of_tasks, run_values, write_store
 
 CLIPS = 8
-TASK_OPTIONS: dict[str, dict[str, Any]] = {
-    "event_localization": {"hidden": 16, "loss": "ce"},
-    "segmentation": {"channels": 8, "levels": 1},
-    "question_answering": {"width": 8},
-    "action_recognition": {},
-}
 VIT = {"patch_size": 8, "embed_dim": 16, "num_heads": 2}
 SWIN = {"img_size": 16, "embed_dim": 16, "num_heads": [1, 2], "window_size": 2, "mlp_ratio": 2}
 # Backbones of different families, depths and numbers of tokens; of the second pair also of different widths.
@@ -73,26 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a store for each task and the weights of the backbone."""
     folder = tmp_path_factory.mktemp("inputs")
     for seed, split in enumerate(("train", "val")):
-        rng = np.random.default_rng(seed)
-        units = rng.permutation(np.repeat(np.arange(CLIPS), 2))
-        word = rng.integers(1, 3, len(units))
-        contents: dict[str, dict[str, Any]] = {
-            "event_localization": {},
-            "segmentation": {
-                "masks": rng.integers(0, 2, (CLIPS, 2, 4, 4), np.uint8).repeat(4, axis=2).repeat(4, axis=3)
-            },
-            "question_answering": {
-                "units": units,
-                "targets": {
-                    "questions": np.repeat(word[:, None], WORD_SLOTS, axis=1),
-                    "answers": word - 1,
-                    "types": np.arange(len(units)) % 9,
-                },
-                "vocabulary": 5,
-            },
-            "action_recognition": {"targets": {"labels": np.arange(CLIPS) % 2}},
-        }
-        for task, content in contents.items():
+        for task, content in contents_of_tasks(CLIPS, np.random.default_rng(seed)).items():
             write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
     provide_weights(configured("event_localization", "none").backbone, folder / "weights.safetensors")
     for pair in PAIRS:

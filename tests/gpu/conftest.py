@@ -1,0 +1,42 @@
+"""The device of these tests: a GPU, or without one what LAVISH_GPU_TESTS_ON names, with which they can be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gpu.small import CLIPS
+from tests.stores import contents_of_tasks, write_store
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # trainings set it, but it is read at the first product
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    name = os.environ.get("LAVISH_GPU_TESTS_ON", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU here")
+    return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shares() -> Iterator[None]:
+    """Let trainings take the GPU that this process has: each would hold its share until the process ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lavish.training.device.take_gpu", lambda *_: 0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store for each task."""
+    folder = tmp_path_factory.mktemp("stores")
+    for seed, split in enumerate(("train", "val")):
+        for task, content in contents_of_tasks(CLIPS, np.random.default_rng(seed)).items():
+            write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
+    return folder
