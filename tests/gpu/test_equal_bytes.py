@@ -1,4 +1,4 @@
-"""Trainings on a GPU end with equal bytes when they are made again, also if they are interrupted: every method and task."""
+"""Trainings on a GPU that are made again end with equal bytes, also if they are interrupted: every method and task."""
 
 from __future__ import annotations
 
