@@ -538,6 +538,11 @@ class TrainingConfig(Config):
         description="Instructions that kernels are chosen for on a CPU: those of almost every x86 processor, so that "
         "machines agree, or all that the machine has.",
     )
+    capture: Literal["auto", "none"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="On a GPU the step is captured as a CUDA graph where it can be. Equal numbers, shorter steps.",
+    )
     recompute: Literal["none", "adapters", "blocks"] = Field(
         default="none",
         exclude_if=lambda value: value == "none",

@@ -8,7 +8,6 @@ import resource
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,40 +80,33 @@ def take_gpu(gpus: Sequence[str], jobs_per_gpu: int, folder: Path) -> int:
         time.sleep(0.5)
 
 
-def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> None:
-    """Seed torch and, if `deterministic`, require deterministic algorithms."""
+def seed_everything(seed: int, *, deterministic: bool) -> None:
+    """Seed torch and, if `deterministic`, allow deterministic algorithms only, on a GPU as well."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # On a GPU it only warns, because the backward pass of fused attention lacks a deterministic kernel for some
-        # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
-        torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
+        # This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py). It only
+        # refuses what has no deterministic kernel; a mere warning would also choose fused attention's other backward.
+        torch.set_deterministic_debug_mode("error")
         # Nothing reads memory before it is written, and filling it takes a thousand operations a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-_NOT_DETERMINISTIC = re.compile(
-    r"(.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic algorithm)"
-)
+_NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
 @contextmanager
-def nondeterministic_operators() -> Iterator[set[str]]:
-    """Yield a set that collects the operators which torch warns of as not deterministic until the block ends."""
-    found: set[str] = set()
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def collect(message: Warning | str, *arguments: Any, **options: Any) -> None:
-            if match := _NOT_DETERMINISTIC.match(str(message)):
-                found.add(match[1])
-            else:
-                show(message, *arguments, **options)
-
-        warnings.showwarning = collect
-        # Each time, since one warning is shown only once for a place in the code.
-        warnings.filterwarnings("always", message=_NOT_DETERMINISTIC.pattern)
-        yield found
+def refused_operators_named() -> Iterator[None]:
+    """Turn torch's error about an operator without a deterministic form into one that says what to set."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (found := _NOT_DETERMINISTIC.match(str(error))):
+            raise
+        raise LavishError(
+            f"training.deterministic is true, but torch has no deterministic form of {found[1]} here: set it to false, "
+            "and repeats may differ, or use another operator"
+        ) from error
 
 
 def gpu_facts(device: torch.device) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ def pretrain(
     if config.weights.source != "pretrain":
         raise LavishError(f"weights.source is '{config.weights.source}': only 'pretrain' is trained here")
     device = choose(device_name, 1, jobs_per_gpu)
-    seed_everything(config.weights.recipe.seed, device, deterministic=True)
+    seed_everything(config.weights.recipe.seed, deterministic=True)
     if isinstance(config, AudioEncoderConfig):
         from lavish.training.pretraining.sounds import pretrain as pretrain_audio
 
@@ -115,7 +115,7 @@ def encode(
     from lavish.learner.build import build_frozen_stream
 
     device = choose(device_name, config.cpu_threads, jobs_per_gpu)
-    seed_everything(0, device, deterministic=True)
+    seed_everything(0, deterministic=True)
     stream = build_frozen_stream(config, SplitStore(split), _statistics(split.parent / "train"), weights)
     encode_split(stream.to(device).eval(), split, out, device=device)
 
@@ -142,7 +142,7 @@ def train(inputs: RunInputs, out: Path) -> None:
 def _train(inputs: RunInputs, out: Path) -> None:
     from lavish.io.checksums import sha256_of
     from lavish.training.checkpoint import forget_state
-    from lavish.training.device import nondeterministic_operators
+    from lavish.training.device import refused_operators_named
     from lavish.training.loop import train as train_model
 
     started = time.monotonic()
@@ -150,6 +150,8 @@ def _train(inputs: RunInputs, out: Path) -> None:
     device = _device(inputs)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
+    for reader in (training, selection):
+        _hold(reader, device, inputs.jobs_per_gpu)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
     features = inputs.audio_features
     origin = _origin(inputs, device) | {
@@ -160,7 +162,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
         },
     }
     model = _model(inputs, training)
-    with nondeterministic_operators() as operators:
+    with refused_operators_named():
         result = train_model(
             model,
             training,
@@ -179,7 +181,6 @@ def _train(inputs: RunInputs, out: Path) -> None:
         **vars(result),
         "checkpoint": sha256_of(out / "best.safetensors"),
         "checkpoint_bytes": (out / "best.safetensors").stat().st_size,
-        "nondeterministic_operators": sorted(operators),
         **origin,
         **_finished(started),
     }
@@ -229,6 +230,7 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
 
     device = _device(inputs)
     reader = _reader(inputs, split)
+    _hold(reader, device, inputs.jobs_per_gpu)
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     place(model, device, inputs.config.training.precision)
@@ -242,7 +244,7 @@ def _device(inputs: RunInputs) -> torch.device:
     options = inputs.config.training
     device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu, tf32=options.tf32)
     check_precision(device, options.precision)
-    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    seed_everything(inputs.seed, deterministic=options.deterministic)
     return device
 
 
@@ -264,6 +266,15 @@ def _reader(inputs: RunInputs, split: str) -> SplitReader:
         features = inputs.audio_features / f"{split}.npy"
     frozen = {stream: folder / f"{split}.npy" for stream, folder in inputs.frozen_features.items()}
     return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features, frozen)
+
+
+def _hold(reader: SplitReader, device: torch.device, jobs: int) -> None:
+    """Keep a split on a GPU if it takes at most an eighth of this job's part of the memory that is free."""
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reader.hold(device, free // (8 * jobs))
 
 
 def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | None = None) -> AudioVisualModel:

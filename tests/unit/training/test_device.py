@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,18 +96,21 @@ def test_what_slurm_gives_is_taken_as_it_is(made_up: list[int], monkeypatch: pyt
     assert time.monotonic() - started < 60
 
 
-def test_operators_that_are_not_deterministic_are_collected(recwarn: pytest.WarningsRecorder) -> None:
-    with device.nondeterministic_operators() as found:
-        for _ in range(2):
-            warnings.warn(
-                "upsample_bilinear2d_backward_out_cuda does not have a deterministic implementation, but you set "
-                "'torch.use_deterministic_algorithms(True, warn_only=True)'.",
-                stacklevel=1,
-            )
-        warnings.warn("Memory Efficient attention defaults to a non-deterministic algorithm.", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-    assert found == {"upsample_bilinear2d_backward_out_cuda", "Memory Efficient attention"}
-    assert [str(warning.message) for warning in recwarn] == ["something else"]
+def test_an_operator_without_a_deterministic_form_is_refused_by_name() -> None:
+    code = """
+import torch
+from lavish.training.device import refused_operators_named, seed_everything
+seed_everything(0, deterministic=True)
+with refused_operators_named():
+    torch.zeros(3).put_(torch.tensor([1]), torch.ones(1), accumulate=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "LavishError: training.deterministic is true, but torch has no deterministic form of put_" in done.stderr
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="something else"), device.refused_operators_named():
+        raise RuntimeError("something else")
 
 
 def test_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ def test_deterministic_algorithms_do_not_fill_memory_that_is_written_anyway() ->
 import torch
 from torch.profiler import profile
 from lavish.training.device import seed_everything
-seed_everything(0, torch.device("cpu"), deterministic=True)
+seed_everything(0, deterministic=True)
 with profile() as operations:
     torch.empty(8)
 print(torch.are_deterministic_algorithms_enabled(), [event.name for event in operations.events()])
