@@ -543,6 +543,11 @@ class TrainingConfig(Config):
         exclude_if=lambda value: value == "auto",
         description="On a GPU the step is captured as a CUDA graph where it can be. Equal numbers, shorter steps.",
     )
+    compile: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="Compile the method's modules for a GPU: fewer kernels, other last digits, later first step.",
+    )
     recompute: Literal["none", "adapters", "blocks"] = Field(
         default="none",
         exclude_if=lambda value: value == "none",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.errors import LavishError, did_you_mean
+from lavish.learner.compiled import compile_modules
 from lavish.learner.recompute import Recompute, Recomputed, batch_norms, recompute_insides
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
@@ -44,6 +45,7 @@ class TwoStreamEncoder(nn.Module):
         sizes: rows and columns of each stream's images; by default the size that its backbone was built for.
         segments: segments of a clip.
         recompute: what the backward pass computes again instead of keeping it: see ``training.recompute``.
+        compiled: compile the method's modules, for a GPU.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TwoStreamEncoder(nn.Module):
         sizes: Mapping[Stream, tuple[int, int]] | None = None,
         segments: int = 1,
         recompute: Recompute = "none",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -92,6 +95,8 @@ class TwoStreamEncoder(nn.Module):
         self.adapters = build_method(method, context, options or {}, position, arrangement, adapted)
         if self._recomputed is not None:
             self._recomputed.norms = batch_norms(self.adapters)
+        if compiled:
+            compile_modules(self.adapters)
         if recompute == "adapters":
             recompute_insides(self.adapters)
         for stream, own in self.backbones.items():

@@ -62,15 +62,18 @@ def _drawn() -> int:
 
 
 def recompute_insides(method: nn.Module) -> None:
-    """Let each module that a method's hooks call keep its inputs only; its output is recomputed in the backward pass.
+    """Let each module that a method's hooks call keep its inputs only; its output is computed again when needed."""
+    for module in called_modules(method):
+        module.forward = partial(Recomputed(batch_norms(module)), module.forward)
 
-    Single layers stay as they are: they keep nothing but their inputs anyway.
-    """
+
+def called_modules(method: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that a method's hooks call, but for single layers, which have no insides."""
     for module in method.children():
         if isinstance(module, nn.ModuleDict | nn.ModuleList):
-            recompute_insides(module)
+            yield from called_modules(module)
         elif next(module.children(), None) is not None:
-            module.forward = partial(Recomputed(batch_norms(module)), module.forward)
+            yield module
 
 
 @contextmanager

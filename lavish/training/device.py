@@ -19,6 +19,7 @@ from filelock import Timeout, UnixFileLock
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
+    from lavish.config.schema import TrainingConfig
     from lavish.learner.model import EncoderModel
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -126,13 +127,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "float32")
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Raise LavishError for a precision that the device does not have; say so if it has no fast kernels for it."""
+def check_device(device: torch.device, options: TrainingConfig) -> None:
+    """Raise LavishError for settings that are not for the device; say so if it has no fast kernels for a precision."""
     if device.type != "cpu":
         return
-    if precision == "fp16":
+    if options.compile:
+        raise LavishError("training.compile is for GPUs, and this is a CPU: set it to false")
+    if options.precision == "fp16":
         raise LavishError("training.precision: fp16 is for GPUs, and this is a CPU: use bf16 or float32")
-    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if options.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(
             "training.precision: bf16 is slower than float32 here, because the processor has no bf16 instructions "
             "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), or training.cpu_dispatch is 'avx2': set it to 'native', or "

@@ -239,11 +239,11 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
 
 def _device(inputs: RunInputs) -> torch.device:
     """Return the device of a run with its seeds set; LavishError for a precision that it does not have."""
-    from lavish.training.device import check_precision, choose, seed_everything
+    from lavish.training.device import check_device, choose, seed_everything
 
     options = inputs.config.training
     device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu, tf32=options.tf32)
-    check_precision(device, options.precision)
+    check_device(device, options)
     seed_everything(inputs.seed, deterministic=options.deterministic)
     return device
 
@@ -289,6 +289,7 @@ def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | 
         audio_weights=inputs.audio_weights,
         valid_frames=reader.store.valid_frames,
         audio_feature_dim=reader.audio_feature_dim,
+        compiled=inputs.config.training.compile,
     )
     layouts = {str(stream): layout for stream, layout in model.layouts.items()}
     for stream, width in reader.frozen_dims.items():
