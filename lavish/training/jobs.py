@@ -193,7 +193,7 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
     from lavish.io.checksums import sha256_of
     from lavish.training.device import peak_memory
     from lavish.training.evaluation import evaluate as evaluate_model
-    from lavish.training.evaluation import write_evaluation
+    from lavish.training.evaluation import forward_pass, write_evaluation
 
     started = time.monotonic()
     config, features = inputs.config, inputs.audio_features
@@ -209,7 +209,8 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
             stream: sha256_of(folder / f"{split}.npy") for stream, folder in inputs.frozen_features.items()
         },
     }
-    result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
+    forward = forward_pass(model, device, config.training)
+    result = evaluate_model(model, forward, reader, config.training.batch_size, device)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
 
 

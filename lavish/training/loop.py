@@ -20,10 +20,10 @@ from tqdm import tqdm
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing
-from lavish.training.capture import CapturedStep, Step
+from lavish.training.capture import Captured, Function
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
 from lavish.training.device import autocast, mark, peak_memory, place, seconds_between
-from lavish.training.evaluation import evaluate
+from lavish.training.evaluation import evaluate, forward_pass
 from lavish.training.schedule import schedule
 
 KEPT_STEP_SECONDS = 1000
@@ -90,8 +90,9 @@ def train(
     def step(group: list[Batch]) -> Tensor:
         return _step(model, group, optimizer, scaler, options, device)
 
+    forward = forward_pass(model, device, options)
     if device.type == "cuda" and options.capture == "auto":
-        step = CapturedStep(step, device)
+        step = Captured(step, device)
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
     metric = model.task.metric
     progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)
@@ -103,7 +104,7 @@ def train(
         sample = training.by_clip if whole_clips else training.shuffled
         batches = training.batches(sample(options.batch_size, rng), device, rng if model.task.negatives else None)
         loss = _epoch(model, batches, step, optimizer, factor, progress, options, device)
-        value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
+        value = evaluate(model, forward, selection, options.batch_size, device, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{metric.name}": value})
         if metric.better(value, progress.best_value):
             progress.best_epoch, progress.best_value = progress.epoch, value
@@ -155,7 +156,7 @@ def _optimizer(model: AudioVisualModel, options: TrainingConfig, device: torch.d
 def _epoch(
     model: AudioVisualModel,
     batches: Iterator[Batch],
-    step: Step,
+    step: Function,
     optimizer: torch.optim.Optimizer,
     factor: Callable[[int], float],
     progress: Progress,

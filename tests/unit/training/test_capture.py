@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lavish.data.store.batches import Batch
+from lavish.tasks.segmentation import Segmented
 from lavish.training import capture
 
 GPU = torch.device("cuda", 0)
@@ -64,7 +65,8 @@ class Steps:
 
 
 @contextmanager
-def capturing(graph: Graph, *, stream: Any, capture_error_mode: str) -> Any:
+def capturing(graph: Graph, *, pool: Any, stream: Any, capture_error_mode: str) -> Any:
+    assert pool == "memory"
     assert capture_error_mode == "thread_local", "another thread copies the next batch meanwhile"
     Graph.capturing = graph
     try:
@@ -80,6 +82,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(capture, "_pool", lambda: "memory")
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
     return Steps()
 
@@ -96,15 +99,15 @@ def batch(value: float, clips: int = 2) -> Batch:
 
 
 def test_the_first_steps_of_a_shape_run_as_they_are_and_later_ones_are_replayed(steps: Steps) -> None:
-    step = capture.CapturedStep(steps, GPU)
+    step = capture.Captured(steps, GPU)
     losses = [step([batch(value)]) for value in range(6)]  # kept, as the loop keeps them until it reads them
     assert [float(loss) for loss in losses] == [float(Steps.loss([batch(value)])) for value in range(6)]
-    assert len(steps.eager) == capture.EAGER_STEPS == 3
+    assert len(steps.eager) == capture.EAGER_CALLS == 3
     assert [graph.replays for graph in steps.graphs] == [3]
 
 
 def test_each_shape_has_a_graph_of_its_own_and_a_rare_one_has_none(steps: Steps) -> None:
-    step = capture.CapturedStep(steps, GPU)
+    step = capture.Captured(steps, GPU)
     for _ in range(3):  # an epoch
         for value in range(4):
             assert step([batch(value)] * 2) == Steps.loss([batch(value)] * 2)
@@ -114,7 +117,7 @@ def test_each_shape_has_a_graph_of_its_own_and_a_rare_one_has_none(steps: Steps)
 
 
 def test_there_are_only_so_many_graphs(steps: Steps) -> None:
-    step = capture.CapturedStep(steps, GPU)
+    step = capture.Captured(steps, GPU)
     for clips in range(1, 8):
         for value in range(5):
             assert step([batch(value, clips)]) == Steps.loss([batch(value, clips)])
@@ -123,12 +126,25 @@ def test_there_are_only_so_many_graphs(steps: Steps) -> None:
 
 def test_a_step_that_cannot_be_captured_runs_as_it_is(steps: Steps, capsys: pytest.CaptureFixture[str]) -> None:
     steps.refuses = True
-    step = capture.CapturedStep(steps, GPU)
+    step = capture.Captured(steps, GPU)
     assert [float(step([batch(value)])) for value in range(6)] == steps.eager
     assert capsys.readouterr().err == (
-        "training.capture: this step cannot be captured, so it runs as it is (CUDA error: operation not permitted when "
-        "stream is capturing)\n"
+        "training.capture: this run cannot be captured, so it is not (CUDA error: operation not permitted when stream "
+        "is capturing)\n"
     )
+
+
+def test_results_of_several_parts_are_copied_as_well(steps: Steps) -> None:
+    """As those of a forward pass."""
+
+    def forward(group: list[Batch]) -> Any:
+        loss = steps(group)
+        return Segmented(loss, (loss,), ())
+
+    captured = capture.Captured(forward, GPU)
+    results = [captured([batch(value)]) for value in range(6)]
+    assert [float(one.logits) for one in results] == [float(Steps.loss([batch(value)])) for value in range(6)]
+    assert all(isinstance(one, Segmented) and one.logits == one.maps[0] for one in results)
 
 
 def test_what_other_kernels_would_run_for_has_another_shape() -> None:
