@@ -6,7 +6,6 @@ from torch import nn
 
 from lavish.errors import LavishError
 from lavish.learner.recompute import called_modules
-from lavish.runtime.fast_start import with_compiler
 
 _VARIANTS = 64
 """Shapes of a module that are compiled: widths of a backbone, positions, streams."""
@@ -20,7 +19,6 @@ def compile_modules(method: nn.Module) -> None:
     """
     from torch.utils._triton import has_triton
 
-    with_compiler()
     if not has_triton():
         raise LavishError(
             "training.compile is true, but Triton, torch's compiler for GPUs, is not installed or finds no GPU: set it "

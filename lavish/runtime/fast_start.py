@@ -16,7 +16,8 @@ def without_compiler() -> None:
     """Replace ``torch._dynamo`` in this process by the three functions that eager code calls.
 
     Only for the commands of this package and only on a CPU: a program that imports the library keeps torch unchanged.
-    Does nothing if the compiler has been imported already. ``torch.compile`` needs :func:`with_compiler` afterwards.
+    Does nothing if the compiler has been imported already. ``torch.compile`` cannot be used before
+    :func:`with_compiler`.
     """
     if "torch._dynamo" in sys.modules:
         return
@@ -27,9 +28,9 @@ def without_compiler() -> None:
 
 
 def with_compiler() -> None:
-    """Let this process import the true ``torch._dynamo`` again, after :func:`without_compiler`."""
+    """Take :func:`without_compiler` back: for a job on a GPU that was forked from a process without the compiler."""
     for name in ("torch._dynamo", "torch._dynamo.utils"):
-        if name in sys.modules and getattr(sys.modules[name], "__spec__", None) is None:
+        if name in sys.modules and sys.modules[name].__spec__ is None:  # the real ones were found by the importer
             del sys.modules[name]
 
 

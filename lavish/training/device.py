@@ -155,6 +155,58 @@ def place(model: EncoderModel, device: torch.device, precision: str) -> None:
             backbone.cast_products(_DTYPES[precision])
 
 
+@contextmanager
+def memory_errors_explained(options: TrainingConfig, jobs_per_gpu: int, *, backward: bool) -> Iterator[None]:
+    """Turn torch's error that the memory of the GPU is used up into one that says what would need less.
+
+    Args:
+        options: those of the run.
+        jobs_per_gpu: jobs that may share the GPU.
+        backward: whether the block trains, and does not only evaluate.
+
+    Raises:
+        LavishError: with the peak, the limit, and the settings that are left to change.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info()
+        limit = total * torch.cuda.get_per_process_memory_fraction()
+        others = max(0, total - free - torch.cuda.memory_reserved())
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        remedies = _memory_savings(options, backward=backward)
+        if jobs_per_gpu > 1:
+            remedies.insert(0, f"a smaller jobs_per_gpu than {jobs_per_gpu} (the same numbers)")
+        peak = _gib(torch.cuda.max_memory_allocated())
+        raise LavishError(
+            f"a batch of {options.batch_size} does not fit on the GPU: at most {peak} were allocated"
+            f"{f' and {asked[1]} more asked for' if asked else ''}, of {_gib(limit)}; other processes and CUDA itself "
+            f"hold {_gib(others)}. "
+            + (f"What needs less: {'; '.join(remedies)}" if remedies else "No setting needs less: take a larger GPU")
+        ) from None
+
+
+def _memory_savings(options: TrainingConfig, *, backward: bool) -> list[str]:
+    """Return the changes to a run that save memory and are not made yet, those that change its numbers last."""
+    found = []
+    recompute = {"none": "adapters` or `blocks", "adapters": "blocks"}.get(options.recompute)
+    if backward and recompute is not None:
+        found.append(f"`training.recompute: {recompute}` (the same numbers, longer steps)")
+    if options.batch_size > 1:
+        parts = options.batch_size if options.batch_size % 2 else 2  # equal ones, so that each weighs the same
+        smaller = f"`training.batch_size: {options.batch_size // parts}`"
+        found.append(
+            f"{smaller} with `accumulate: {options.accumulate * parts}` (the same gradient, except through batch norms)"
+        )
+    if options.precision == "float32":
+        found.append("`training.precision: bf16` (other numbers)")
+    return found
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
 def mark(device: torch.device) -> Any:
     """Return the time: of a GPU as an event in its queue, so that nothing waits for it."""
     if device.type != "cuda":

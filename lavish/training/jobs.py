@@ -133,10 +133,13 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
 
 def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
+    from lavish.training.device import memory_errors_explained
+
     with locked(out) as had_to_wait:
         if had_to_wait and (out / "record.json").exists():
             return  # the process that held the lock has finished this very training
-        _train(inputs, out)
+        with memory_errors_explained(inputs.config.training, inputs.jobs_per_gpu, backward=True):
+            _train(inputs, out)
 
 
 def _train(inputs: RunInputs, out: Path) -> None:
@@ -191,7 +194,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
 def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
     """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `run/split`."""
     from lavish.io.checksums import sha256_of
-    from lavish.training.device import peak_memory
+    from lavish.training.device import memory_errors_explained, peak_memory
     from lavish.training.evaluation import evaluate as evaluate_model
     from lavish.training.evaluation import forward_pass, write_evaluation
 
@@ -210,18 +213,21 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
         },
     }
     forward = forward_pass(model, device, config.training)
-    result = evaluate_model(model, forward, reader, config.training.batch_size, device)
+    with memory_errors_explained(config.training, inputs.jobs_per_gpu, backward=False):
+        result = evaluate_model(model, forward, reader, config.training.batch_size, device)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
 
 
 def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> ExamplePredictions:
     """Return the predictions of a trained run for `count` clips, evenly distributed over a split."""
+    from lavish.training.device import memory_errors_explained
     from lavish.training.examples import evenly_distributed, predict
 
     options = inputs.config.training
     model, reader, device = _trained(inputs, split, run / "best.safetensors")
     chosen = evenly_distributed(len(reader.store), count)
-    return predict(model, reader, chosen, options.batch_size, device, options.precision)
+    with memory_errors_explained(options, inputs.jobs_per_gpu, backward=False):
+        return predict(model, reader, chosen, options.batch_size, device, options.precision)
 
 
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
