@@ -8,8 +8,9 @@ A step of the learner is that of a training (forward pass, loss, backward pass, 
 device. A step of the frozen backbone is its forward pass on both streams and the gradient of its activations, which
 adapters in the first block need. All variants of a model and a precision take turns. Weights and data are random.
 
-`busy` is the time in which the GPU computes or copies within a step, `peak` what a training allocates at most,
-weights included. `jobs` are processes that train side by side and read their batches from a store.
+`busy` is the time in which the GPU computes or copies within a step, `peak` what a training allocates at most, weights
+included, `captured` what a GPU runs as one graph. `jobs` are processes that train side by side and read their batches
+from a store.
 
 On a CPU there are no kernels to count, no TF32, and no peak that one of several models could be given; bf16 only if
 asked for. The larger models are made smaller there (ON_CPU in learners.py) and only measured if they are named.
@@ -62,7 +63,8 @@ from measuring import medians, traced, wait
 from lavish.data.store.batches import SplitReader
 from lavish.models.backbones.base import Backbone
 from lavish.provenance import git_state, machine, versions
-from lavish.training.device import gpu_facts, nondeterministic_operators
+from lavish.training.capture import EAGER_CALLS
+from lavish.training.device import gpu_facts
 
 SHARES = {"swin_large": 4, "vit_small": 3, "default": 2}
 """Of the time for all models."""
@@ -77,7 +79,8 @@ GOALS = (
     ("vit_small", "bf16", "clips/s", ">= 2000"),
 )
 
-WARM_STEPS = 2
+WARM_CALLS = EAGER_CALLS + 1
+"""Before anything is measured; the last one is captured."""
 JOB_SECONDS = 3.0
 """For which jobs are counted side by side."""
 JOBS_SECONDS = 15
@@ -96,6 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS) if gpu else ["default"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS) if gpu else ["float32"])
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS,
+        default=[one for one in VARIANTS if one != "compiled" and (gpu or one != "captured")],
+        help="changes to `training`; all but `compiled`, which takes minutes, if omitted",
+    )  # fmt: skip
     parser.add_argument(
         "--jobs", nargs="*", type=int, default=[1, 2, 4, 8] if gpu else [], metavar="PROCESSES",
         help="training side by side, in float32; the largest number also with MPS, where the driver has it",
@@ -134,8 +142,9 @@ def main() -> None:
             say(f"\n{name}: {description(name, gpu)}")
             now = time.monotonic()
             until = now + (end - now) * shares[index] / sum(shares[index:])
+            arguments = (name, options.precisions, options.variants, Path(folder, name), until, gpu)
             try:
-                [rows] = in_processes(measure, [(name, options.precisions, Path(folder, name), until, gpu)], until)
+                [rows] = in_processes(measure, [arguments], until)
             except Exception as error:
                 rows = [{"model": name, "error": told(error)}]
                 say_table(rows)
@@ -165,28 +174,33 @@ def in_processes(function: Callable[..., Any], calls: list[tuple[Any, ...]], unt
             raise TimeoutError("a process did not end, and was killed") from None
 
 
-def measure(name: str, precisions: list[str], folder: Path, until: float, gpu: bool) -> list[Row]:
+def measure(name: str, precisions: list[str], variants: list[str], folder: Path, until: float, gpu: bool) -> list[Row]:
     """Return and print the rows of one model."""
     device = torch.device("cuda" if gpu else "cpu")
     run = run_of(name, gpu)
-    set_up(run.training, device)
+    set_up(run.training)
     reader, backbone = reader_of(run, folder), backbone_of(run)
     rows: list[Row] = []
-    with nondeterministic_operators():  # each variant notes its own; said here, they would be between the tables
-        for index, precision in enumerate(precisions):
-            now = time.monotonic()
-            end = now + (until - now) / (len(precisions) - index)
-            try:
-                found = measure_precision(name, precision, backbone, reader, end, device)
-            except Exception as error:
-                found = [{"model": name, "precision": precision, "error": told(error)}]
-            say_table(found)
-            rows += found
+    for index, precision in enumerate(precisions):
+        now = time.monotonic()
+        end = now + (until - now) / (len(precisions) - index)
+        try:
+            found = measure_precision(name, precision, variants, backbone, reader, end, device)
+        except Exception as error:
+            found = [{"model": name, "precision": precision, "error": told(error)}]
+        say_table(found)
+        rows += found
     return rows
 
 
 def measure_precision(
-    name: str, precision: str, backbone: Backbone, reader: SplitReader, until: float, device: torch.device
+    name: str,
+    precision: str,
+    variants: list[str],
+    backbone: Backbone,
+    reader: SplitReader,
+    until: float,
+    device: torch.device,
 ) -> list[Row]:
     """Return the rows of one model in one precision; a variant that fails has its error in its row."""
     gpu = device.type == "cuda"
@@ -195,30 +209,28 @@ def measure_precision(
     batch = next(reader.batches([np.arange(clips)], device))
     shared = placed(backbone, run, device)
     models: dict[str, Learner | FrozenTimm] = {}
-    rows: dict[str, Row] = {one: {"model": name, "precision": precision, "variant": one} for one in VARIANTS}
+    rows: dict[str, Row] = {one: {"model": name, "precision": precision, "variant": one} for one in variants}
 
     def failed(variant: str, error: Exception) -> None:
         rows[variant]["error"] = told(error)
         models.pop(variant, None)
 
-    for variant, changes in VARIANTS.items():
+    for variant in variants:
         try:
-            run = run_of(name, gpu, PRECISIONS[precision] | changes)
-            set_up(run.training, device)
-            with nondeterministic_operators() as operators, peak_of(rows[variant], shared, device):
+            run = run_of(name, gpu, PRECISIONS[precision] | VARIANTS[variant])
+            set_up(run.training)
+            with peak_of(rows[variant], shared, device):
                 if variant == TIMM:
                     own: Learner | FrozenTimm = FrozenTimm(run, backbone, device)
                 else:
                     own = Learner(run, shared, reader, device)
-                for _ in range(WARM_STEPS):
+                for _ in range(WARM_CALLS):
                     own.step(batch)
-            if operators:
-                rows[variant]["not deterministic"] = ", ".join(sorted(operators))
             models[variant] = own
         except Exception as error:
             failed(variant, error)
     for variant, model in models.items() if gpu else ():
-        set_up(model.training, device)
+        set_up(model.training)
         try:
             rows[variant] |= traced(partial(model.step, batch))
         except Exception as error:  # a profiler that may not look: times are known without it
@@ -232,7 +244,7 @@ def measure_precision(
             untimed=1,
             calls=2 if gpu else 1,
             until=end,
-            before=lambda variant: set_up(models[variant].training, device),
+            before=lambda variant: set_up(models[variant].training),
             failed=failed,
         )
         for variant, seconds in found.items():
@@ -244,10 +256,19 @@ def measure_precision(
 
     now = time.monotonic()
     in_turn("step", "step, ms", now + 0.7 * (until - now))
-    for model in models.values():
-        model.model.eval()
     with torch.inference_mode():
+        for variant, model in list(models.items()):
+            set_up(model.training)
+            model.model.eval()
+            try:
+                for _ in range(WARM_CALLS):
+                    model.infer(batch)
+            except Exception as error:
+                failed(variant, error)
         in_turn("infer", "inference, ms", until)
+    for variant, model in models.items():
+        if isinstance(model, Learner) and gpu:
+            rows[variant]["captured"] = model.captured
     return list(rows.values())
 
 
@@ -298,7 +319,7 @@ def train_for_a_while(name: str, folder: Path, gpu: bool) -> float:
     run = run_of(name, gpu)
     rng = np.random.default_rng(0)
     try:
-        set_up(run.training, device)
+        set_up(run.training)
         reader = reader_of(run, folder)
         learner = Learner(run, backbone_of(run), reader, device)
 
@@ -307,15 +328,14 @@ def train_for_a_while(name: str, folder: Path, gpu: bool) -> float:
                 learner.step(batch)
                 yield len(batch)
 
-        with nondeterministic_operators():
-            for _ in epoch():
-                wait(device)
-            _barrier.wait(timeout=90)
-            started, clips = time.perf_counter(), 0
-            while time.perf_counter() < started + JOB_SECONDS:
-                clips += sum(epoch())
-                wait(device)
-            return clips / (time.perf_counter() - started)
+        for _ in epoch():
+            wait(device)
+        _barrier.wait(timeout=90)
+        started, clips = time.perf_counter(), 0
+        while time.perf_counter() < started + JOB_SECONDS:
+            clips += sum(epoch())
+            wait(device)
+        return clips / (time.perf_counter() - started)
     except BaseException:
         _barrier.abort()  # nobody needs to wait for this one
         raise

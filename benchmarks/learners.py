@@ -20,7 +20,9 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.models.backbones.base import Backbone
 from lavish.planning.experiments import task_defaults
 from lavish.training import loop
+from lavish.training.capture import Captured, Function
 from lavish.training.device import autocast, choose, place, seed_everything
+from lavish.training.evaluation import forward_pass
 from tests.stores import write_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,13 +53,15 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
 }
 TIMM = "timm, frozen"
-# Changes to `training`, besides those of the precision.
+# Changes to `training`, besides those of the precision. A step is captured, unless it says otherwise.
 VARIANTS: dict[str, dict[str, Any]] = {
-    TIMM: {"deterministic": False},
-    "eager": {},
+    TIMM: {"deterministic": False, "capture": "none"},
+    "eager": {"capture": "none"},
+    "captured": {},
     "adapters recomputed": {"recompute": "adapters"},
     "blocks recomputed": {"recompute": "blocks"},
     "not deterministic": {"deterministic": False},
+    "compiled": {"compile": True},
 }
 STORED_CLIPS = 128
 
@@ -117,21 +121,27 @@ class Learner:
             backbones=(backbone, None),
         )
         place(self.model, device, run.training.precision)
-        groups = [
-            {"params": self.model.adapter_parameters(), "lr": run.training.lr_adapter},
-            {"params": list(self.model.task.parameters()), "lr": run.training.lr_head},
-        ]
-        self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
+        # With rates of zero, as they are before a schedule sets them: random weights stay finite.
+        optimizer = loop._optimizer(self.model, self.training, device)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        self._step: Function = lambda group: loop._step(self.model, group, optimizer, scaler, self.training, device)
+        if device.type == "cuda" and self.training.capture == "auto":
+            self._step = Captured(self._step, device)
+        self._forward = forward_pass(self.model, device, self.training)
 
     def step(self, batch: Batch) -> None:
         """Take a step of a training."""
-        loop._step(self.model, [batch], self.optimizer, self.scaler, self.training, self.device)
+        self._step([batch])
 
     def infer(self, batch: Batch) -> None:
         """Run the forward pass of an evaluation."""
-        with autocast(self.device, self.training.precision):
-            self.model(batch)
+        self._forward([batch])
+
+    @property
+    def captured(self) -> str:
+        """Which of both a GPU runs as a graph."""
+        both = {"step": self._step, "inference": self._forward}
+        return ", ".join(name for name, one in both.items() if isinstance(one, Captured) and one._graphs)
 
 
 class FrozenTimm:
@@ -154,8 +164,8 @@ class FrozenTimm:
             self.model.forward_features(self.images)
 
 
-def set_up(training: TrainingConfig, device: torch.device) -> None:
+def set_up(training: TrainingConfig) -> None:
     """Set what a training sets for its process."""
     choose("cpu", training.cpu_threads, tf32=training.tf32)  # for its settings: this process has its GPU already
     torch.set_deterministic_debug_mode("default")
-    seed_everything(0, device, deterministic=training.deterministic)
+    seed_everything(0, deterministic=training.deterministic)

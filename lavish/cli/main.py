@@ -19,7 +19,7 @@ from pathlib import Path
 from lavish.cli import data_and_weights, inspection, jobs
 from lavish.cli.arguments import Subparsers, add_command, use_sources
 from lavish.errors import LavishError
-from lavish.runtime.fast_start import without_compiler
+from lavish.runtime.fast_start import with_compiler, without_compiler
 
 # Each module adds its commands to the parser.
 COMMANDS = (jobs, data_and_weights, inspection)
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             command = " ".join(filter(None, ("lavish", options.command, getattr(options, "action", None))))
             if getattr(options, "device", "cpu") == "cpu":
                 without_compiler()
+            else:
+                with_compiler()
             use_sources(options)
             return options.function(options) or 0
         finally:

@@ -538,6 +538,16 @@ class TrainingConfig(Config):
         description="Instructions that kernels are chosen for on a CPU: those of almost every x86 processor, so that "
         "machines agree, or all that the machine has.",
     )
+    capture: Literal["auto", "none"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="On a GPU the step is captured as a CUDA graph where it can be. Equal numbers, shorter steps.",
+    )
+    compile: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="Compile the method's modules for a GPU: fewer kernels, other last digits, later first step.",
+    )
     recompute: Literal["none", "adapters", "blocks"] = Field(
         default="none",
         exclude_if=lambda value: value == "none",
@@ -712,8 +722,10 @@ class WorkflowConfig(Config):
         default_factory=list,
         description="Python files with one task each; the name of the file is the name of the task.",
     )
-    device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="Where pretraining, encoding, training and evaluation run."
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="cpu",
+        description="Where pretraining, encoding, training and evaluation run: on the CPU, on GPUs, or ('auto') on the "
+        "GPUs of this machine if it has any. No part of identities; the records name the device.",
     )
     jobs_per_gpu: int = Field(
         default=1, ge=1, description="Jobs that share a GPU of this machine; a small backbone leaves most of it idle."
@@ -730,7 +742,7 @@ class WorkflowConfig(Config):
     )
     fork_server: bool = Field(
         default=True,
-        description="Fork jobs on this machine from one process that has imported all libraries (Linux, CPU). Without "
+        description="Fork jobs on this machine from one process that has imported all libraries (Linux). Without "
         "it every job starts its own interpreter: equal results, two seconds more per job.",
     )
     all_tasks: bool = Field(

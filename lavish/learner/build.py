@@ -66,6 +66,7 @@ def build_model(
     valid_frames: int | None = None,
     audio_feature_dim: int = 0,
     backbones: tuple[Backbone, Backbone | None] | None = None,
+    compiled: bool = False,
 ) -> AudioVisualModel:
     """Build the model of a resolved configuration from torch's current random state.
 
@@ -79,6 +80,7 @@ def build_model(
         valid_frames: columns of a log-mel spectrogram that are not padding; None: all.
         audio_feature_dim: width of the separate audio encoder's features, 0 without one.
         backbones: the frozen backbones, if they have been built already.
+        compiled: compile the method's modules, for a GPU.
     """
     streams = streams_of(config.modalities)
     backbone, audio_backbone = backbones or frozen_backbones(config, weights, audio_weights)
@@ -98,6 +100,7 @@ def build_model(
         sizes=sizes,
         segments=config.data.segments,
         recompute=config.training.recompute,
+        compiled=compiled,
     )
     replace = config.audio_encoder is not None and config.audio_encoder.use == "replace"
     for stream, own in encoder.backbones.items():

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lavish.errors import LavishError, did_you_mean
-from lavish.learner.recompute import Recompute, batch_norms, recompute_insides, recomputed
+from lavish.learner.compiled import compile_modules
+from lavish.learner.recompute import Recompute, Recomputed, batch_norms, recompute_insides
 from lavish.methods.base import ForwardContext, Method, MethodContext
 from lavish.methods.registry import build_method
 from lavish.models.backbones.base import Backbone, FrozenLayer, Grid
@@ -44,6 +45,7 @@ class TwoStreamEncoder(nn.Module):
         sizes: rows and columns of each stream's images; by default the size that its backbone was built for.
         segments: segments of a clip.
         recompute: what the backward pass computes again instead of keeping it: see ``training.recompute``.
+        compiled: compile the method's modules, for a GPU.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TwoStreamEncoder(nn.Module):
         sizes: Mapping[Stream, tuple[int, int]] | None = None,
         segments: int = 1,
         recompute: Recompute = "none",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,8 +77,7 @@ class TwoStreamEncoder(nn.Module):
         self.adapters: Method | None = None
         if recompute not in (known := get_args(Recompute)):
             raise LavishError(f"recompute: '{recompute}' is unknown{did_you_mean(recompute, known)}")
-        self._recomputes_steps = recompute == "blocks"
-        self._norms = []
+        self._recomputed = Recomputed([]) if recompute == "blocks" else None
         if method == "none":
             return
         grids = {s: own.grid_sizes(sizes[s] if sizes else own.image_size) for s, own in self.backbones.items()}
@@ -91,7 +93,10 @@ class TwoStreamEncoder(nn.Module):
             segments=segments,
         )
         self.adapters = build_method(method, context, options or {}, position, arrangement, adapted)
-        self._norms = batch_norms(self.adapters)
+        if self._recomputed is not None:
+            self._recomputed.norms = batch_norms(self.adapters)
+        if compiled:
+            compile_modules(self.adapters)
         if recompute == "adapters":
             recompute_insides(self.adapters)
         for stream, own in self.backbones.items():
@@ -136,7 +141,9 @@ class TwoStreamEncoder(nn.Module):
             # A block that runs alone leaves the tokens of the other stream as they are.
             running = {stream: tokens[stream] for stream in blocks}
             here = {stream: grids[stream][block] for stream, block in blocks.items()}
-            running = (self._recomputed_step if self._recomputes_steps else self._step)(blocks, running, here, context)
+            running = (self._step if self._recomputed is None else self._recomputed_step)(
+                blocks, running, here, context
+            )
             for stream, x in running.items():
                 ends[stream] += [x] * backbones[stream].stage_ends.count(blocks[stream])
             tokens = {**tokens, **running}
@@ -169,13 +176,14 @@ class TwoStreamEncoder(nn.Module):
         self, blocks: Blocks, tokens: Streams, grids: dict[Stream, Grid], context: ForwardContext
     ) -> Streams:
         """Run :meth:`_step` so that only the tokens that enter it are kept for the backward pass."""
+        assert self._recomputed is not None
         before = context.copy()
 
         def run(*tensors: Tensor) -> tuple[Streams, ForwardContext]:
             own = before.copy()  # when the hooks run again, nobody may see what they leave
             return self._step(blocks, dict(zip(tokens, tensors, strict=True)), grids, own), own
 
-        updated, after = recomputed(run, self._norms, *tokens.values())
+        updated, after = self._recomputed(run, *tokens.values())
         context.cache, context.auxiliary_losses = after.cache, after.auxiliary_losses
         return updated
 

@@ -21,30 +21,59 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None]
 
 
-def recomputed(function: Callable[..., Any], norms: Sequence[_BatchNorm], *arguments: Any) -> Any:
-    """Return ``function(*arguments)``; of what the backward pass needs, only the arguments are kept.
+class Recomputed:
+    """Calls functions of which the backward pass keeps the arguments only, and runs them again.
 
-    The function runs again in the backward pass, with the random numbers and the autocast of the first time. It must
-    not change anything but the running statistics of `norms`, which are updated the first time only. Without gradients
-    it is called once.
+    A function runs again with the random numbers and the autocast of the first time. It must not change anything but
+    the running statistics of `norms`, which are updated the first time only. Without gradients it is called once.
+
+    While a step is captured as a CUDA graph, the state of the random numbers cannot be read. So functions that drew
+    none before are captured without it, and those that did are refused by torch.
     """
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    updated: list[_BatchNorm] = []
-    contexts = (_noting(norms, updated), _updating_copies(updated))
-    return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: contexts)
+
+    def __init__(self, norms: Sequence[_BatchNorm]) -> None:
+        self.norms = norms
+        self._draws = False
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(*arguments)``."""
+        if not torch.is_grad_enabled():
+            return function(*arguments)
+        updated: list[_BatchNorm] = []
+        contexts = (_noting(self.norms, updated), _updating_copies(updated))
+        capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        before = 0 if capturing else _drawn()
+        result = checkpoint(
+            function,
+            *arguments,
+            use_reentrant=False,
+            context_fn=lambda: contexts,
+            preserve_rng_state=self._draws or not capturing,
+        )
+        self._draws = self._draws or (not capturing and _drawn() != before)
+        return result
+
+
+def _drawn() -> int:
+    """Return how many random numbers this process's GPU has drawn; 0 without one."""
+    if not torch.cuda.is_initialized():
+        return 0
+    return torch.cuda.default_generators[torch.cuda.current_device()].get_offset()
 
 
 def recompute_insides(method: nn.Module) -> None:
-    """Let each module that a method's hooks call keep its inputs only; its output is recomputed in the backward pass.
+    """Let each module that a method's hooks call keep its inputs only; its output is computed again when needed."""
+    for module in called_modules(method):
+        module.forward = partial(Recomputed(batch_norms(module)), module.forward)
 
-    Single layers stay as they are: they keep nothing but their inputs anyway.
-    """
+
+def called_modules(method: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that a method's hooks call, but for single layers, which have no insides."""
     for module in method.children():
         if isinstance(module, nn.ModuleDict | nn.ModuleList):
-            recompute_insides(module)
+            yield from called_modules(module)
         elif next(module.children(), None) is not None:
-            module.forward = partial(recomputed, module.forward, batch_norms(module))
+            yield module
 
 
 @contextmanager

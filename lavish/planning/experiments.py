@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lavish.config.measures import Measure
 from lavish.config.merging import merge
@@ -30,6 +30,7 @@ from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
 from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
 from lavish.planning.weights_lock import WeightsLock
+from lavish.runtime.gpus import gpu_is_visible
 
 TABLES = Path("config/tables")
 PUBLISHED = Path("config/published.csv")
@@ -59,8 +60,10 @@ class Experiments:
     """Everything that a configuration defines, by name."""
 
     seeds: list[int]
-    device: str
-    """`cpu` or `cuda`."""
+    device: Literal["cpu", "cuda"]
+    """Where jobs run; for `device: auto` decided by what this machine has."""
+    device_setting: Literal["auto", "cpu", "cuda"]
+    """`device` as configured."""
     jobs_per_gpu: int
     """Jobs that share a GPU of this machine."""
     cache_features: bool
@@ -263,7 +266,8 @@ class _Resolver:
         self.identities = identities
         self.experiments = Experiments(
             seeds=config.seeds,
-            device=config.device,
+            device=("cuda" if gpu_is_visible() else "cpu") if config.device == "auto" else config.device,
+            device_setting=config.device,
             jobs_per_gpu=config.jobs_per_gpu,
             cache_features=config.cache_features == "auto",
             fork_server=config.fork_server,

@@ -16,7 +16,8 @@ def without_compiler() -> None:
     """Replace ``torch._dynamo`` in this process by the three functions that eager code calls.
 
     Only for the commands of this package and only on a CPU: a program that imports the library keeps torch unchanged.
-    Does nothing if the compiler has been imported already. ``torch.compile`` cannot be used afterwards.
+    Does nothing if the compiler has been imported already. ``torch.compile`` cannot be used before
+    :func:`with_compiler`.
     """
     if "torch._dynamo" in sys.modules:
         return
@@ -24,6 +25,13 @@ def without_compiler() -> None:
     compiler.__dict__.update(__path__=[], disable=_as_it_is, graph_break=_nothing, utils=utils)
     utils.__dict__.update(is_compile_supported=_never)
     sys.modules |= {compiler.__name__: compiler, utils.__name__: utils}
+
+
+def with_compiler() -> None:
+    """Take :func:`without_compiler` back: for a job on a GPU that was forked from a process without the compiler."""
+    for name in ("torch._dynamo", "torch._dynamo.utils"):
+        if name in sys.modules and sys.modules[name].__spec__ is None:  # the real ones were found by the importer
+            del sys.modules[name]
 
 
 def _as_it_is(function: Any, *_: Any, **__: Any) -> Any:

@@ -15,8 +15,9 @@ The protocol of one connection::
     child   runs the command; kills itself if the client or the server disappears
     server  -> exit status of the child, or minus the signal that killed it
 
-Only for commands on the CPU, because a CUDA context does not survive a fork, and only on Linux. This module is imported
-before every command, so it uses the standard library alone. The server is in :mod:`lavish.runtime.fork_server`.
+Only on Linux. Commands on a GPU are forked as well: the server never touches CUDA, which does not survive a fork. This
+module is imported before every command, so it uses the standard library alone. The server is in
+:mod:`lavish.runtime.fork_server`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def hand_over(argv: list[str]) -> int | None:
     path = os.environ.get(VARIABLE)
     if not path or sys.platform != "linux" or argv[1:2] == [] or argv[1] not in FORKED_COMMANDS:
         return None
-    if "cuda" in argv or "--device=cuda" in argv or any('"cpu_dispatch":"native"' in argument for argument in argv):
+    if any('"cpu_dispatch":"native"' in argument for argument in argv):
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:

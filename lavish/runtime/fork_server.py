@@ -1,6 +1,7 @@
 """The fork server: imports libraries once, then forks itself for each command (:mod:`lavish.runtime.fork_client`).
 
-It has a single thread and computes nothing, because a forked process inherits no other threads.
+It has a single thread and computes nothing, because a forked process inherits no other threads. Nor does it touch CUDA,
+not even to ask for GPUs: a forked process could not use it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import resource
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from filelock import Timeout, UnixFileLock
 from lavish.errors import LavishError
 
 if TYPE_CHECKING:
+    from lavish.config.schema import TrainingConfig
     from lavish.learner.model import EncoderModel
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,40 +81,33 @@ def take_gpu(gpus: Sequence[str], jobs_per_gpu: int, folder: Path) -> int:
         time.sleep(0.5)
 
 
-def seed_everything(seed: int, device: torch.device, *, deterministic: bool) -> None:
-    """Seed torch and, if `deterministic`, require deterministic algorithms."""
+def seed_everything(seed: int, *, deterministic: bool) -> None:
+    """Seed torch and, if `deterministic`, allow deterministic algorithms only, on a GPU as well."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # On a GPU it only warns, because the backward pass of fused attention lacks a deterministic kernel for some
-        # shapes. This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py).
-        torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
+        # This is `use_deterministic_algorithms` without its import of torch's compiler (runtime/fast_start.py). It only
+        # refuses what has no deterministic kernel; a mere warning would also choose fused attention's other backward.
+        torch.set_deterministic_debug_mode("error")
         # Nothing reads memory before it is written, and filling it takes a thousand operations a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-_NOT_DETERMINISTIC = re.compile(
-    r"(.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic algorithm)"
-)
+_NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
 @contextmanager
-def nondeterministic_operators() -> Iterator[set[str]]:
-    """Yield a set that collects the operators which torch warns of as not deterministic until the block ends."""
-    found: set[str] = set()
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def collect(message: Warning | str, *arguments: Any, **options: Any) -> None:
-            if match := _NOT_DETERMINISTIC.match(str(message)):
-                found.add(match[1])
-            else:
-                show(message, *arguments, **options)
-
-        warnings.showwarning = collect
-        # Each time, since one warning is shown only once for a place in the code.
-        warnings.filterwarnings("always", message=_NOT_DETERMINISTIC.pattern)
-        yield found
+def refused_operators_named() -> Iterator[None]:
+    """Turn torch's error about an operator without a deterministic form into one that says what to set."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (found := _NOT_DETERMINISTIC.match(str(error))):
+            raise
+        raise LavishError(
+            f"training.deterministic is true, but torch has no deterministic form of {found[1]} here: set it to false, "
+            "and repeats may differ, or use another operator"
+        ) from error
 
 
 def gpu_facts(device: torch.device) -> dict[str, Any] | None:
@@ -134,13 +127,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "float32")
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Raise LavishError for a precision that the device does not have; say so if it has no fast kernels for it."""
+def check_device(device: torch.device, options: TrainingConfig) -> None:
+    """Raise LavishError for settings that are not for the device; say so if it has no fast kernels for a precision."""
     if device.type != "cpu":
         return
-    if precision == "fp16":
+    if options.compile:
+        raise LavishError("training.compile is for GPUs, and this is a CPU: set it to false")
+    if options.precision == "fp16":
         raise LavishError("training.precision: fp16 is for GPUs, and this is a CPU: use bf16 or float32")
-    if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if options.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(
             "training.precision: bf16 is slower than float32 here, because the processor has no bf16 instructions "
             "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), or training.cpu_dispatch is 'avx2': set it to 'native', or "
@@ -158,6 +153,58 @@ def place(model: EncoderModel, device: torch.device, precision: str) -> None:
     if precision != "float32":
         for backbone in set(model.encoder.backbones.values()):
             backbone.cast_products(_DTYPES[precision])
+
+
+@contextmanager
+def memory_errors_explained(options: TrainingConfig, jobs_per_gpu: int, *, backward: bool) -> Iterator[None]:
+    """Turn torch's error that the memory of the GPU is used up into one that says what would need less.
+
+    Args:
+        options: those of the run.
+        jobs_per_gpu: jobs that may share the GPU.
+        backward: whether the block trains, and does not only evaluate.
+
+    Raises:
+        LavishError: with the peak, the limit, and the settings that are left to change.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info()
+        limit = total * torch.cuda.get_per_process_memory_fraction()
+        others = max(0, total - free - torch.cuda.memory_reserved())
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        remedies = _memory_savings(options, backward=backward)
+        if jobs_per_gpu > 1:
+            remedies.insert(0, f"a smaller jobs_per_gpu than {jobs_per_gpu} (the same numbers)")
+        peak = _gib(torch.cuda.max_memory_allocated())
+        raise LavishError(
+            f"a batch of {options.batch_size} does not fit on the GPU: at most {peak} were allocated"
+            f"{f' and {asked[1]} more asked for' if asked else ''}, of {_gib(limit)}; other processes and CUDA itself "
+            f"hold {_gib(others)}. "
+            + (f"What needs less: {'; '.join(remedies)}" if remedies else "No setting needs less: take a larger GPU")
+        ) from None
+
+
+def _memory_savings(options: TrainingConfig, *, backward: bool) -> list[str]:
+    """Return the changes to a run that save memory and are not made yet, those that change its numbers last."""
+    found = []
+    recompute = {"none": "adapters` or `blocks", "adapters": "blocks"}.get(options.recompute)
+    if backward and recompute is not None:
+        found.append(f"`training.recompute: {recompute}` (the same numbers, longer steps)")
+    if options.batch_size > 1:
+        parts = options.batch_size if options.batch_size % 2 else 2  # equal ones, so that each weighs the same
+        smaller = f"`training.batch_size: {options.batch_size // parts}`"
+        found.append(
+            f"{smaller} with `accumulate: {options.accumulate * parts}` (the same gradient, except through batch norms)"
+        )
+    if options.precision == "float32":
+        found.append("`training.precision: bf16` (other numbers)")
+    return found
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def mark(device: torch.device) -> Any:

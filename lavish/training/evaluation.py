@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 
 from lavish.config.measures import Measure
-from lavish.data.store.batches import SplitReader
+from lavish.data.store.batches import Batch, SplitReader
 from lavish.io.atomic import replacing, write_json
+from lavish.training.capture import Captured
 from lavish.training.device import autocast
 
 if TYPE_CHECKING:
     import pyarrow
 
+    from lavish.config.schema import TrainingConfig
     from lavish.learner.model import AudioVisualModel
 
 
@@ -36,16 +39,30 @@ class Evaluation:
     """Of the metric and the measures."""
 
 
+def forward_pass(
+    model: AudioVisualModel, device: torch.device, options: TrainingConfig
+) -> Callable[[list[Batch]], Any]:
+    """Return the forward pass of one batch, which a GPU captures."""
+
+    def forward(batches: list[Batch]) -> Any:
+        with autocast(device, options.precision):
+            return model(batches[0])
+
+    return Captured(forward, device) if device.type == "cuda" and options.capture == "auto" else forward
+
+
 def evaluate(
     model: AudioVisualModel,
+    forward: Callable[[list[Batch]], Any],
     reader: SplitReader,
     batch_size: int,
     device: torch.device,
-    precision: str,
     *,
     calibrate: bool = False,
 ) -> Evaluation:
     """Evaluate `model` on every unit of `reader`, in batches of `batch_size` clips; each clip is encoded once.
+
+    `forward` is its :func:`forward_pass`.
 
     With `calibrate` the task then sets its thresholds on this split and stores them with its weights. Only for the
     selection split.
@@ -55,9 +72,7 @@ def evaluate(
     parts: list[dict[str, np.ndarray]] = []
     with torch.inference_mode():
         for batch in reader.batches(groups, device):
-            with autocast(device, precision):
-                output = model(batch)
-            parts.append(model.task.score(output, batch.targets))
+            parts.append(model.task.score(forward([batch]), batch.targets))
     in_order = np.argsort(np.concatenate(groups))
     columns = {name: np.concatenate([part[name] for part in parts])[in_order] for name in parts[0]}
     if calibrate:

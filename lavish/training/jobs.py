@@ -62,7 +62,7 @@ def pretrain(
     if config.weights.source != "pretrain":
         raise LavishError(f"weights.source is '{config.weights.source}': only 'pretrain' is trained here")
     device = choose(device_name, 1, jobs_per_gpu)
-    seed_everything(config.weights.recipe.seed, device, deterministic=True)
+    seed_everything(config.weights.recipe.seed, deterministic=True)
     if isinstance(config, AudioEncoderConfig):
         from lavish.training.pretraining.sounds import pretrain as pretrain_audio
 
@@ -115,7 +115,7 @@ def encode(
     from lavish.learner.build import build_frozen_stream
 
     device = choose(device_name, config.cpu_threads, jobs_per_gpu)
-    seed_everything(0, device, deterministic=True)
+    seed_everything(0, deterministic=True)
     stream = build_frozen_stream(config, SplitStore(split), _statistics(split.parent / "train"), weights)
     encode_split(stream.to(device).eval(), split, out, device=device)
 
@@ -133,16 +133,19 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
 
 def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
+    from lavish.training.device import memory_errors_explained
+
     with locked(out) as had_to_wait:
         if had_to_wait and (out / "record.json").exists():
             return  # the process that held the lock has finished this very training
-        _train(inputs, out)
+        with memory_errors_explained(inputs.config.training, inputs.jobs_per_gpu, backward=True):
+            _train(inputs, out)
 
 
 def _train(inputs: RunInputs, out: Path) -> None:
     from lavish.io.checksums import sha256_of
     from lavish.training.checkpoint import forget_state
-    from lavish.training.device import nondeterministic_operators
+    from lavish.training.device import refused_operators_named
     from lavish.training.loop import train as train_model
 
     started = time.monotonic()
@@ -150,6 +153,8 @@ def _train(inputs: RunInputs, out: Path) -> None:
     device = _device(inputs)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
+    for reader in (training, selection):
+        _hold(reader, device, inputs.jobs_per_gpu)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
     features = inputs.audio_features
     origin = _origin(inputs, device) | {
@@ -160,7 +165,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
         },
     }
     model = _model(inputs, training)
-    with nondeterministic_operators() as operators:
+    with refused_operators_named():
         result = train_model(
             model,
             training,
@@ -179,7 +184,6 @@ def _train(inputs: RunInputs, out: Path) -> None:
         **vars(result),
         "checkpoint": sha256_of(out / "best.safetensors"),
         "checkpoint_bytes": (out / "best.safetensors").stat().st_size,
-        "nondeterministic_operators": sorted(operators),
         **origin,
         **_finished(started),
     }
@@ -190,9 +194,9 @@ def _train(inputs: RunInputs, out: Path) -> None:
 def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
     """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `run/split`."""
     from lavish.io.checksums import sha256_of
-    from lavish.training.device import peak_memory
+    from lavish.training.device import memory_errors_explained, peak_memory
     from lavish.training.evaluation import evaluate as evaluate_model
-    from lavish.training.evaluation import write_evaluation
+    from lavish.training.evaluation import forward_pass, write_evaluation
 
     started = time.monotonic()
     config, features = inputs.config, inputs.audio_features
@@ -208,18 +212,22 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
             stream: sha256_of(folder / f"{split}.npy") for stream, folder in inputs.frozen_features.items()
         },
     }
-    result = evaluate_model(model, reader, config.training.batch_size, device, config.training.precision)
+    forward = forward_pass(model, device, config.training)
+    with memory_errors_explained(config.training, inputs.jobs_per_gpu, backward=False):
+        result = evaluate_model(model, forward, reader, config.training.batch_size, device)
     write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
 
 
 def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> ExamplePredictions:
     """Return the predictions of a trained run for `count` clips, evenly distributed over a split."""
+    from lavish.training.device import memory_errors_explained
     from lavish.training.examples import evenly_distributed, predict
 
     options = inputs.config.training
     model, reader, device = _trained(inputs, split, run / "best.safetensors")
     chosen = evenly_distributed(len(reader.store), count)
-    return predict(model, reader, chosen, options.batch_size, device, options.precision)
+    with memory_errors_explained(options, inputs.jobs_per_gpu, backward=False):
+        return predict(model, reader, chosen, options.batch_size, device, options.precision)
 
 
 def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
@@ -229,6 +237,7 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
 
     device = _device(inputs)
     reader = _reader(inputs, split)
+    _hold(reader, device, inputs.jobs_per_gpu)
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
     place(model, device, inputs.config.training.precision)
@@ -237,12 +246,12 @@ def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisu
 
 def _device(inputs: RunInputs) -> torch.device:
     """Return the device of a run with its seeds set; LavishError for a precision that it does not have."""
-    from lavish.training.device import check_precision, choose, seed_everything
+    from lavish.training.device import check_device, choose, seed_everything
 
     options = inputs.config.training
     device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu, tf32=options.tf32)
-    check_precision(device, options.precision)
-    seed_everything(inputs.seed, device, deterministic=options.deterministic)
+    check_device(device, options)
+    seed_everything(inputs.seed, deterministic=options.deterministic)
     return device
 
 
@@ -266,6 +275,15 @@ def _reader(inputs: RunInputs, split: str) -> SplitReader:
     return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features, frozen)
 
 
+def _hold(reader: SplitReader, device: torch.device, jobs: int) -> None:
+    """Keep a split on a GPU if it takes at most an eighth of this job's part of the memory that is free."""
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reader.hold(device, free // (8 * jobs))
+
+
 def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | None = None) -> AudioVisualModel:
     from lavish.learner.build import build_model
 
@@ -278,6 +296,7 @@ def _model(inputs: RunInputs, reader: SplitReader, statistics: dict[str, Any] | 
         audio_weights=inputs.audio_weights,
         valid_frames=reader.store.valid_frames,
         audio_feature_dim=reader.audio_feature_dim,
+        compiled=inputs.config.training.compile,
     )
     layouts = {str(stream): layout for stream, layout in model.layouts.items()}
     for stream, width in reader.frozen_dims.items():

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing
+from lavish.training.capture import Captured, Function
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
 from lavish.training.device import autocast, mark, peak_memory, place, seconds_between
-from lavish.training.evaluation import evaluate
+from lavish.training.evaluation import evaluate, forward_pass
 from lavish.training.schedule import schedule
 
 KEPT_STEP_SECONDS = 1000
@@ -79,23 +80,19 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     place(model, device, options.precision)
-    groups = [
-        {"params": model.adapter_parameters(), "base_lr": options.lr_adapter},
-        {"params": list(model.task.parameters()), "base_lr": options.lr_head},
-    ]
-    optimizer_class = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        weight_decay=options.weight_decay,
-        fused=True,  # updating hundreds of small tensors separately takes longer than a block's forward pass
-    )
+    optimizer = _optimizer(model, options, device)
     whole_clips = options.batch_of == "clips"
     rows = len(training.store) if whole_clips else len(training)
     steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.accumulate)
     factor = schedule(options.schedule, steps_per_epoch, options.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
 
+    def step(group: list[Batch]) -> Tensor:
+        return _step(model, group, optimizer, scaler, options, device)
+
+    forward = forward_pass(model, device, options)
+    if device.type == "cuda" and options.capture == "auto":
+        step = Captured(step, device)
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
     metric = model.task.metric
     progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)
@@ -106,8 +103,8 @@ def train(
         rng = np.random.default_rng([seed, progress.epoch])
         sample = training.by_clip if whole_clips else training.shuffled
         batches = training.batches(sample(options.batch_size, rng), device, rng if model.task.negatives else None)
-        loss = _epoch(model, batches, optimizer, scaler, factor, progress, options, device)
-        value = evaluate(model, selection, options.batch_size, device, options.precision, calibrate=True).value
+        loss = _epoch(model, batches, step, optimizer, factor, progress, options, device)
+        value = evaluate(model, forward, selection, options.batch_size, device, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{metric.name}": value})
         if metric.better(value, progress.best_value):
             progress.best_epoch, progress.best_value = progress.epoch, value
@@ -139,11 +136,28 @@ def train(
     )
 
 
+def _optimizer(model: AudioVisualModel, options: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Return the optimizer of the method's parameters and of the head's; each epoch sets their rates."""
+    rates = [(model.adapter_parameters(), options.lr_adapter), (list(model.task.parameters()), options.lr_head)]
+    on_gpu = device.type == "cuda"
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [
+            {"params": parameters, "base_lr": rate, "lr": torch.zeros((), device=device) if on_gpu else 0.0}
+            for parameters, rate in rates
+            if parameters
+        ],
+        weight_decay=options.weight_decay,
+        fused=True,  # updating hundreds of small tensors separately takes longer than a block's forward pass
+        capturable=on_gpu,
+    )
+
+
 def _epoch(
     model: AudioVisualModel,
     batches: Iterator[Batch],
+    step: Function,
     optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
     factor: Callable[[int], float],
     progress: Progress,
     options: TrainingConfig,
@@ -173,8 +187,12 @@ def _epoch(
     for group in _grouped(batches, options.accumulate):
         start = mark(device)
         for parameters in optimizer.param_groups:
-            parameters["lr"] = parameters["base_lr"] * factor(progress.step)
-        loss = _step(model, group, optimizer, scaler, options, device)
+            rate = parameters["base_lr"] * factor(progress.step)
+            if isinstance(parameters["lr"], Tensor):
+                parameters["lr"].fill_(rate)  # at its place in memory, where a captured step reads it
+            else:
+                parameters["lr"] = rate
+        loss = step(group)
         steps.append((loss, sum(map(len, group)), start, mark(device)))
         progress.step += 1
         if len(steps) == every:

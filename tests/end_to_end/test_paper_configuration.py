@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.media_files import tone, write_media
@@ -26,6 +27,7 @@ GIBIBYTES_NEEDED = 12
 LISTS = {"trainSet.txt": ["aaaaaaaaaa1", "-bbbbbbbbb2"], "valSet.txt": ["c3", "d4"], "testSet.txt": ["e5", "f6"]}
 SMALL = {
     "seeds": [0],
+    "device": "cpu",
     "tables": ["made_up"],
     "defaults": {
         "backbone": {"model": "swinv2_base_window12_192.ms_in22k", "weights": {"source": "random"}},
@@ -109,6 +111,17 @@ def test_from_an_official_folder_to_a_table(folder: Path) -> None:
     assert "not run" not in text
     frames = np.load(next(folder.glob("results/data/prepared/ave-*/train/frames.npy")), mmap_mode="r")
     assert frames.shape == (2, 10, 192, 192, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_message_says_what_a_cpu_would_take(folder: Path) -> None:
+    write_official_folder(folder / "data/AVE")
+    result = snakemake(folder, "results/table_made_up.md", "--config", "device=cuda")
+    assert result.returncode == 1
+    [message] = [line for line in result.stdout.splitlines() if "no GPU" in line]
+    assert "On a CPU the training would take up to 0.0 days of one core" in message
+    assert message.endswith("`--config device=cpu`.")
+    assert not list(folder.glob("results/*"))
 
 
 def test_without_the_data_one_message_says_where_to_get_it(folder: Path) -> None:

@@ -10,7 +10,7 @@ from lavish.config.sources import built_in
 from lavish.config.validation import parse
 from tests.stores import TASK_OPTIONS, run_values
 
-CLIPS = 5
+CLIPS = 8
 METHODS, TASKS = built_in("methods"), built_in("tasks")
 BACKBONES: dict[str, dict[str, Any]] = {
     "vit": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2},
@@ -24,7 +24,7 @@ def configured(task: str, method: str, backbone: str = "vit", **training: Any) -
         task={"name": task, "options": TASK_OPTIONS[task]},
         adapter={"method": method, "options": SMALL_OPTIONS.get(method, {})},
         backbone={"model": backbone, "spec": BACKBONES[backbone], "weights": {"source": "random"}},
-        # Two steps an epoch, the second with fewer clips.
+        # Three steps an epoch, the last one with fewer clips.
         training={"epochs": 2, "batch_size": 3, "lr_adapter": 0.01, "lr_head": 0.01, **training},
     )
     return parse(RunConfig, values, "test").resolved()

@@ -1,4 +1,4 @@
-"""Trainings on a GPU that are made again end with equal bytes, also if they are interrupted: every method and task."""
+"""Trainings on a GPU end with equal bytes, also captured, interrupted and resumed: every method and task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.gpu.small import BACKBONES, METHODS, TASKS, configured
 
 pytestmark = pytest.mark.gpu
 
-MODES: dict[str, dict[str, Any]] = {"eager": {}}
-"""Changes to a training that change no byte."""
 RUNS = [
-    *((method, task, "vit") for method in METHODS for task in TASKS),
+    *((method, task, "vit", "auto") for method in METHODS for task in TASKS),
     # Windows, and the gradient of their position biases.
-    *((method, "event_localization", "swinv2") for method in ("lavish", "full_finetuning")),
+    *((method, "event_localization", "swinv2", "auto") for method in ("lavish", "full_finetuning")),
+    # Without capture, so that one can tell what a difference comes from.
+    *(("lavish", task, "vit", "none") for task in TASKS),
 ]
 
 
@@ -37,21 +37,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize(("method", "task", "backbone"), RUNS)
-def test_a_training_that_is_interrupted_ends_with_the_bytes_of_one_that_is_not(
-    method, task, backbone, precision, device, stores, weights, tmp_path, monkeypatch
+@pytest.mark.parametrize(("method", "task", "backbone", "capture"), RUNS)
+def test_a_captured_and_interrupted_training_ends_with_the_bytes_of_one_that_is_neither(
+    method, task, backbone, capture, precision, device, stores, weights, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(checkpoint, "forget_state", lambda out: None)  # it has the last weights and the moments
+    monkeypatch.setattr("lavish.training.capture.EAGER_CALLS", 1)  # the second of two whole batches is captured
 
-    def training(mode: str) -> RunInputs:
-        config = configured(task, method, backbone, precision=precision, **MODES[mode])
+    def training(capture: str) -> RunInputs:
+        config = configured(task, method, backbone, precision=precision, capture=capture)
         return RunInputs(config, 0, stores / task, weights / f"{backbone}.safetensors", device=device)
 
-    train(training("eager"), tmp_path / "whole")
-    for mode in MODES:
-        interrupted(training(mode), tmp_path / mode, monkeypatch)
-        train(training(mode), tmp_path / mode)
-        assert results(tmp_path / mode) == results(tmp_path / "whole"), mode
+    train(training("none"), tmp_path / "whole")
+    interrupted(training(capture), tmp_path / "again", monkeypatch)
+    train(training(capture), tmp_path / "again")
+    assert "training.capture" not in capsys.readouterr().err, "it was not captured"
+    assert results(tmp_path / "again") == results(tmp_path / "whole")
 
 
 def interrupted(inputs: RunInputs, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

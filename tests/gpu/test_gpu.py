@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import torch
 
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
+from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
+from lavish.runtime import fork_client
 from lavish.training import loop
 from lavish.training.device import autocast, place
 from lavish.training.jobs import RunInputs, evaluate, provide_weights, train
@@ -131,3 +136,54 @@ def test_frames_and_the_weights_that_read_them_are_laid_out_alike():
     place(holder, torch.device("cuda"), "bf16")
     weight = holder.encoder.backbone.model.patch_embed.proj.weight
     assert weight.dtype == torch.bfloat16 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_batch_that_does_not_fit_is_one_message(tmp_path):
+    for split in ("train", "val"):
+        write_store(tmp_path / split, clips=4096)
+    config = parse(RunConfig, run_values(training={"epochs": 1, "batch_size": 4096}), "test")
+    provide_weights(config.backbone, tmp_path / "vit.safetensors")
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**27) / total)
+    try:
+        with pytest.raises(LavishError, match=r"a batch of 4096 does not fit on the GPU.*`training\.batch_size: 2048`"):
+            train(RunInputs(config, 0, tmp_path, tmp_path / "vit.safetensors", device="cuda"), tmp_path / "run")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_jobs_are_forked_from_a_server_that_does_not_touch_the_gpu(tmp_path, monkeypatch):
+    script = tmp_path / "bin/lavish"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom lavish.__main__ import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv(fork_client.VARIABLE, "")
+    for which in fork_client.THREADS:
+        monkeypatch.setenv(f"{which}_THREADS", "1")
+    for split in ("train", "val"):
+        write_store(tmp_path / split)
+    config = parse(RunConfig, run_values(), "test")
+    weights = tmp_path / "vit.safetensors"
+    provide_weights(config.backbone, weights)
+    server = fork_client.start()
+    assert server is not None
+    files = ["--data", tmp_path, "--weights", weights, "--out", tmp_path / "run"]
+    job = ["train", "--config", config.model_dump_json(), "--seed", "0", "--device", "cuda", *files]
+    # Status 77 if the job were not forked.
+    code = "import sys; from lavish.runtime import cpu_dispatch, fork_client; cpu_dispatch.limit(); "
+    code += "status = fork_client.hand_over(sys.argv); sys.exit(77 if status is None else status)"
+    for number in range(2):  # the second one after a process that has used the GPU
+        command = [sys.executable, "-c", code, *map(str, job)]
+        # Not what readline, which pytest imports, has added to the environment behind Python's back.
+        done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "run/record.json").read_text())["gpu"]
+        (tmp_path / "run").rename(tmp_path / f"run{number}")
+    opened = [str(file.readlink()) for file in Path(f"/proc/{server.pid}/fd").iterdir()]
+    assert not any("nvidia" in name for name in opened)
+    assert "\nThreads:\t1\n" in Path(f"/proc/{server.pid}/status").read_text()
+    server.stdin.close()
+    server.wait(timeout=60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import Workflow, snakemake
+from harness import ROOT, Workflow, snakemake
 
 
 class Graph:
@@ -243,10 +243,49 @@ def test_another_device_repeats_no_job(finished: Workflow) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said_before_anything_runs(finished: Workflow) -> None:
-    result = finished.call("--config", "device=cuda")
+def test_a_missing_gpu_is_said_before_anything_runs(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    result = workflow.call("--config", "device=cuda")
     assert result.returncode != 0
-    assert "The configuration says `device: cuda`, but torch finds no GPU here" in result.stdout
+    said = [line for line in result.stdout.splitlines() if "no GPU" in line]
+    assert len(said) == 1
+    assert said[0].startswith("torch finds no GPU that it can use here, and `device: cuda` wants one. On a CPU the 8 ")
+    assert said[0].endswith("To run on the CPU nevertheless: `--config device=cpu`.")
+    assert not (tmp_path / "jobs.txt").exists()
+    [name] = workflow.runs("lavish")
+    counting = workflow.call(f"results/runs/{name}/cost.json", "--config", "device=cuda")
+    assert counting.returncode == 0, counting.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_auto_is_the_cpu_and_says_so(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    [name] = workflow.runs("lavish")
+    result = workflow.call(f"results/runs/{name}/seed0/record.json", "--config", "device=auto")
+    assert result.returncode == 0, result.stdout
+    assert "Jobs run on the CPU: `device: auto` found no NVIDIA GPU here." in result.stdout
+    assert "--device cpu" in (tmp_path / f"results/logs/train/{name}-seed0.log").read_text()
+
+
+def test_as_many_jobs_run_at_a_time_as_gpus_have_shares(tmp_path: Path) -> None:
+    made_up = tmp_path / "made_up/torch.py"
+    made_up.parent.mkdir()
+    made_up.write_text("class cuda:\n    is_available = staticmethod(lambda: True)\n    device_count = lambda: 2\n")
+    workflow = Workflow.with_small_table(tmp_path)
+    options = ["--config", "device=cuda", "jobs_per_gpu=3", "--verbose"]
+    process = workflow.start(*options, PYTHONPATH=os.pathsep.join([str(made_up.parent), str(ROOT)]))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "Jobs run on the GPU (`device: cuda`), 2 found, 3 at a time on each (`jobs_per_gpu`)" in output
+    assert re.search(r"Resources before job selection: \{.*'gpu': 6\b", output)
+
+
+def test_auto_is_refused_where_jobs_run_on_other_machines(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    options = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "false", "--jobs", "1"]
+    result = workflow.call(*options, "--config", "device=auto")
+    assert result.returncode != 0
+    assert "`device: auto` looks at this machine, but jobs run on others" in result.stdout
 
 
 def test_the_former_way_to_choose_a_gpu_is_refused(finished: Workflow) -> None:

@@ -22,6 +22,7 @@ from lavish.planning.experiments import load
 from lavish.planning.frozen_features import audio_encoder_features
 from lavish.planning.run_labels import INDEX, update_index
 from lavish.runtime import fork_client
+from lavish.runtime.gpus import gpu_is_visible, usable_gpus
 
 
 wildcard_constraints:
@@ -137,20 +138,44 @@ def share_gpus():
 
     On other machines the scheduler of the cluster does both.
     """
-    limit = workflow.global_resources.get("gpu")
+    limit = workflow.global_resources.get("gpu").value
     if not gpu:
-        if limit is not None and limit.value:
+        if limit:
             raise WorkflowError("`--resources gpu` only limits; to run on GPUs, say `--config device=cuda`.")
-        if shutil.which("nvidia-smi"):
-            logger.info("This machine has a GPU, which is not used: `--config device=cuda` uses it.")
         return
-    import torch
+    global gpus
+    gpus = usable_gpus()
+    if gpus and limit is None:
+        workflow.register_resource("gpu", gpus * experiments.jobs_per_gpu)
 
-    found = torch.cuda.device_count()
-    if not found:
-        raise WorkflowError("The configuration says `device: cuda`, but torch finds no GPU here: say `device: cpu`.")
-    if limit is None:
-        workflow.register_resource("gpu", found * experiments.jobs_per_gpu)
+
+def check_device():
+    """Say where jobs run and why; refuse them if they cannot run there. Not for calls that need no device."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if "device" in job.rule.params.keys()]
+    setting = f"`device: {experiments.device_setting}`"
+    if not jobs:
+        return
+    if not workflow.local_exec:
+        if experiments.device_setting == "auto":
+            raise LavishError(f"{setting} looks at this machine, but jobs run on others: say `device: cuda` or `cpu`.")
+    elif gpu and gpus:
+        logger.info(
+            f"Jobs run on the GPU ({setting}), {gpus} found, {experiments.jobs_per_gpu} at a time on each "
+            "(`jobs_per_gpu`); `--config device=cpu` would use the CPU."
+        )
+    elif gpu:
+        from lavish.cost.cpu_time import describe
+
+        trainings = [run_of(job.wildcards).config for job in jobs if job.rule.name == "train"]
+        found = "found one" if experiments.device_setting == "auto" else "wants one"
+        raise LavishError(
+            f"torch finds no GPU that it can use here, and {setting} {found}. {describe(trainings)}To run on the CPU "
+            "nevertheless: `--config device=cpu`."
+        )
+    elif experiments.device_setting == "auto":
+        logger.info(f"Jobs run on the CPU: {setting} found no NVIDIA GPU here.")
+    elif gpu_is_visible():
+        logger.info(f"Jobs run on the CPU ({setting}), although there is a GPU: `--config device=auto` uses it.")
 
 
 def take_lock():

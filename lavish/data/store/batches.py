@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,24 @@ class SplitReader:
         self._streams = streams
         self._audio_features = None if audio_features is None else self._features(audio_features)
         self._frozen = {stream: self._features(file) for stream, file in (frozen or {}).items()}
+        self._held: dict[int, Tensor] = {}
+        """By the id of an array, its copy on the device."""
+
+    def hold(self, device: torch.device, limit: int) -> None:
+        """Keep the arrays that batches are made of on the device, if they take at most `limit` bytes in all.
+
+        Batches are then made there, and no step waits for a copy. Frames that are stored as pictures stay on disk.
+        """
+        store = self.store
+        arrays: list[np.ndarray] = [*self._frozen.values()]
+        if "visual" in self._streams and "visual" not in self._frozen and isinstance(store.frames, np.ndarray):
+            arrays.append(store.frames)
+        if "audio" in self._streams and "audio" not in self._frozen:
+            arrays.append(store.log_mels)
+        arrays += [array for array in (self._audio_features, store.masks) if array is not None]
+        if sum(array.nbytes for array in arrays) <= limit:
+            # Copied, since torch warns of arrays that it may not write to.
+            self._held = {id(array): torch.from_numpy(np.array(array)).to(device) for array in arrays}
 
     def _features(self, file: Path) -> np.ndarray:
         try:
@@ -147,27 +166,32 @@ class SplitReader:
             tensor = torch.from_numpy(np.ascontiguousarray(array))
             return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
+        def rows_of(array: Any, *index: np.ndarray) -> Tensor:
+            held = self._held.get(id(array))
+            return put(array[index]) if held is None else held[tuple(map(put, index))]
+
         encoded = [stream for stream in self._streams if stream not in self._frozen]
         targets = {name: put(values[units]) for name, values in store.targets.items()}
         if store.masks is not None:
-            masks = store.masks[store.units[units]]
+            of_units = store.units[units]
             # Counted here, because what is chosen on a GPU has a size that the program would have to wait for.
-            targets |= {"masks": put(masks), "annotated": put(np.flatnonzero(masks[..., 0, 0] != NOT_ANNOTATED))}
+            annotated = np.flatnonzero(store.masks[of_units, :, 0, 0] != NOT_ANNOTATED)
+            targets |= {"masks": rows_of(store.masks, of_units), "annotated": put(annotated)}
         return Batch(
-            frames=put(store.frames[clips]) if "visual" in encoded else None,
-            log_mels=put(store.log_mels[clips]) if "audio" in encoded else None,
-            audio_features=None if self._audio_features is None else put(self._audio_features[clips]),
+            frames=rows_of(store.frames, clips) if "visual" in encoded else None,
+            log_mels=rows_of(store.log_mels, clips) if "audio" in encoded else None,
+            audio_features=None if self._audio_features is None else rows_of(self._audio_features, clips),
             targets=targets,
             units=units,
             rows=put(rows) if shared else None,
             negatives=None
             if negatives is None or "visual" not in self._streams
-            else put(self._frames_of_others(clips, negatives)),
-            frozen={stream: put(features[clips]) for stream, features in self._frozen.items()},
+            else rows_of(self._frozen.get("visual", store.frames), *self._frames_of_others(clips, negatives)),
+            frozen={stream: rows_of(features, clips) for stream, features in self._frozen.items()},
         )
 
-    def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sample frames (clips, segments, H, W, 3), or their features, uniformly from all segments of other clips."""
+    def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Sample the clips and the segments (clips, segments) of frames, uniformly from all segments of other clips."""
         frames = self._frozen.get("visual", self.store.frames)
         if len(frames) < 2:
             raise LavishError(
@@ -175,4 +199,4 @@ class SplitReader:
             )
         shape = (len(clips), frames.shape[1])
         others = (clips[:, None] + rng.integers(1, len(frames), size=shape)) % len(frames)
-        return frames[others, rng.integers(frames.shape[1], size=shape)]
+        return others, rng.integers(frames.shape[1], size=shape)

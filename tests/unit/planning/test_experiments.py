@@ -696,3 +696,13 @@ def test_planning_imports_neither_torch_nor_snakemake() -> None:
         [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_device_follows_the_machine_only_if_asked(monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+    monkeypatch.setattr("lavish.planning.experiments.gpu_is_visible", lambda: found)
+    automatic = load([CONFIG], {"device": "auto"})
+    assert (automatic.device, automatic.device_setting) == ("cuda" if found else "cpu", "auto")
+    assert load([CONFIG]).device == load([CONFIG], {"device": "cpu"}).device == "cpu"
+    assert load([CONFIG], {"device": "cuda"}).device == "cuda"
+    assert load([CONFIG]).runs.keys() == automatic.runs.keys()

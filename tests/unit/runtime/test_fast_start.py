@@ -35,3 +35,17 @@ def test_steps_start_without_the_compiler_and_compute_the_same():
 def test_an_imported_compiler_stays():
     code = "import torch._dynamo as d\n" + PREFIX + "import sys; print(sys.modules['torch._dynamo'] is d, 0)"
     assert run(code)[0] == "True"
+
+
+def test_the_compiler_comes_back():
+    code = (
+        PREFIX
+        + STEP.rpartition("print")[0]
+        + """
+from lavish.runtime.fast_start import with_compiler
+with_compiler()
+twice = torch.compile(lambda x: 2 * x, backend="eager")
+print("sympy" in sys.modules, twice(torch.ones(1)).item())
+"""
+    )
+    assert run(code) == ("True", "2.0")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from lavish.config.schema import RunConfig
 from lavish.config.validation import parse
@@ -159,14 +160,50 @@ def test_the_environment_is_that_of_the_client(server):
     "arguments",
     [
         ["show", "absent"],
-        ["train", "--device", "cuda"],
-        ["train", "--device=cuda"],
+        ["train", "--config", '{"training":{"cpu_dispatch":"native"}}'],
         ["fork-server", "--socket", "x"],
         [],
     ],
 )
 def test_other_commands_run_in_their_own_process(server, arguments):
     assert server.call(*arguments).returncode == 77
+
+
+def test_a_command_on_a_gpu_is_forked(server, tmp_path):
+    files = ["--data", "absent", "--weights", "absent", "--out", tmp_path / "run"]
+    done = server.call("train", "--config", CONFIG, "--seed", "0", "--device", "cuda", *files, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 77  # another environment
+    done = server.call("train", "--config", CONFIG, "--seed", "0", "--device", "cuda", *files)
+    assert done.returncode == 1
+    assert ("absent" if torch.cuda.is_available() else "torch finds no GPU here") in done.stderr
+
+
+UNTOUCHED = """
+import os, sys
+from lavish.cli.jobs import PRELOAD
+from lavish.runtime.fast_start import without_compiler
+from lavish.runtime.fork_server import _import
+without_compiler()
+_import(PRELOAD)
+import torch
+
+def bad_in_a_child():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(torch.cuda._is_in_bad_fork())
+    return bool(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+print(torch.cuda.is_initialized(), bad_in_a_child())
+torch.cuda.is_available()
+print(bad_in_a_child())
+"""
+
+
+def test_what_the_server_imports_does_not_touch_cuda(environment):
+    """A process that has only asked for GPUs can already not be forked for a job on one."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTORCH_NVML_BASED_CUDA_CHECK"}
+    said = subprocess.check_output([sys.executable, "-c", UNTOUCHED], text=True, env=environ).split()
+    assert said == ["False", "False", str(torch.backends.cuda.is_built())]
 
 
 @pytest.mark.parametrize("path", ["absent", "file", ""])

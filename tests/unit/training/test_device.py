@@ -1,18 +1,24 @@
-"""Shares of GPUs, with made-up GPUs."""
+"""Shares of GPUs and their memory, with made-up GPUs."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from lavish.config.schema import RunConfig, TrainingConfig
+from lavish.config.validation import parse
+from lavish.errors import LavishError
 from lavish.training import device
+from lavish.training import jobs as workflow_jobs
+from tests.stores import run_values
 
 TAKE = """
 import sys
@@ -97,18 +103,21 @@ def test_what_slurm_gives_is_taken_as_it_is(made_up: list[int], monkeypatch: pyt
     assert time.monotonic() - started < 60
 
 
-def test_operators_that_are_not_deterministic_are_collected(recwarn: pytest.WarningsRecorder) -> None:
-    with device.nondeterministic_operators() as found:
-        for _ in range(2):
-            warnings.warn(
-                "upsample_bilinear2d_backward_out_cuda does not have a deterministic implementation, but you set "
-                "'torch.use_deterministic_algorithms(True, warn_only=True)'.",
-                stacklevel=1,
-            )
-        warnings.warn("Memory Efficient attention defaults to a non-deterministic algorithm.", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-    assert found == {"upsample_bilinear2d_backward_out_cuda", "Memory Efficient attention"}
-    assert [str(warning.message) for warning in recwarn] == ["something else"]
+def test_an_operator_without_a_deterministic_form_is_refused_by_name() -> None:
+    code = """
+import torch
+from lavish.training.device import refused_operators_named, seed_everything
+seed_everything(0, deterministic=True)
+with refused_operators_named():
+    torch.zeros(3).put_(torch.tensor([1]), torch.ones(1), accumulate=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "LavishError: training.deterministic is true, but torch has no deterministic form of put_" in done.stderr
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="something else"), device.refused_operators_named():
+        raise RuntimeError("something else")
 
 
 def test_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +158,7 @@ def test_deterministic_algorithms_do_not_fill_memory_that_is_written_anyway() ->
 import torch
 from torch.profiler import profile
 from lavish.training.device import seed_everything
-seed_everything(0, torch.device("cpu"), deterministic=True)
+seed_everything(0, deterministic=True)
 with profile() as operations:
     torch.empty(8)
 print(torch.are_deterministic_algorithms_enabled(), [event.name for event in operations.events()])
@@ -158,3 +167,71 @@ print(torch.are_deterministic_algorithms_enabled(), [event.name for event in ope
     assert done.stdout.startswith("True")
     assert "aten::empty" in done.stdout
     assert "aten::fill_" not in done.stdout
+
+
+GIB = 2**30
+
+
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of 8 GiB, of which this process may use half, has reserved 3 GiB and allocated 2.5 GiB."""
+    made_up = {
+        "mem_get_info": (4 * GIB, 8 * GIB),
+        "get_per_process_memory_fraction": 0.5,
+        "memory_reserved": 3 * GIB,
+        "max_memory_allocated": 2.5 * GIB,
+    }
+    for name, value in made_up.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+
+
+def memory_error(*, backward: bool = True, jobs_per_gpu: int = 1, **training: Any) -> str:
+    options = TrainingConfig(**training)
+    with (
+        pytest.raises(LavishError) as error,
+        device.memory_errors_explained(options, jobs_per_gpu, backward=backward),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 8")
+    return str(error.value)
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_a_batch_that_does_not_fit_is_one_message() -> None:
+    assert memory_error(batch_size=6, accumulate=2, jobs_per_gpu=2) == (
+        "a batch of 6 does not fit on the GPU: at most 2.50 GiB were allocated and 1.50 GiB more asked for, of "
+        "4.00 GiB; other processes and CUDA itself hold 1.00 GiB. What needs less: a smaller jobs_per_gpu than 2 (the "
+        "same numbers); `training.recompute: adapters` or `blocks` (the same numbers, longer steps); "
+        "`training.batch_size: 3` with `accumulate: 4` (the same gradient, except through batch norms); "
+        "`training.precision: bf16` (other numbers)"
+    )
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_only_what_is_left_to_change_is_named() -> None:
+    assert "`training.batch_size: 1` with `accumulate: 5`" in memory_error(batch_size=5)
+    said = memory_error(batch_size=1, recompute="adapters", precision="bf16")
+    assert said.endswith("What needs less: `training.recompute: blocks` (the same numbers, longer steps)")
+    assert "recompute" not in memory_error(backward=False)
+    said = memory_error(batch_size=1, recompute="blocks", precision="bf16")
+    assert said.endswith("No setting needs less: take a larger GPU")
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_jobs_explain_that_memory_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    inputs = workflow_jobs.RunInputs(parse(RunConfig, run_values(), "test"), 0, tmp_path, tmp_path)
+    monkeypatch.setattr(workflow_jobs, "_train", too_large)
+    with pytest.raises(LavishError, match="a batch of 5 does not fit on the GPU: at most 2"):
+        workflow_jobs.train(inputs, tmp_path / "run")
+    monkeypatch.setattr(workflow_jobs, "_trained", lambda *_: (None, SimpleNamespace(store=[0]), torch.device("cpu")))
+    for name in ("_origin", "_checksums"):
+        monkeypatch.setattr(workflow_jobs, name, lambda *_: {})
+    monkeypatch.setattr("lavish.io.checksums.sha256_of", lambda _: "")
+    monkeypatch.setattr("lavish.training.evaluation.evaluate", too_large)
+    monkeypatch.setattr("lavish.training.examples.predict", too_large)
+    with pytest.raises(LavishError, match="does not fit on the GPU"):
+        workflow_jobs.evaluate(inputs, "test", tmp_path)
+    with pytest.raises(LavishError, match="does not fit on the GPU"):
+        workflow_jobs.predict_examples(inputs, "test", tmp_path, 1)

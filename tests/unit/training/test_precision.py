@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lavish.checks.method import SEGMENTS, SMALL_OPTIONS, Subject, images, randomise
-from lavish.config.schema import RunConfig
+from lavish.config.schema import RunConfig, TrainingConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.learner.encoder import TwoStreamEncoder
@@ -100,9 +100,9 @@ def test_tf32_is_off_unless_asked_for(tf32: bool, expected: str) -> None:
 def test_a_cpu_without_bfloat16_says_that_it_is_slow(fast: bool, monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast, raising=False)
     for precision in ("float32", "bf16"):
-        device.check_precision(CPU, precision)
+        device.check_device(CPU, TrainingConfig(precision=precision))
     said = capsys.readouterr().err
     assert ("training.cpu_dispatch is 'avx2': set it to 'native'" in said) != fast
     with pytest.raises(LavishError, match=r"training\.precision: fp16 is for GPUs"):
-        device.check_precision(CPU, "fp16")
-    device.check_precision(torch.device("cuda"), "fp16")
+        device.check_device(CPU, TrainingConfig(precision="fp16"))
+    device.check_device(torch.device("cuda"), TrainingConfig(precision="fp16", compile=True))

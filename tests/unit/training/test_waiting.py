@@ -1,8 +1,13 @@
-"""Nothing within a training step reads a value from the device, which would make the program wait for a GPU."""
+"""What a training step must not do on a GPU, shown on a CPU by the operators that it runs.
+
+Nothing reads a value from the device: the program would wait for it, and the step could not be captured. Nothing is
+computed by an operator that has no deterministic form on a GPU.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,18 @@ TASKS: list[tuple[str, dict[str, Any]]] = [
 
 
 class Refusing(TorchDispatchMode):
-    """Raises an error for operators whose result, or the size of it, the program reads."""
+    """Raises an error for operators whose result, or the size of it, the program reads, and for those without a
+    deterministic form on a GPU.
+
+    They are those that the documentation of ``torch.use_deterministic_algorithms`` lists, but for bilinear resizing,
+    which torch then replaces itself.
+    """
+
+    NOT_DETERMINISTIC = re.compile(
+        r"upsample_(bicubic|nearest)\w+_backward|_?adaptive_\w*pool\w*_backward|avg_pool3d_backward|max_pool3d_with_indices_backward|"
+        r"fractional_max_pool\w*_backward|max_unpool\w*|(reflection|replication)_pad\w*_backward|grid_sampler_\w*_backward|"
+        r"nll_loss2d_forward|_ctc_loss_backward|_embedding_bag\w*|put_?|histc|kthvalue|median|cumsum|resize_"
+    )
 
     READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2", "repeat_interleave")
 
@@ -46,6 +62,8 @@ class Refusing(TorchDispatchMode):
         )
         if name in self.READING or masked:
             raise AssertionError(f"a step reads from the device: {func}")
+        if self.NOT_DETERMINISTIC.fullmatch(name):
+            raise AssertionError(f"a step is not deterministic on a GPU: {func}")
         return func(*args, **(kwargs or {}))
 
 
@@ -138,3 +156,16 @@ def test_frames_are_laid_out_as_a_convolution_on_a_gpu_wants_them() -> None:
 def test_what_reads_is_refused(reading: Any) -> None:
     with Refusing(), pytest.raises(AssertionError, match="a step reads from the device"):
         reading(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda x: torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic"),
+        lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2),
+        lambda x: x.cumsum(0),
+    ],
+)
+def test_what_is_not_deterministic_is_refused(operator: Any) -> None:
+    with Refusing(), pytest.raises(AssertionError, match="a step is not deterministic on a GPU"):
+        operator(torch.ones(1, 1, 4, 4, requires_grad=True)).sum().backward()

@@ -11,6 +11,7 @@ import torch
 from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.data.store.batches import SplitReader
 from lavish.errors import LavishError
+from lavish.training.capture import shape_of, tensors_of
 from tests.stores import write_store
 
 CPU = torch.device("cpu")
@@ -98,3 +99,28 @@ def test_one_clip_has_no_others(tmp_path: Path) -> None:
     reader = SplitReader(write_store(tmp_path / "store", clips=1), STREAMS)
     with pytest.raises(LavishError, match="has only one clip"):
         list(reader.batches([np.array([0])], CPU, np.random.default_rng(0)))
+
+
+def held_of(reader: SplitReader) -> list[tuple[int, ...]]:
+    return sorted(tuple(tensor.shape) for tensor in reader._held.values())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batches_from_arrays_that_are_held_on_the_device_are_the_same(frozen: bool, tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (3, 2, 16, 16)).astype(np.uint8)
+    path = write_store(tmp_path / "store", clips=3, segments=2, masks=masks)
+    np.save(tmp_path / "features.npy", np.random.default_rng(1).random((3, 2, 5), np.float32))
+    files = {"visual": tmp_path / "features.npy"} if frozen else {}
+    read, held = (SplitReader(path, STREAMS, tmp_path / "features.npy", files) for _ in range(2))
+    sizes = [held.store.log_mels, masks, np.zeros((3, 2, 5), np.float32)]
+    sizes.append(sizes[-1] if frozen else held.store.frames)
+    held.hold(CPU, sum(array.nbytes for array in sizes) - 1)
+    assert held_of(held) == []
+    held.hold(CPU, sum(array.nbytes for array in sizes))
+    assert held_of(held) == sorted(array.shape for array in sizes)
+    groups = [np.array([2, 0]), np.array([1])]
+    batches = (reader.batches(groups, CPU, np.random.default_rng(2)) for reader in (read, held))
+    for expected, found in zip(*batches, strict=True):
+        assert shape_of([found]) == shape_of([expected])
+        assert all(map(torch.equal, tensors_of([found]), tensors_of([expected])))
+        assert found.negatives is not None and (found.frames is None) is frozen

@@ -1,0 +1,160 @@
+"""Capturing steps, without a GPU: which steps are captured and replayed, and with what inputs.
+
+The stand-in for a CUDA graph records the step and runs it at each replay. That a real graph ends with the same bytes is
+tested in tests/gpu.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lavish.data.store.batches import Batch
+from lavish.tasks.segmentation import Segmented
+from lavish.training import capture
+
+GPU = torch.device("cuda", 0)
+
+
+class Stream:
+    def __init__(self, *_: Any) -> None: ...
+
+    def wait_stream(self, _: Any) -> None: ...
+
+
+class Graph:
+    """Runs what was captured in it; `step` in a capture is not run."""
+
+    capturing: Graph | None = None
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.run: Any = None
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.run()
+
+
+class Steps:
+    """A step that adds up its inputs, and notes how it was called."""
+
+    def __init__(self) -> None:
+        self.eager: list[float] = []
+        self.graphs: list[Graph] = []
+        self.refuses = False
+
+    def __call__(self, group: list[Batch]) -> torch.Tensor:
+        if Graph.capturing is None:
+            self.eager.append(float(self.loss(group)))
+            return self.loss(group)
+        if self.refuses:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+        result = torch.zeros(())
+        Graph.capturing.run = lambda: result.copy_(self.loss(group))
+        self.graphs.append(Graph.capturing)
+        return result
+
+    @staticmethod
+    def loss(group: list[Batch]) -> torch.Tensor:
+        return torch.stack([tensor.double().sum() for tensor in capture.tensors_of(group)]).sum().float()
+
+
+@contextmanager
+def capturing(graph: Graph, *, pool: Any, stream: Any, capture_error_mode: str) -> Any:
+    assert pool == "memory"
+    assert capture_error_mode == "thread_local", "another thread copies the next batch meanwhile"
+    Graph.capturing = graph
+    try:
+        yield
+    finally:
+        Graph.capturing = None
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(capture, "_pool", lambda: "memory")
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    return Steps()
+
+
+def batch(value: float, clips: int = 2) -> Batch:
+    return Batch(
+        frames=None,
+        log_mels=torch.full((clips, 3), value),
+        audio_features=None,
+        targets={"labels": torch.full((clips,), int(value)), "annotated": torch.arange(clips)},
+        units=np.arange(clips),
+        frozen={"visual": torch.full((clips, 2), value)},
+    )
+
+
+def test_the_first_steps_of_a_shape_run_as_they_are_and_later_ones_are_replayed(steps: Steps) -> None:
+    step = capture.Captured(steps, GPU)
+    losses = [step([batch(value)]) for value in range(6)]  # kept, as the loop keeps them until it reads them
+    assert [float(loss) for loss in losses] == [float(Steps.loss([batch(value)])) for value in range(6)]
+    assert len(steps.eager) == capture.EAGER_CALLS == 3
+    assert [graph.replays for graph in steps.graphs] == [3]
+
+
+def test_each_shape_has_a_graph_of_its_own_and_a_rare_one_has_none(steps: Steps) -> None:
+    step = capture.Captured(steps, GPU)
+    for _ in range(3):  # an epoch
+        for value in range(4):
+            assert step([batch(value)] * 2) == Steps.loss([batch(value)] * 2)
+        assert step([batch(7, clips=1)]) == Steps.loss([batch(7, clips=1)])
+    assert [graph.replays for graph in steps.graphs] == [12 - 3]
+    assert len(steps.eager) == 3 + 3
+
+
+def test_there_are_only_so_many_graphs(steps: Steps) -> None:
+    step = capture.Captured(steps, GPU)
+    for clips in range(1, 8):
+        for value in range(5):
+            assert step([batch(value, clips)]) == Steps.loss([batch(value, clips)])
+    assert [graph.replays for graph in steps.graphs] == [2] * capture.MOST_GRAPHS
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(steps: Steps, capsys: pytest.CaptureFixture[str]) -> None:
+    steps.refuses = True
+    step = capture.Captured(steps, GPU)
+    assert [float(step([batch(value)])) for value in range(6)] == steps.eager
+    assert capsys.readouterr().err == (
+        "training.capture: this run cannot be captured, so it is not (CUDA error: operation not permitted when stream "
+        "is capturing)\n"
+    )
+
+
+def test_results_of_several_parts_are_copied_as_well(steps: Steps) -> None:
+    """As those of a forward pass."""
+
+    def forward(group: list[Batch]) -> Any:
+        loss = steps(group)
+        return Segmented(loss, (loss,), ())
+
+    captured = capture.Captured(forward, GPU)
+    results = [captured([batch(value)]) for value in range(6)]
+    assert [float(one.logits) for one in results] == [float(Steps.loss([batch(value)])) for value in range(6)]
+    assert all(isinstance(one, Segmented) and one.logits == one.maps[0] for one in results)
+
+
+def test_what_other_kernels_would_run_for_has_another_shape() -> None:
+    one = batch(1)
+    others = [
+        [one, one],
+        [batch(1, clips=3)],
+        [Batch(**{**vars(one), "log_mels": torch.zeros(2, 3, dtype=torch.float16)})],
+        [Batch(**{**vars(one), "rows": torch.zeros(2)})],
+        [Batch(**{**vars(one), "units": np.arange(5)})],
+    ]
+    assert capture.shape_of([one]) == capture.shape_of([batch(2)])
+    assert all(capture.shape_of(other) != capture.shape_of([one]) for other in others)
