@@ -2,13 +2,17 @@
 import contextlib
 import functools
 import os
+import queue
 import shutil
+import signal
 import sys
 import sysconfig
+import threading
 import time
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -221,6 +225,43 @@ def prepared(function):
 # Not in `onstart`, which neither `--delete-all-output` nor `--no-hooks` calls.
 for name in ("execute", "delete_output", "cleanup_metadata", "cleanup_shadow"):
     setattr(workflow, name, prepared(getattr(workflow, name)))
+
+
+def heed_signals():
+    """Let SIGTERM and SIGINT end a call: nothing more starts, jobs that have finished are noted, then it ends.
+
+    Snakemake's handler takes locks that the thread it interrupts may hold, and then hangs; KeyboardInterrupt may leave
+    a finished job unnoted. So a handler only passes the signal on, to a thread.
+    """
+    received = queue.SimpleQueue()  # may be filled by a handler, whatever it has interrupted
+    numbers = [signal.SIGTERM]
+    # Other executors cancel the jobs of other machines on KeyboardInterrupt. A background process ignores SIGINT.
+    if workflow.local_exec and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    for number in numbers:
+        signal.signal(number, lambda number, _: received.put(number))
+    threading.Thread(target=end_after, args=(received,), daemon=True).start()
+
+
+def end_after(received):
+    """End this call after a signal. Snakemake waits for running jobs, which have got the signal if all processes have."""
+    number = received.get()
+    began = time.time() - 2  # jobs that start just then have not got the signal
+    shell.prefix("exit 1; ")  # before the commands of jobs that are about to start
+    workflow.scheduler.exit_gracefully()
+    while workflow.local_exec:
+        if number == signal.SIGINT:
+            began = 0  # which asks for the end of all jobs
+        with contextlib.suppress(queue.Empty):
+            number = received.get(timeout=1)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.create_time() >= began and child.pid != (fork_server and fork_server.pid):
+                    for process in (*child.children(recursive=True), child):
+                        process.terminate()
+
+
+fork_server = None
 
 
 def start_fork_server():
