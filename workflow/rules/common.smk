@@ -127,8 +127,23 @@ if (workflow.global_resources["_cores"].value or 0) > processors:
     logger.info(f"This machine has {processors} processors: not more than {processors} cores will be used.")
     workflow.register_resource("_cores", processors)
 
-# Half of the processors, so that pretraining can run beside composing and preparing.
-workers = min(8, max(1, processors // 2))
+# Cores that jobs with worker processes share. A cluster has more than this machine, and a job there gets its own.
+on_cluster = workflow.global_resources["_nodes"].value is not None or not workflow.is_main_process
+shared_cores = 16 if on_cluster else workflow.global_resources["_cores"].value or 1
+
+
+def workers(part):
+    """Return the worker processes of a job: a part of the cores, which leaves the others to pretraining, data sets and
+    splits. No result depends on them.
+    """
+    return min(8, max(1, shared_cores // part))
+
+
+def preparing_workers(wildcards):
+    """Splits are prepared side by side. Training data from outside may be large, and nothing is composed beside them."""
+    large = wildcards.split == "train" and not data_of(wildcards).composed
+    return workers(2 if large else 4)
+
 
 # The device comes from the configuration (`--config device=cuda`, or `config:` in a profile), because that reaches the
 # jobs on other machines, and resources of the command line do not.
