@@ -1,7 +1,7 @@
 """What would run when on a number of cores: a dry run with Snakemake's own choice of jobs and with measured durations.
 
 python benchmarks/schedule.py --cores 8 results/table_ablation.md            # further options are Snakemake's
-python benchmarks/schedule.py --cores 8 results/table_ablation.md --seconds pretrain=50 ave=10 train=20
+python benchmarks/schedule.py --cores 8 results/table_ablation.md --seconds composed/ave=59 train=20
 
 Durations are those of the calls that made the results (`.snakemake/metadata`). `--seconds` replaces them by rule or by
 part of an output's name; the first that fits counts. They hold for one worker process; a job with more takes a second
@@ -42,13 +42,16 @@ def noted_seconds() -> dict[str, float]:
 def simulate(scheduler: Any, given: dict[str, float]) -> bool:
     """Stand in for the loop of Snakemake's scheduler: jobs end after their duration, in no time."""
     dag, noted = scheduler.workflow.dag, noted_seconds()
+    rules = {job.rule.name for job in dag.needrun_jobs()}
+
+    def fits(key: str, job: Any) -> bool:
+        return key == job.rule.name if key in rules else any(key in output for output in job.output)
 
     def duration(job: Any) -> float:
-        name = f"{job.rule.name} {' '.join(job.output)}"
-        seconds = next((value for key, value in given.items() if key in name), None)
+        seconds = next((value for key, value in given.items() if fits(key, job)), None)
         if seconds is None and job.log:
             if str(job.log[0]) not in noted:
-                sys.exit(f"no call has made {name}: make it first, or say --seconds {job.rule.name}=<number>")
+                sys.exit(f"no call has made {job.output[0]}: make it, or say --seconds {job.rule.name}=<number>")
             seconds = noted[str(job.log[0])]
         if job.threads > 1 and seconds:
             seconds = ALONE + max(0.0, seconds - ALONE) / job.threads
