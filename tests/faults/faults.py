@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+# In which a call that is told to end has ended.
+SECONDS = 10
+
+
+class Hung(Exception):
+    """A call did not end by itself."""
 
 
 class Call:
@@ -30,6 +38,23 @@ class Call:
         """Return the fork server itself, without the jobs that it has forked."""
         servers = [one for one in self.descendants() if "fork-server" in _command(one)]
         return [one for one in servers if one.ppid() == self.process.pid]
+
+    def end_by(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of the group; Hung if the call and its jobs do not end in time.
+
+        Snakemake gets it twice, as from `timeout`, which signals its command and then the group.
+        """
+        processes = self.descendants()
+        self.process.send_signal(number)
+        with suppress(ProcessLookupError):  # it has ended before
+            os.killpg(self.process.pid, number)
+        try:
+            self.process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise Hung(f"{number.name}: Snakemake was running after {SECONDS} s") from None
+        if left := psutil.wait_procs(processes, timeout=SECONDS)[1]:
+            raise Hung(f"{number.name}: left running: {left}")
 
     def kill_all(self) -> None:
         kill([*self.descendants(), psutil.Process(self.process.pid)])
@@ -84,6 +109,20 @@ def one_job(call: Call, rng: random.Random) -> Iterator[None]:
 def fork_server(call: Call, rng: random.Random) -> Iterator[None]:
     """SIGKILL of the process that jobs are forked from."""
     kill(call.fork_servers())
+    yield
+
+
+@contextmanager
+def terminated(call: Call, rng: random.Random) -> Iterator[None]:
+    """SIGTERM to Snakemake and its jobs, as from `timeout` or a machine that shuts down."""
+    call.end_by(signal.SIGTERM)
+    yield
+
+
+@contextmanager
+def interrupted(call: Call, rng: random.Random) -> Iterator[None]:
+    """SIGINT to Snakemake and its jobs, as from the keyboard."""
+    call.end_by(signal.SIGINT)
     yield
 
 
@@ -155,10 +194,9 @@ def set_read_only(folders: list[Path], read_only: bool) -> None:
 
 def possible_faults(folder: Path) -> dict[str, Fault]:
     """Return the faults that this machine and user can inject; `folder` is for trials."""
-    faults = {
-        fault.__name__: fault
-        for fault in (whole_tree, snakemake_alone, one_job, fork_server, full_disk, read_only, second_call, clock)
-    }
+    kinds: list[Fault] = [whole_tree, snakemake_alone, one_job, fork_server, terminated, interrupted]
+    kinds += [full_disk, read_only, second_call, clock]
+    faults = {fault.__name__: fault for fault in kinds}
     trial = folder / "trial"
     trial.mkdir()
     try:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import psutil
 import yaml
-from faults import Call, Fault, kill, mount, unmount
+from faults import Call, Fault, Hung, kill, mount, unmount
 
 from tests.records import steady
 
 ROOT = Path(__file__).parents[2]
 
 CONFIG = {
-    "seeds": [0],
+    "seeds": [0, 1],
     "tables": ["small"],
     "tasks": {"event_localization": {"data": {"compose": {"clips": {"train": 12, "val": 6, "test": 6}}}}},
     "defaults": {
@@ -68,6 +68,9 @@ DEPENDENT = {
     "train": ["evaluate"],
 }
 
+# Stages of six jobs: those that run side by side when all are told to end.
+SIX_JOBS = ["train", "evaluate"]
+
 # Seconds after which a call counts as hung; it takes a quarter of this when the machine does nothing else.
 LIMIT = 240
 
@@ -89,24 +92,30 @@ class Round:
     fault: str
     moment: float
     """In [0, 1.1), as a part of the stage's duration."""
+    started: int
+    """Jobs of the stage that have started before the moment counts."""
 
     @classmethod
     def draw(cls, seed: int, faults: list[str]) -> Round:
         rng = random.Random(seed)
-        return cls(seed, rng.choice(list(PRODUCTS)), rng.choice(faults), 1.1 * rng.random())
-
-
-class Hung(Exception):
-    """A call did not end by itself."""
+        fault = rng.choice(faults)
+        side_by_side = fault in ("terminated", "interrupted")
+        stage = rng.choice(SIX_JOBS if side_by_side else list(PRODUCTS))
+        return cls(seed, stage, fault, 1.1 * rng.random(), 6 if side_by_side else 1)
 
 
 class Lost(Exception):
     """Results of finished jobs were made again, or are gone."""
 
 
-def start(folder: Path, output: Path) -> Call:
+def start(folder: Path, output: Path, cores: int = 2) -> Call:
     """Call Snakemake in a folder; what it prints goes to a file outside, because the folder's disk may be full."""
-    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "--cores", "2"]
+    # The workflow takes no more cores than the machine has, and a shell's background processes ignore interrupts.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from snakemake import cli, utils; utils.available_cpu_count = lambda: {cores}; cli.main()"
+    )
+    command = [sys.executable, "-c", code, "--directory", str(folder), "--cores", str(cores)]
     with output.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--configfile", str(folder / "small.yaml")],
@@ -189,19 +198,20 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 def _play(one: Round, fault: Fault, reference: Reference, workflow: Path) -> str:
     begin(one.stage, reference, workflow)
     before = {path: path.stat() for path in results(workflow)}
-    call = start(workflow, workflow.with_name("first.txt"))
+    call = start(workflow, workflow.with_name("first.txt"), max(2, one.started))
     deadline = time.monotonic() + LIMIT
-    while call.process.poll() is None and not any((workflow / "results/logs" / one.stage).glob("*")):
+    logs = workflow / "results/logs" / one.stage
+    while call.process.poll() is None and len(list(logs.glob("*"))) < one.started:
         if time.monotonic() > deadline:
             call.kill_all()
             raise Hung("no job of the stage was started")
         time.sleep(0.01)
     time.sleep(one.moment * reference.durations[one.stage])
     ended = call.process.poll() is not None
+    finished = finished_outputs(workflow)
     with fault(call, random.Random(one.seed)):
-        finished = finished_outputs(workflow)
         status = wait(call)
-    kept = {path: path.stat() for path in {*before, *finished} if path.exists()}
+    kept = {path: path.stat() for path in {*before, *finished, *finished_outputs(workflow)} if path.exists()}
     if missing := sorted({*before, *finished} - kept.keys()):
         raise Lost(f"gone after the fault: {missing}")
 
@@ -231,7 +241,7 @@ def begin(stage: str, reference: Reference, workflow: Path) -> None:
 
 
 def finished_outputs(workflow: Path) -> set[Path]:
-    """Return the outputs of the jobs that Snakemake has noted as finished, apart from tables and figures.
+    """Return the outputs of the jobs that Snakemake has noted as finished or failed, apart from tables and figures.
 
     They are remade in a moment, and whenever a record is newer.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,14 @@ class Workflow:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Call Snakemake in the folder."""
         return start_snakemake(*self._in_folder(), *arguments, python=self._environment_with_stub(), **environment)
+
+    def workers(self, *arguments: str, processors: int = 16) -> dict[str, int]:
+        """Return the worker processes that jobs would have on a machine, by command and split."""
+        code = f"from snakemake import cli, utils; utils.available_cpu_count = lambda: {processors}; cli.main()"
+        command = [sys.executable, "-c", code, "--directory", str(self.folder), "--dry-run", "--printshellcmds"]
+        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        jobs = re.findall(r"lavish (compose|prepare) .*? --(?:split (\w+)|out) .*--jobs (\d+)", done.stdout)
+        return {f"{name} {split}".strip(): int(number) for name, split, number in jobs}
 
     def _in_folder(self) -> list[str]:
         return ["--directory", str(self.folder), "--cores", "512"]

@@ -213,10 +213,37 @@ def test_no_training_reads_a_file_of_the_test_split(finished: Workflow) -> None:
     assert reading == finished.runs("published")
 
 
+# Jobs with worker processes of a composed data set.
+COMPOSED = ["compose", "prepare train", "prepare val", "prepare test"]
+
+
 def test_no_more_jobs_than_processors(finished: Workflow) -> None:
     # The harness asks for 512 cores.
     output = (finished.folder / "output.txt").read_text()
     assert f"Provided cores: {min(512, len(os.sched_getaffinity(0)))}\n" in output
+
+
+def test_worker_processes_follow_the_cores_that_are_asked_for(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    assert workflow.workers("--cores", "8") == dict.fromkeys(COMPOSED, 2)
+    assert workflow.workers("--cores", "8", processors=2) == dict.fromkeys(COMPOSED, 1)
+    assert workflow.workers("--cores", "2") == dict.fromkeys(COMPOSED, 1)
+    # Other machines have other cores than this one, which a dry run takes for granted.
+    cluster = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "false", "--jobs", "8"]
+    assert workflow.workers(*cluster, "--cores", "3") == dict.fromkeys(COMPOSED, 3)
+
+
+def test_training_data_from_outside_have_more_worker_processes(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path / "work")
+    (tmp_path / "AVE/AVE").mkdir(parents=True)
+    clips = "\n".join(f"class {number}&{number:011}&good&0&10" for number in range(28))
+    (tmp_path / "AVE/Annotations.txt").write_text(f"Category&VideoID&Quality&StartTime&EndTime\n{clips}\n")
+    for name in ("trainSet", "valSet", "testSet"):
+        (tmp_path / f"AVE/{name}.txt").write_text(f"{clips}\n")
+    data = {"name": "official", "root": str(tmp_path / "AVE"), "compose": None, "num_classes": 28, "segments": 10}
+    workflow.write("own.yaml", {"tasks": {"event_localization": {"data": data}}})
+    own = ["--configfile", str(workflow.folder / "own.yaml")]
+    assert workflow.workers("--cores", "8", *own) == {"prepare train": 4, "prepare val": 2, "prepare test": 2}
 
 
 def test_every_job_leaves_a_log_that_begins_with_its_command(finished: Workflow) -> None:

@@ -225,6 +225,28 @@ def test_a_killed_call_is_resumed_by_the_next_one(edited: Workflow) -> None:
     assert (states[0].parent / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_call_ends_by_signals_to_all_its_processes(edited: Workflow, number: signal.Signals) -> None:
+    """Whatever they interrupt: jobs that start or end, and the handler of the signal before."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore it
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    call = edited.start("results/table_small.md", HANG="yes")
+    while not list((edited.folder / "results/runs").rglob("resume.safetensors")):
+        assert call.poll() is None
+        time.sleep(0.01)
+    for _ in range(100):
+        if call.poll() is None:
+            os.killpg(call.pid, number)
+        time.sleep(0.01)
+    try:
+        call.communicate(timeout=30)  # half of what the jobs take
+    finally:
+        call.kill()
+    result = edited.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    assert not edited.planned("results/table_small.md")
+
+
 def change_later(paths: list[Path]) -> None:
     """Give files another content, because Snakemake ignores the time of a small file with the same one."""
     assert paths

@@ -2,13 +2,17 @@
 import contextlib
 import functools
 import os
+import queue
 import shutil
+import signal
 import sys
 import sysconfig
+import threading
 import time
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -124,8 +128,23 @@ if (workflow.global_resources["_cores"].value or 0) > processors:
     logger.info(f"This machine has {processors} processors: not more than {processors} cores will be used.")
     workflow.register_resource("_cores", processors)
 
-# Half of the processors, so that pretraining can run beside composing and preparing.
-workers = min(8, max(1, processors // 2))
+# Cores that jobs with worker processes share. A cluster has more than this machine, and a job there gets its own.
+on_cluster = workflow.global_resources["_nodes"].value is not None or not workflow.is_main_process
+shared_cores = 16 if on_cluster else workflow.global_resources["_cores"].value or 1
+
+
+def workers(part):
+    """Return the worker processes of a job: a part of the cores, which leaves the others to pretraining, data sets and
+    splits. No result depends on them.
+    """
+    return min(8, max(1, shared_cores // part))
+
+
+def preparing_workers(wildcards):
+    """Splits are prepared side by side. Training data from outside may be large, and nothing is composed beside them."""
+    large = wildcards.split == "train" and not data_of(wildcards).composed
+    return workers(2 if large else 4)
+
 
 # The device comes from the configuration (`--config device=cuda`, or `config:` in a profile), because that reaches the
 # jobs on other machines, and resources of the command line do not.
@@ -246,6 +265,43 @@ def prepared(function):
 # Not in `onstart`, which neither `--delete-all-output` nor `--no-hooks` calls.
 for name in ("execute", "delete_output", "cleanup_metadata", "cleanup_shadow"):
     setattr(workflow, name, prepared(getattr(workflow, name)))
+
+
+def heed_signals():
+    """Let SIGTERM and SIGINT end a call: nothing more starts, jobs that have finished are noted, then it ends.
+
+    Snakemake's handler takes locks that the thread it interrupts may hold, and then hangs; KeyboardInterrupt may leave
+    a finished job unnoted. So a handler only passes the signal on, to a thread.
+    """
+    received = queue.SimpleQueue()  # may be filled by a handler, whatever it has interrupted
+    numbers = [signal.SIGTERM]
+    # Other executors cancel the jobs of other machines on KeyboardInterrupt. A background process ignores SIGINT.
+    if workflow.local_exec and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    for number in numbers:
+        signal.signal(number, lambda number, _: received.put(number))
+    threading.Thread(target=end_after, args=(received,), daemon=True).start()
+
+
+def end_after(received):
+    """End this call after a signal. Snakemake waits for running jobs, which have got the signal if all processes have."""
+    number = received.get()
+    began = time.time() - 2  # jobs that start just then have not got the signal
+    shell.prefix("exit 1; ")  # before the commands of jobs that are about to start
+    workflow.scheduler.exit_gracefully()
+    while workflow.local_exec:
+        if number == signal.SIGINT:
+            began = 0  # which asks for the end of all jobs
+        with contextlib.suppress(queue.Empty):
+            number = received.get(timeout=1)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.create_time() >= began and child.pid != (fork_server and fork_server.pid):
+                    for process in (*child.children(recursive=True), child):
+                        process.terminate()
+
+
+fork_server = None
 
 
 def start_fork_server():

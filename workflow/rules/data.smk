@@ -13,7 +13,7 @@ rule compose:
     priority: 80
     conda:
         "../envs/lavish.yaml"
-    threads: workers
+    threads: workers(4)
     resources:
         mem_mb=4000,
         runtime=120,
@@ -38,7 +38,7 @@ rule prepare:
     priority: 70
     conda:
         "../envs/lavish.yaml"
-    threads: workers
+    threads: preparing_workers
     resources:
         mem_mb=4000,
         runtime=240,
