@@ -119,6 +119,7 @@ class Learner:
             statistics=reader.store.statistics,
             weights=None,
             backbones=(backbone, None),
+            compiled=run.training.compile,
         )
         place(self.model, device, run.training.precision)
         # With rates of zero, as they are before a schedule sets them: random weights stay finite.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _STATUS = Path("/proc/self/status")
-_held: list[UnixFileLock] = []
-"""Shares of GPUs that this process has taken; the kernel releases them when it ends, even if it is killed."""
+_held: dict[int, UnixFileLock] = {}
+"""The GPU of this process, and its share of it; the kernel releases it when the process ends, even if it is killed."""
 
 
 def choose(name: str, cpu_threads: int, jobs_per_gpu: int = 1, *, tf32: bool = False) -> torch.device:
@@ -55,7 +55,7 @@ def choose(name: str, cpu_threads: int, jobs_per_gpu: int = 1, *, tf32: bool = F
 
 
 def take_gpu(gpus: Sequence[str], jobs_per_gpu: int, folder: Path) -> int:
-    """Take a share of a GPU until this process ends; wait while all are taken.
+    """Take a share of a GPU until this process ends, or return the one that it has; wait while all are taken.
 
     Args:
         gpus: names of the GPUs that the process sees, the same in every process.
@@ -65,6 +65,8 @@ def take_gpu(gpus: Sequence[str], jobs_per_gpu: int, folder: Path) -> int:
     Returns:
         The index of the GPU.
     """
+    if _held:
+        return next(iter(_held))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     waited = False
     while True:
@@ -73,7 +75,7 @@ def take_gpu(gpus: Sequence[str], jobs_per_gpu: int, folder: Path) -> int:
                 lock = UnixFileLock(folder / f"{gpu}.{share}.lock")
                 with suppress(Timeout):
                     lock.acquire(blocking=False)
-                    _held.append(lock)
+                    _held[index] = lock
                     return index
         if not waited:
             print(f"all shares of the {len(gpus)} GPUs are taken: waiting for one", file=sys.stderr)

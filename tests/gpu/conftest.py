@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,6 @@ def device() -> str:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch finds no GPU here")
     return name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shares() -> Iterator[None]:
-    """Let trainings take the GPU that this process has: each would hold its share until the process ends."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lavish.training.device.take_gpu", lambda *_: 0)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -85,15 +85,19 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: type("Gpu", (), {"uuid": f"GPU-{gpu}"}))
     monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(device, "_held", [])
+    monkeypatch.setattr(device, "_held", {})
     return chosen
 
 
 def test_a_process_uses_the_gpu_that_it_has_taken(made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert device.choose("cuda", 1) == torch.device("cuda", 0)
+    # The next command of the same process, as in a program that trains and evaluates.
+    assert device.choose("cuda", 1) == torch.device("cuda", 0)
+    kept = device._held
+    monkeypatch.setattr(device, "_held", {})  # another process
     assert device.choose("cuda", 1) == torch.device("cuda", 1)
-    assert made_up == [0, 1]
+    assert made_up == [0, 0, 1] and set(kept) == {0}
 
 
 def test_what_slurm_gives_is_taken_as_it_is(made_up: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
