@@ -1,4 +1,4 @@
-"""Commands that print something: `lavish show`, `lavish power`, `lavish methods` and `lavish check-method`."""
+"""Commands that print something: `lavish show`, `power`, `compare`, `methods` and `check-method`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def add_to(commands: Subparsers) -> None:
         "--measure", metavar="NAME", help="of this measure (default: those with a column of differences)"
     )
     power.add_argument("--task", metavar="NAME", help="on this task of the table (default: all)")
+
+    summary = "compare the tables of two results; status 1 if any value differs by more than its interval"
+    compare = add_command(commands, "compare", _compare, summary)
+    for name in ("FIRST", "SECOND"):
+        compare.add_argument(name.lower(), type=Path, metavar=name, help="CSV file of a table, or a folder of results")
+    compare.add_argument("--strict", action="store_true", help="status 1 unless all values are identical")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write all values with their verdicts")
 
     methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
@@ -65,6 +72,19 @@ def _power(options: argparse.Namespace) -> None:
         name = Path(options.table).stem.removeprefix("table_")
         spec = load([Path("config/config.yaml"), *options.configfile]).table(name).spec
     print(needed_text(spec, options.difference, options.measure, options.task))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lavish.io.atomic import write_json
+    from lavish.reporting.agreement import compare, report, worst
+
+    cells = compare(options.first, options.second)
+    print(report(cells))
+    if options.json is not None:
+        write_json(options.json, [asdict(cell) for cell in cells])
+    return worst(cells) not in (("identical",) if options.strict else ("identical", "within"))
 
 
 def _check_method(options: argparse.Namespace) -> int:

@@ -165,6 +165,11 @@ class DataConfig(Config):
         exclude_if=lambda value: value == StoreConfig(),
         description="The form of the prepared store; part of identities, because pictures are not exact.",
     )
+    duplicates: Literal["published", "drop_from_train"] = Field(
+        default="published",
+        exclude_if=lambda value: value == "published",
+        description="Clips in the training list and in another one: as published, or left out of training.",
+    )
     max_lost: float = Field(
         default=0.02, ge=0, le=1, description="Maximum fraction of excluded clips; not part of identities."
     )

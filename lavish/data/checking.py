@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from lavish.data.formats.base import ClipSource, missing_media, printable, read_lines, read_records
 from lavish.data.formats.official import OFFICIAL, Official
 from lavish.data.formats.registry import reader
+from lavish.data.leaks import look_alike, picture_hash, shared_media
 from lavish.data.store.clip_jobs import Clip, Outcome, each_clip, run_all
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.paths import kind_of
@@ -84,13 +86,16 @@ def check_data_set(
     if not _check_text_files(official, root, found):
         return found
     _check_class_and_word_counts(format_name, official, root, found)
-    media = _check_clips(format_name, official, root, segments, segment_seconds, found)
+    split_of = _check_clips(format_name, official, root, segments, segment_seconds, found)
+    media = sorted(split_of, key=lambda source: source.video)
     found.remarks += [f"{count} {what}" for what, count in reader(format_name).unread(root).items()]
+    with suppress(LavishError):  # of a list that cannot be read, which is a problem already
+        _check_shared(format_name, root, found)
     present = [source for source in media if not missing_media(source)]
     selected = present if sample is None else _evenly_spaced(present, sample)
     if selected:
         which = "all" if len(selected) == len(present) else f"a sample of the {len(present)}"
-        _check_decoding(selected, which, segments, segment_seconds, jobs, found)
+        _check_decoding(selected, split_of, which, segments, segment_seconds, jobs, found)
     elif media:
         found.add("decoding", "nothing decoded")
     return found
@@ -181,10 +186,10 @@ def _check_class_and_word_counts(format_name: str, official: Official, root: Pat
 
 def _check_clips(
     format_name: str, official: Official, root: Path, segments: int, segment_seconds: float, found: Findings
-) -> list[ClipSource]:
-    """Read all lists and their targets; return each pair of media files once, sorted by path."""
+) -> dict[ClipSource, str]:
+    """Read all lists and their targets; return each pair of media files once, with the split that first names it."""
     layout = reader(format_name)
-    media: dict[tuple[Path, Path], ClipSource] = {}
+    media: dict[tuple[Path, Path], tuple[ClipSource, str]] = {}
     for split, name in official.splits.items():
         try:
             layout.targets(root, split, segments=segments, segment_seconds=segment_seconds)
@@ -194,7 +199,7 @@ def _check_clips(
             found.add_problem(str(error))
             continue
         for source in sources:
-            media.setdefault((source.video, source.audio), source)
+            media.setdefault((source.video, source.audio), (source, split))
         missing = [reason for source in sources if (reason := missing_media(source))]
         found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips present")
         if missing:
@@ -208,7 +213,16 @@ def _check_clips(
             found.remarks.append(f"{name}: {len(sources)} clips, but the published data set has {published}")
         _check_segment_frames(name, sources, found)
         _check_masks(name, sources, found)
-    return sorted(media.values(), key=lambda source: source.video)
+    return dict(media.values())
+
+
+def _check_shared(format_name: str, root: Path, found: Findings) -> None:
+    if shared := shared_media(format_name, root):
+        names = sorted(f"{video.name} ({', '.join(splits)})" for (video, _), splits in shared.items())
+        found.remarks.append(
+            f"{len(shared)} media of the training list are in another list as well: {_examples(names)}; "
+            "`data.duplicates: drop_from_train` leaves them out of training"
+        )
 
 
 def _check_segment_frames(name: str, sources: Sequence[ClipSource], found: Findings) -> None:
@@ -239,7 +253,13 @@ def _check_masks(name: str, sources: Sequence[ClipSource], found: Findings) -> N
 
 
 def _check_decoding(
-    sources: Sequence[ClipSource], which: str, segments: int, segment_seconds: float, jobs: int, found: Findings
+    sources: Sequence[ClipSource],
+    split_of: Mapping[ClipSource, str],
+    which: str,
+    segments: int,
+    segment_seconds: float,
+    jobs: int,
+    found: Findings,
 ) -> None:
     clips: list[Clip] = list(enumerate(sources))
     outcomes: dict[int, Outcome] = {}
@@ -258,6 +278,14 @@ def _check_decoding(
         found.problems.append(
             f"{len(excluded)} of {count} media cannot be decoded: {_examples(excluded)}; restore them"
         )
+    hashes = {index: outcome.looks for index, outcome in outcomes.items() if outcome.looks is not None}
+    alike = list(look_alike(hashes, {index: split_of[source] for index, source in clips}))
+    if alike:
+        pairs = [" and ".join(f"{sources[i].video.name} ({split_of[sources[i]]})" for i in pair) for pair in alike]
+        found.remarks.append(
+            f"media of different splits look alike in the middle (pairs: {len(alike)}): {_examples(pairs)}; look at "
+            "them, since the test split should have nothing that training has"
+        )
     if repaired:
         found.remarks.append(f"{len(repaired)} of {count} media are kept with repairs: {_examples(repaired)}")
 
@@ -267,14 +295,14 @@ def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) 
     from lavish.data.decoding.media import decode_source
 
     def decode(index: int, source: ClipSource) -> Outcome:
-        *_, notes = decode_source(
+        frames, *_, notes = decode_source(
             source,
             segments=segments,
             duration=segments * segment_seconds,
             frame_size=_FRAME_SIZE,
             sample_rate=_SAMPLE_RATE,
         )
-        return Outcome(index, "repaired" if notes else "ok", "; ".join(notes))
+        return Outcome(index, "repaired" if notes else "ok", "; ".join(notes), looks=picture_hash(frames))
 
     return each_clip(clips, decode)
 

@@ -316,6 +316,35 @@ def test_unusable_clips_are_left_out_and_the_others_keep_their_order(root: Path,
     assert found["v12"] == ("ok", "")
 
 
+def test_training_clips_that_another_list_has_too_can_be_dropped(
+    root: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    rows = (root / "trainSet.txt").read_text().splitlines()
+    (root / "valSet.txt").write_text("\n".join(rows[:10]))
+    (root / "testSet.txt").write_text("\n".join(rows[8:20]))
+    dropping = config(duplicates="drop_from_train", max_lost=0.0)
+    prepare(dropping, root, "train", tmp_path / "train", jobs=1)
+    assert decoded == VIDEOS[20:]
+    store = SplitStore(tmp_path / "train")
+    assert store.clips == VIDEOS[20:] and len(store.frames) == len(store.targets["labels"]) == CLIPS - 20
+    assert [status for status, _ in report(tmp_path / "train/report.csv").values()] == ["dropped"] * 20 + ["ok"] * 4
+    prepare(dropping, root, "val", tmp_path / "val", jobs=1)
+    assert SplitStore(tmp_path / "val").clips == VIDEOS[:10], "only training clips are dropped"
+    prepare(config(), root, "train", tmp_path / "as published", jobs=1)
+    assert SplitStore(tmp_path / "as published").clips == VIDEOS
+
+
+def test_a_preparation_that_went_on_without_dropping_drops_what_it_has_decoded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(root, tmp_path / "train", monkeypatch)
+    prepare(config(duplicates="drop_from_train", max_lost=0.0), root, "val", tmp_path / "val", jobs=1)
+    (root / "valSet.txt").write_text((root / "trainSet.txt").read_text().splitlines()[0])
+    (root / "testSet.txt").write_text((root / "trainSet.txt").read_text().splitlines()[0])
+    prepare(config(duplicates="drop_from_train"), root, "train", tmp_path / "train", jobs=1)
+    assert SplitStore(tmp_path / "train").clips == VIDEOS[1:]
+
+
 def test_pictures_of_unusable_clips_are_left_out(root: Path, tmp_path: Path) -> None:
     for video in ("v03", "v05"):
         (root / "AVE" / f"{video}.mp4").write_bytes(b"nothing")

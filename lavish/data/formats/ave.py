@@ -12,7 +12,7 @@ Media, either as published or extracted:
 A clip is a *line*, not a video: the published lists contain 45 videos two or three times, with the same times but
 different classes. Lines of one list with the same video become the clips ``<id>``, ``<id>#2``, ...; all are kept,
 because published results count them. 18 of these videos are both in the training list and in the validation or test
-list; the lists are used as published.
+list; the lists are used as published, unless ``data.duplicates`` says otherwise.
 
 Without categories.txt the classes are the sorted names in Annotations.txt.
 """

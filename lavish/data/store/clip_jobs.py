@@ -48,12 +48,13 @@ class Outcome:
     """
 
     index: int
-    status: str  # ok, repaired, excluded
+    status: str  # ok, repaired, excluded, dropped
     reason: str
     checksum: int = 0  # of the row in all array files, and of the clip's pictures
     pixel_sums: Sequence[int] = (0,) * 6
     log_mel_sums: Sequence[float] = (0.0,) * 2
     lengths: Sequence[int] = ()  # of its pictures, bytes
+    looks: int | None = None  # when a data set is checked: lavish.data.leaks.picture_hash
 
 
 # The function that a worker applies to a chunk of clips.

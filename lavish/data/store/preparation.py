@@ -20,6 +20,7 @@ from lavish.config.schema import DataConfig
 from lavish.data.decoding.windows import count_valid_frames
 from lavish.data.formats.base import ClipSource, Targets, missing_media, printable
 from lavish.data.formats.registry import reader
+from lavish.data.leaks import dropped_clips
 from lavish.data.store.clip_jobs import ClipValues, Outcome, array_names, decode_all, open_arrays
 from lavish.data.store.frames import INDEX, PICTURES, is_shard, pack
 from lavish.data.store.journal import Journal
@@ -41,7 +42,8 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     interruptions nor `jobs` change the result.
 
     Every clip of the official list has a line in report.csv: `ok`, `repaired` (kept, but with faults or repairs, see
-    :mod:`lavish.data.decoding.media`) or `excluded` (not in the arrays).
+    :mod:`lavish.data.decoding.media`), `excluded` (not in the arrays) or `dropped` (nor in them, by
+    ``data.duplicates``).
 
     Args:
         config: the data set and how it is prepared.
@@ -82,20 +84,25 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
         for index, source in enumerate(sources)
         if (reason := missing_media(source))
     }
+    dropped: dict[int, Outcome] = {}
+    if split == "train" and config.duplicates == "drop_from_train":
+        reasons = dropped_clips(config.format, root, sources)
+        dropped = {index: Outcome(index, "dropped", reason) for index, reason in reasons.items()}
+    outcomes |= dropped
     # If too many media files are missing, fail before hours of decoding.
     _check_lost(config, root, split, sources, outcomes, folder)
     make_arrays = _array_maker(config, len(sources), masked=any(source.masks for source in sources))
     with Journal(folder, _job(config, split, sources, targets), sources, make_arrays) as journal:
-        outcomes |= journal.finished
+        outcomes |= journal.finished | dropped
         pending = [(index, source) for index, source in enumerate(sources) if index not in outcomes]
         with tqdm(total=len(sources), initial=len(outcomes), unit="clip", disable=None) as bar:
             bar.set_description(f"{config.name} {split}")
             for chunk in decode_all(values, pending, jobs):
                 journal.add(chunk)
                 bar.update(len(chunk))
-        outcomes |= journal.finished
+        outcomes |= journal.finished | dropped
         _check_lost(config, root, split, sources, outcomes, folder)
-        kept = {index: outcomes[index] for index in range(len(sources)) if outcomes[index].status != "excluded"}
+        kept = {index: outcomes[index] for index in range(len(sources)) if outcomes[index].status in ("ok", "repaired")}
         arrays = _dense_arrays(folder, list(kept), len(sources))
         pictures: list[str] = []
         if form != "raw":

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lavish.cli.main import main
@@ -64,12 +65,13 @@ def test_official_lists_are_recognised_whatever_their_line_ends(shared: Path, tm
     assert facts["valSet.txt"] == facts["testSet.txt"] == "402 clips, as published"
     assert facts["Annotations.txt"] == "4143 clips, as published"
     assert facts["classes"] == "28, as published"
-    assert not found.remarks
+    [remark] = found.remarks
+    assert remark.startswith("18 media of the training list are in another list as well: ")
     assert [problem.split(":")[0] for problem in found.problems] == ["trainSet.txt", "valSet.txt", "testSet.txt"]
     assert "3339 of 3339 clips (100.0%) have no media: missing AVE/" in found.problems[0]
     text = (tmp_path / "valSet.txt").read_text()
     (tmp_path / "valSet.txt").write_text(text.replace("&good&0&10", "&good&0&9", 1))
-    [remark, *_] = check(tmp_path).remarks
+    remark = check(tmp_path).remarks[0]
     assert "not as published: valSet.txt (published: 402 clips too). Lists of your own are fine" in remark
 
 
@@ -224,3 +226,19 @@ def test_a_key_that_a_list_has_twice_is_a_problem(root: Path, monkeypatch: pytes
     monkeypatch.setitem(OFFICIAL, "ave", dataclasses.replace(OFFICIAL["ave"], texts=listed, entry="questions"))
     (root / "questions.json").write_text('[{"a": 1,\n "a": 2}]')
     assert check(root).problems == [f"{root}/questions.json, line 2: key 'a' is there twice: remove one"]
+
+
+def test_media_that_training_shares_are_named_and_so_are_pictures_that_look_alike(root: Path) -> None:
+    """Here every list is the same, and both videos have the same pictures."""
+    texture = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    for video in ("-a", "b"):
+        write_media(root / "AVE" / f"{video}.mp4", image=lambda _: texture, audio=tone())
+    remarks = "\n".join(check(root).remarks)
+    assert "2 media of the training list are in another list as well: -a.mp4 (val, test); b.mp4 (val, test)" in remarks
+    assert "look alike" not in remarks, "media of one split may look alike"
+    (root / "trainSet.txt").write_text(ROWS[0])
+    for name in ("valSet.txt", "testSet.txt"):
+        (root / name).write_text(ROWS[1])
+    remarks = "\n".join(check(root).remarks)
+    assert "media of the training list" not in remarks
+    assert "different splits look alike in the middle (pairs: 1): -a.mp4 (train) and b.mp4 (val); look at" in remarks

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lavish.checks.method import SMALL_OPTIONS
+from lavish.checks.method import BACKBONES, PAIRS, SEGMENTS, SMALL_OPTIONS, Subject, images, randomise
 from lavish.config.schema import RunConfig
 from lavish.config.sources import built_in
 from lavish.config.validation import parse
@@ -109,6 +109,15 @@ def test_no_task_reads_from_the_device(task, options, folder, tmp_path, monkeypa
 def test_no_method_reads_from_the_device(method, folder, tmp_path, monkeypatch) -> None:
     adapter = {"method": method, "options": SMALL_OPTIONS.get(method, {})}
     stepped(folder, tmp_path, monkeypatch, adapter=adapter)
+
+
+@pytest.mark.parametrize("backbone", [*BACKBONES, *PAIRS])
+def test_no_backbone_reads_from_the_device(backbone) -> None:
+    model = randomise(Subject("lavish", backbone, {}).encoder()).train()
+    given = images(model)
+    with Refusing():
+        features = model(given, SEGMENTS)
+        torch.stack([x.square().sum() for one in features.values() for x in (one.pooled, *one.stages)]).sum().backward()
 
 
 @pytest.mark.parametrize("recompute", ["adapters", "blocks"])
