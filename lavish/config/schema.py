@@ -165,6 +165,14 @@ class DataConfig(Config):
         exclude_if=lambda value: value == StoreConfig(),
         description="The form of the prepared store; part of identities, because pictures are not exact.",
     )
+    fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        exclude_if=lambda value: value == 1.0,
+        description="Part of the training clips to train on, drawn by the seed: the same part of each class, and "
+        "contained in larger parts. Statistics for normalisation are those of all training clips.",
+    )
     duplicates: Literal["published", "drop_from_train"] = Field(
         default="published",
         exclude_if=lambda value: value == "published",

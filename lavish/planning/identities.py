@@ -132,18 +132,19 @@ class Identities:
         )
         resolved = resolved.model_copy(
             update={
-                "data": data.config,
+                "data": data.config.model_copy(update={"fraction": config.data.fraction}),
                 "audio_encoder": config.audio_encoder
                 and config.audio_encoder.model_copy(update={"weights": audio_encoder and audio_encoder.config.weights}),
             }
         )
-        # Data and weights are identified by their content, sources by the digest of their code.
+        # Data and weights are identified by their content, sources by the digest of their code. Runs on a part of the
+        # clips have the data of those on all.
         own = {"options": True, "source": True}
         content = resolved.model_dump(
             mode="json",
             exclude_defaults=True,
             exclude={
-                "data": True,
+                "data": set(DataConfig.model_fields) - {"fraction"},
                 "backbone": {"weights"},
                 "backbones": {"audio": {"weights"}},
                 "audio_encoder": {"weights", "spec", "code"},
@@ -151,6 +152,8 @@ class Identities:
                 "task": own,
             },
         )
+        if not content["data"]:
+            del content["data"]
         options = [
             chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
             chosen_options("tasks", resolved.task.name, resolved.task.options),
@@ -198,9 +201,12 @@ class Identities:
                 mode="json", exclude={"compose": {"assets": {"root"}}}, exclude_defaults=True
             )
             composed = f"{config.format}-{digest('composed', composition, kind, RECIPE_VERSION)}"
-        content = config.model_dump(mode="json", exclude={"name", "root", "compose", "max_lost"}, exclude_defaults=True)
+        content = config.model_dump(
+            mode="json", exclude={"name", "root", "compose", "max_lost", "fraction"}, exclude_defaults=True
+        )
         name = f"{config.format}-{digest('prepared', content, composed, RECIPE_VERSION)}"
-        data = self.data.setdefault(name, DataSet(name, config, composed))
+        whole = config.model_copy(update={"fraction": 1.0})  # runs on parts of it share the store
+        data = self.data.setdefault(name, DataSet(name, whole, composed))
         if composed:
             self.composed.setdefault(composed, data)
         return data

@@ -43,7 +43,7 @@ _IRRELEVANT: dict[str, Any] = {
     "select_on": True,
     "backbone": {"weights"},
     "backbones": {"visual": {"weights"}, "audio": {"weights"}},
-    "data": {"name", "root", "sha256", "compose", "max_lost"},
+    "data": {"name", "root", "sha256", "compose", "max_lost", "fraction"},
     "adapter": {"source": {"path"}},
     "task": {"source": {"path"}},
 }

@@ -153,6 +153,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
     device = _device(inputs)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
+    training.restrict(config.data.fraction, seed)
     for reader in (training, selection):
         _hold(reader, device, inputs.jobs_per_gpu)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
@@ -181,6 +182,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
         "seed": seed,
         "metric": model.task.metric.name,
         "selected_on": config.select_on,
+        "training_clips": len(training.clips),
         **vars(result),
         "checkpoint": sha256_of(out / "best.safetensors"),
         "checkpoint_bytes": (out / "best.safetensors").stat().st_size,

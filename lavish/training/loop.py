@@ -82,7 +82,7 @@ def train(
     place(model, device, options.precision)
     optimizer = _optimizer(model, options, device)
     whole_clips = options.batch_of == "clips"
-    rows = len(training.store) if whole_clips else len(training)
+    rows = len(training.clips) if whole_clips else len(training)
     steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.accumulate)
     factor = schedule(options.schedule, steps_per_epoch, options.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")

@@ -69,6 +69,8 @@ class SplitReader:
         self.store = SplitStore(path, torch.get_num_threads())
         self.store.verify()
         self._streams = streams
+        self.clips: np.ndarray = np.arange(len(self.store))
+        """The clips whose units are read, by their positions in the store."""
         self._audio_features = None if audio_features is None else self._features(audio_features)
         self._frozen = {stream: self._features(file) for stream, file in (frozen or {}).items()}
         self._held: dict[int, Tensor] = {}
@@ -90,6 +92,14 @@ class SplitReader:
             # Copied, since torch warns of arrays that it may not write to.
             self._held = {id(array): torch.from_numpy(np.array(array)).to(device) for array in arrays}
 
+    def restrict(self, fraction: float, seed: int) -> None:
+        """Read only a part of the clips: see :func:`part_of_clips`."""
+        labels = self.store.targets.get("labels")
+        classes = np.zeros(len(self.store), np.int64)
+        if labels is not None:  # of segments the first class that is not background, which has the last index
+            classes[self.store.units] = labels.min(axis=1) if labels.ndim == 2 else labels
+        self.clips = part_of_clips(classes, fraction, seed)
+
     def _features(self, file: Path) -> np.ndarray:
         try:
             features = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -107,7 +117,12 @@ class SplitReader:
 
     def __len__(self) -> int:
         """Return the number of units."""
-        return len(self.store.units)
+        return len(self._units)
+
+    @property
+    def _units(self) -> np.ndarray:
+        """The units of :attr:`clips`, by their positions in the store."""
+        return np.flatnonzero(np.isin(self.store.units, self.clips))
 
     @property
     def audio_feature_dim(self) -> int:
@@ -121,7 +136,7 @@ class SplitReader:
 
     def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Return all units in random order, in groups of `batch_size`."""
-        order = rng.permutation(len(self))
+        order = rng.permutation(self._units)
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def by_clip(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
@@ -129,10 +144,11 @@ class SplitReader:
 
         Clips are in the store's order or, if `rng` is given, in random order.
         """
-        clips = len(self.store)
+        clips, units = len(self.clips), self._units
         position = np.arange(clips) if rng is None else rng.permutation(clips)
-        order = np.argsort(position[self.store.units], kind="stable")
-        first = np.searchsorted(position[self.store.units][order], np.arange(0, clips, batch_size))
+        of_unit = position[np.searchsorted(self.clips, self.store.units[units])]
+        order = units[np.argsort(of_unit, kind="stable")]
+        first = np.searchsorted(np.sort(of_unit), np.arange(0, clips, batch_size))
         return [group for group in np.split(order, first[1:]) if len(group)]
 
     def batches(
@@ -192,11 +208,24 @@ class SplitReader:
 
     def _frames_of_others(self, clips: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Sample the clips and the segments (clips, segments) of frames, uniformly from all segments of other clips."""
-        frames = self._frozen.get("visual", self.store.frames)
-        if len(frames) < 2:
+        if len(self.clips) < 2:
             raise LavishError(
                 f"{self.store.path}: the method needs frames of other clips, but the split has only one clip: add clips"
             )
-        shape = (len(clips), frames.shape[1])
-        others = (clips[:, None] + rng.integers(1, len(frames), size=shape)) % len(frames)
-        return others, rng.integers(frames.shape[1], size=shape)
+        segments, count = self.store.log_mels.shape[1], len(self.clips)
+        shape = (len(clips), segments)
+        others = (np.searchsorted(self.clips, clips)[:, None] + rng.integers(1, count, size=shape)) % count
+        return self.clips[others], rng.integers(segments, size=shape)
+
+
+def part_of_clips(classes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the positions, in order, of a random part of clips of these classes (clips,).
+
+    Each class has the same part, but for rounding. With the same seed, smaller parts are contained in larger ones.
+    """
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(classes))  # of a clip in its class, from 0 to 1
+    for one in np.unique(classes):
+        members = rng.permutation(np.flatnonzero(classes == one))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return np.sort(np.argsort(place, kind="stable")[: max(1, round(fraction * len(classes)))])

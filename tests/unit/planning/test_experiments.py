@@ -450,6 +450,15 @@ def test_rows_that_recompute_are_runs_of_their_own() -> None:
     assert "recompute" not in run("kept").config.model_dump(mode="json")["training"]
 
 
+def test_rows_with_a_part_of_the_clips_are_runs_of_their_own_on_the_same_store() -> None:
+    before = run("lavish")
+    with_rows({"variant": "part", "set": {"data": {"fraction": 0.1}}}, *ROWS)
+    part, whole = run("part"), run("lavish")
+    assert part.name != whole.name == before.name
+    assert part.config.data.fraction == 0.1
+    assert part.data == whole.data == before.data, "whichever row comes first"
+
+
 def test_code_is_part_of_the_identity_of_its_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with_rows(*ROWS, {"variant": "lora", "set": {"adapter": {"method": "lora", "options": {}}}})
     before = {variant: run(variant).name for variant in ("lavish", "avish", "lora")}

@@ -300,3 +300,12 @@ def test_a_metric_of_which_less_is_better_selects_the_lowest_epoch(data, weights
     record = run(configured(training={"epochs": 4, "batch_size": 5}), data, weights, tmp_path)
     assert (record["metric"], record["best_epoch"], record["best_value"]) == ("distance", 1, 0.3)
     assert (tmp_path / "history.csv").read_text().startswith("epoch,train_loss,selection_distance")
+
+
+def test_a_part_of_the_clips_is_trained_on_and_all_others_are_evaluated(data, weights, tmp_path):
+    config = configured(training={"epochs": 1})
+    whole = run(config, data, weights, tmp_path / "whole")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"fraction": 0.5})})
+    part = run(config, data, weights, tmp_path / "part")
+    assert part["training_clips"] == whole["training_clips"] / 2
+    assert part["config"]["data"]["fraction"] == 0.5 and "fraction" not in whole["config"]["data"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from lavish.data.formats.base import NOT_ANNOTATED
-from lavish.data.store.batches import SplitReader
+from lavish.data.store.batches import SplitReader, part_of_clips
 from lavish.errors import LavishError
 from lavish.training.capture import shape_of, tensors_of
 from tests.stores import write_store
@@ -124,3 +125,51 @@ def test_batches_from_arrays_that_are_held_on_the_device_are_the_same(frozen: bo
         assert shape_of([found]) == shape_of([expected])
         assert all(map(torch.equal, tensors_of([found]), tensors_of([expected])))
         assert found.negatives is not None and (found.frames is None) is frozen
+
+
+def test_a_part_has_the_same_part_of_each_class_and_is_in_larger_parts() -> None:
+    classes = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [100, 60, 30, 10]))
+    parts = [part_of_clips(classes, fraction, 3) for fraction in (0.05, 0.1, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [10, 20, 50, 100, 200]
+    for part in parts:
+        expected = np.bincount(classes) * len(part) / len(classes)
+        assert (np.abs(np.bincount(classes[part], minlength=4) - expected) < 1).all(), "but for rounding"
+    for smaller, larger in pairwise(parts):
+        assert set(smaller) <= set(larger) and (np.diff(smaller) > 0).all()
+    assert set(part_of_clips(classes, 0.5, 4)) != set(parts[3]), "another seed draws others"
+    assert len(part_of_clips(classes, 0.001, 0)) == 1
+
+
+def test_only_a_part_is_read_and_in_every_way(tmp_path: Path) -> None:
+    units = np.array([3, 0, 0, 2, 3, 3, 1, 0, 5, 4, 5])
+    reader = SplitReader(write_store(tmp_path / "store", clips=6, units=units, targets={"answers": units}), STREAMS)
+    reader.restrict(0.5, 0)
+    chosen = set(reader.clips)
+    expected = {unit for unit, clip in enumerate(units) if clip in chosen}
+    assert len(chosen) == 3 and len(reader) == len(expected)
+    rng = np.random.default_rng(0)
+    for groups in (reader.shuffled(2, rng), reader.by_clip(2), reader.by_clip(2, rng)):
+        assert sorted(np.concatenate(groups)) == sorted(expected)
+    assert [set(units[group]) for group in reader.by_clip(2)] == [set(sorted(chosen)[:2]), set(sorted(chosen)[2:])]
+    own = {frame.tobytes() for clip in chosen for frame in reader.store.frames[clip]}
+    for batch in reader.batches(reader.by_clip(1) * 20, CPU, rng):
+        assert {frame.tobytes() for frame in batch.negatives[0].numpy()} < own, (
+            "frames of others are of the part as well"
+        )
+
+
+def test_the_whole_is_read_as_without_a_part(asked: SplitReader) -> None:
+    before = [asked.shuffled(3, np.random.default_rng(1)), asked.by_clip(3, np.random.default_rng(1)), asked.by_clip(3)]
+    asked.restrict(1.0, 5)
+    after = [asked.shuffled(3, np.random.default_rng(1)), asked.by_clip(3, np.random.default_rng(1)), asked.by_clip(3)]
+    assert [[group.tolist() for group in groups] for groups in after] == [
+        [group.tolist() for group in groups] for groups in before
+    ]
+
+
+def test_the_class_of_a_clip_is_its_first_event(tmp_path: Path) -> None:
+    labels = np.array([[2, 0], [2, 2], [1, 2], [2, 1], [0, 2], [2, 2]])  # 2 is background
+    reader = SplitReader(write_store(tmp_path / "store", clips=6, targets={"labels": labels}), STREAMS)
+    for seed in range(5):
+        reader.restrict(0.5, seed)
+        assert sorted(labels[reader.clips].min(axis=1)) == [0, 1, 2]
