@@ -1,4 +1,4 @@
-"""Commands that print something: `lavish show`, `power`, `compare`, `methods` and `check-method`."""
+"""Commands that print something: `lavish show`, `power`, `compare`, `merge`, `methods` and `check-method`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def add_to(commands: Subparsers) -> None:
         compare.add_argument(name.lower(), type=Path, metavar=name, help="CSV file of a table, or a folder of results")
     compare.add_argument("--strict", action="store_true", help="status 1 unless all values are identical")
     compare.add_argument("--json", type=Path, metavar="FILE", help="write all values with their verdicts")
+
+    summary = "copy finished runs of other machines into a folder of results; refuses two results of one run"
+    merge = add_command(commands, "merge", _merge, summary)
+    merge.add_argument("sources", type=Path, nargs="+", metavar="RESULTS", help="folders of results, which have runs/")
+    merge.add_argument("--into", type=Path, default=Path("results"), metavar="RESULTS", help="(default: %(default)s)")
 
     methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
@@ -85,6 +90,13 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(options.json, [asdict(cell) for cell in cells])
     return worst(cells) not in (("identical",) if options.strict else ("identical", "within"))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from lavish.reporting.merging import merge
+
+    counts = merge(options.sources, options.into)
+    print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())) or "nothing to copy")
 
 
 def _check_method(options: argparse.Namespace) -> int:

@@ -1,0 +1,129 @@
+"""`lavish merge`: runs that several machines made, in one folder of results."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lavish.errors import LavishError
+from lavish.io.atomic import replacing
+from lavish.io.checksums import sha256_of
+from lavish.reporting.records import read_evaluation, read_record, seed_directories
+
+_EQUAL = ("config", "seed", "recipe_version", "checkpoint")
+"""Keys of two records that must agree."""
+
+
+def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
+    """Copy finished trainings, evaluations and counts of operations from folders of results into another one.
+
+    Returns:
+        How many of each were copied, were there already, or were left out because they are not finished.
+
+    Raises:
+        LavishError: a folder has no runs, a file is damaged, or the same training or evaluation has two results. Then
+            nothing is copied.
+    """
+    plan = _Plan(target / "runs")
+    for source in sources:
+        runs = source / "runs"
+        if not runs.is_dir():
+            raise LavishError(f"{runs}: no such folder: give folders of results, which have a folder 'runs'")
+        for run in sorted(path for path in runs.iterdir() if path.is_dir()):
+            for folder in seed_directories(run).values():
+                plan.add_training(folder)
+            plan.add_cost(run / "cost.json")
+    plan.carry_out()
+    return plan.counts
+
+
+class _Plan:
+    """What is to be copied."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.counts: Counter[str] = Counter()
+        self._copies: dict[Path, Path] = {}
+        """Source by target, folders and files."""
+
+    def add_training(self, folder: Path) -> None:
+        if not (folder / "record.json").exists():
+            self.counts["trainings not finished"] += 1
+            return
+        record = read_record(folder).values
+        checkpoint = folder / "best.safetensors"
+        if not checkpoint.exists() or sha256_of(checkpoint) != record.get("checkpoint"):
+            raise LavishError(f"{checkpoint}: missing or damaged, record.json names another file: train the run again")
+        place = self.runs / folder.parent.name / folder.name
+        other = self._there(place, "record.json")
+        if other is None:
+            self._copy("trainings", folder, place)
+        else:
+            values = read_record(other).values
+            if odd := [key for key in _EQUAL if values.get(key) != record.get(key)]:
+                raise _contradiction(folder, other, f"'{odd[0]}' of record.json")
+            self.counts["trainings there already"] += 1
+        for metrics in sorted(folder.glob("*/metrics.json")):
+            self._add_evaluation(metrics.parent, record["checkpoint"], place)
+
+    def _add_evaluation(self, folder: Path, checkpoint: str, training: Path) -> None:
+        found = read_evaluation(folder.parent, folder.name)
+        if found.origin.get("checkpoint", checkpoint) != checkpoint:
+            raise LavishError(f"{folder / 'metrics.json'}: of another checkpoint than {folder.parent}: evaluate again")
+        place = training / folder.name
+        other = self._there(place, "metrics.json")
+        if other is None:
+            self._copy("evaluations", folder, place)
+        else:
+            if not np.array_equal(read_evaluation(other.parent, other.name).scores, found.scores):
+                raise _contradiction(folder, other, "the scores")
+            self.counts["evaluations there already"] += 1
+
+    def add_cost(self, file: Path) -> None:
+        place = self.runs / file.parent.name / file.name
+        if not file.exists():
+            return
+        other = self._copies.get(place) or (place if place.exists() else None)
+        if other is None:
+            self._copy("counts of operations", file, place)
+        elif other.read_bytes() != file.read_bytes():
+            raise _contradiction(file, other, "their contents")
+        else:
+            self.counts["counts of operations there already"] += 1
+
+    def _there(self, place: Path, file: str) -> Path | None:
+        """Return the folder that has, or will have, a result in its place."""
+        if place in self._copies:
+            return self._copies[place]
+        return place if (place / file).exists() else None
+
+    def _copy(self, what: str, source: Path, place: Path) -> None:
+        self._copies[place] = source
+        self.counts[what] += 1
+
+    def carry_out(self) -> None:
+        """Copy everything; what is there is whole, whenever this is interrupted."""
+        # Evaluations after the trainings whose folders they are in.
+        for place, source in sorted(self._copies.items()):
+            if source.is_file():
+                with replacing(place) as temporary:
+                    shutil.copyfile(source, temporary)
+                continue
+            if not place.exists():
+                place.mkdir(parents=True)
+            # The record of a folder comes last: without it the result is not there.
+            files = sorted(path for path in source.iterdir() if path.is_file())
+            for file in sorted(files, key=lambda path: path.name in ("record.json", "metrics.json")):
+                with replacing(place / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def _contradiction(first: Path, second: Path, what: str) -> LavishError:
+    return LavishError(
+        f"{first} and {second} have one name, but {what} differ; machines need not agree to the last digit: keep one "
+        "of the two. Nothing was copied"
+    )
