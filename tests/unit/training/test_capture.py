@@ -1,23 +1,34 @@
-"""Capturing steps, without a GPU: which steps are captured and replayed, and with what inputs.
+"""Capturing steps, without a GPU: which steps are captured and replayed, with what inputs, and whether they can be.
 
-The stand-in for a CUDA graph records the step and runs it at each replay. That a real graph ends with the same bytes is
-tested in tests/gpu.
+The stand-in for a CUDA graph records the step and runs it at each replay. What a graph needs of a step, that it is the
+same operators on the same memory for each batch, is shown by a trace of the operators, which is replayed. That a real
+graph ends with the same bytes is tested in tests/gpu.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from lavish.data.store.batches import Batch
+from lavish.checks.method import SMALL_OPTIONS
+from lavish.config.schema import RunConfig
+from lavish.config.sources import built_in
+from lavish.config.validation import parse
+from lavish.data.store.batches import Batch, SplitReader
+from lavish.learner.build import build_model
+from lavish.learner.model import AudioVisualModel
 from lavish.tasks.segmentation import Segmented
-from lavish.training import capture
+from lavish.training import capture, loop
+from tests.stores import TASK_OPTIONS, contents_of_tasks, run_values, write_store
 
-GPU = torch.device("cuda", 0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 class Stream:
@@ -158,3 +169,56 @@ def test_what_other_kernels_would_run_for_has_another_shape() -> None:
     ]
     assert capture.shape_of([one]) == capture.shape_of([batch(2)])
     assert all(capture.shape_of(other) != capture.shape_of([one]) for other in others)
+
+
+CLIPS = 8
+STEPS = [
+    *((method, "event_localization") for method in built_in("methods")),
+    *(("lavish", task) for task in built_in("tasks")),
+]
+
+
+def learner(config: RunConfig, reader: SplitReader) -> tuple[AudioVisualModel, Any]:
+    """Return a model and its training step, always the same."""
+    torch.manual_seed(0)
+    store = reader.store
+    model = build_model(
+        config, classes=store.classes, vocabulary=store.vocabulary, statistics=store.statistics, weights=None,
+    ).train()  # fmt: skip
+    optimizer = loop._optimizer(model, config.training, CPU)
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = 0.01
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return model, lambda group: loop._step(model, group, optimizer, scaler, config.training, CPU)
+
+
+def named(batch: Batch, tensors: tuple[torch.Tensor, ...]) -> Batch:
+    """Return a batch with other tensors, in the order of :func:`capture.tensors_of`."""
+    values = dict(zip((name for name, _ in capture._named(batch)), tensors, strict=True))
+    fields: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
+    for name in ("targets", "frozen"):
+        fields[name] = {key: values[f"{name}.{key}"] for key in getattr(batch, name)}
+    return replace(batch, **fields)
+
+
+@pytest.mark.parametrize(("method", "task"), STEPS)
+def test_a_step_is_the_same_operators_for_each_batch(method: str, task: str, tmp_path: Path) -> None:
+    write_store(tmp_path / "train", clips=CLIPS, **contents_of_tasks(CLIPS, np.random.default_rng(0))[task])
+    values = run_values(
+        task={"name": task, "options": TASK_OPTIONS[task]},
+        adapter={"method": method, "options": SMALL_OPTIONS.get(method, {})},
+    )
+    config = parse(RunConfig, values, "test").resolved()
+    reader = SplitReader(tmp_path / "train", ("visual", "audio"))
+    (expected, step), (found, other) = learner(config, reader), learner(config, reader)
+    negatives = np.random.default_rng(1) if expected.task.negatives else None
+    batches = list(reader.batches(reader.by_clip(2), CPU, negatives))
+    torch.manual_seed(5)
+    losses = [step([one]) for one in batches]
+    torch.manual_seed(5)
+    other([batches[0]])
+    # The trace runs the step as well: it is the second one.
+    graph = make_fx(lambda *tensors: other([named(batches[1], tensors)]))(*capture.tensors_of([batches[1]]))
+    assert [graph(*capture.tensors_of([one])) for one in batches[2:]] == losses[2:]
+    after = found.state_dict()
+    assert [name for name, tensor in expected.state_dict().items() if not torch.equal(after[name], tensor)] == []
