@@ -37,10 +37,12 @@ class Captured:
         function: a training step, including the optimizer's, or a forward pass. Between calls it keeps no tensors but
             parameters, buffers and the optimizer's state, which stay at their place in memory.
         device: the GPU.
+        reset: called after a capture that failed, to drop what it has left behind, such as gradients.
     """
 
-    def __init__(self, function: Function, device: torch.device) -> None:
+    def __init__(self, function: Function, device: torch.device, reset: Callable[[], None] = lambda: None) -> None:
         self._function = function
+        self._reset = reset
         self._stream = torch.cuda.Stream(device)
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
         self._seen: Counter[tuple[Any, ...]] = Counter()
@@ -53,11 +55,15 @@ class Captured:
         self._seen[shape] += 1
         if self._gave_up or self._seen[shape] <= EAGER_CALLS or len(self._graphs) == MOST_GRAPHS:
             return self._eager(group)
+        here = torch.cuda.current_stream()
         try:
             self._graphs[shape] = _Graph(self._function, group, self._stream)
         except RuntimeError as error:
             self._gave_up = True
-            reason = str(error).strip().splitlines()[0]
+            torch.cuda.set_stream(here)  # torch leaves the other one current
+            self._reset()
+            cause = error.__context__ or error  # the first of them says why
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             print(f"training.capture: this run cannot be captured, so it is not ({reason})", file=sys.stderr)
             return self._eager(group)
         return self._graphs[shape].replay(group)

@@ -92,7 +92,7 @@ def train(
 
     forward = forward_pass(model, device, options)
     if device.type == "cuda" and options.capture == "auto":
-        step = Captured(step, device)
+        step = Captured(step, device, reset=optimizer.zero_grad)
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
     metric = model.task.metric
     progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)

@@ -85,7 +85,7 @@ def test_no_step_waits_for_the_gpu(precision, recompute, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_step", watched)
     for split in ("train", "val"):
         write_store(tmp_path / split)
-    options = {"epochs": 2, "batch_size": 3, "precision": precision, "recompute": recompute}
+    options = {"epochs": 2, "batch_size": 3, "precision": precision, "recompute": recompute, "capture": "none"}
     config = parse(RunConfig, run_values(training=options), "test")
     provide_weights(config.backbone, tmp_path / "vit.safetensors")
     train(RunInputs(config, 0, tmp_path, tmp_path / "vit.safetensors", device="cuda"), tmp_path / "run")

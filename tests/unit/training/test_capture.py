@@ -135,10 +135,17 @@ def test_there_are_only_so_many_graphs(steps: Steps) -> None:
     assert [graph.replays for graph in steps.graphs] == [2] * capture.MOST_GRAPHS
 
 
-def test_a_step_that_cannot_be_captured_runs_as_it_is(steps: Steps, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_cannot_be_captured_runs_as_it_is(
+    steps: Steps, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps.refuses = True
-    step = capture.Captured(steps, GPU)
+    calls: list[str] = []
+    here = Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: calls.append("stream" if stream is here else "other"))
+    step = capture.Captured(steps, GPU, reset=lambda: calls.append("reset"))
     assert [float(step([batch(value)])) for value in range(6)] == steps.eager
+    assert calls == ["stream", "reset"], "once, and the copies of batches stay in order"
     assert capsys.readouterr().err == (
         "training.capture: this run cannot be captured, so it is not (CUDA error: operation not permitted when stream "
         "is capturing)\n"
