@@ -19,13 +19,14 @@ GMACS_PER_SECOND = 30
 
 
 def describe(trainings: Sequence[RunConfig]) -> str:
-    """Return a sentence on the days of one core that the backbones' arithmetic takes; empty without a training."""
+    """Return a sentence on the time of one core that the backbones' arithmetic takes; empty without a training."""
     if not trainings:
         return ""
-    days = training_macs(trainings) / (GMACS_PER_SECOND * 1e9) / 86400
+    hours = training_macs(trainings) / (GMACS_PER_SECOND * 1e9) / 3600
+    amount, unit = (hours / 24, "days") if hours >= 48 else (hours, "hours") if hours >= 2 else (60 * hours, "minutes")
     number = "the training" if len(trainings) == 1 else f"the {len(trainings)} trainings"
     return (
-        f"On a CPU {number} would take up to {days:,.{0 if days >= 10 else 1}f} days of one core: the multiply-adds of "
+        f"On a CPU {number} would take up to {max(amount, 1):,.0f} {unit} of one core: the multiply-adds of "
         f"the backbones in all epochs, at {GMACS_PER_SECOND} billion a second; adapters, heads and evaluations come on "
         "top, stopping early saves some. "
     )

@@ -46,6 +46,8 @@ def compare(first: Path, second: Path) -> list[Cell]:
     Raises:
         LavishError: a file is missing or no table, or two folders have no table in common.
     """
+    if absent := [path for path in (first, second) if not path.exists()]:
+        raise LavishError(f"{absent[0]}: no such file or folder: give two CSV files or two folders with table_*.csv")
     if first.is_dir() != second.is_dir():
         raise LavishError(f"{first} and {second}: give two CSV files or two folders with table_*.csv")
     if not first.is_dir():
@@ -84,8 +86,6 @@ def _markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 def _read(path: Path) -> pandas.DataFrame:
     try:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise LavishError(f"{path}: missing; `snakemake` writes it beside the Markdown table") from None
     except (ValueError, UnicodeError) as error:
         raise LavishError(f"{path}: no CSV file ({error})") from None
     if absent := [name for name in _ROW if name not in table]:

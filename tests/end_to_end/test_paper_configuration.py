@@ -119,7 +119,7 @@ def test_without_a_gpu_one_message_says_what_a_cpu_would_take(folder: Path) -> N
     result = snakemake(folder, "results/table_made_up.md", "--config", "device=cuda")
     assert result.returncode == 1
     [message] = [line for line in result.stdout.splitlines() if "no GPU" in line]
-    assert "On a CPU the training would take up to 0.0 days of one core" in message
+    assert "On a CPU the training would take up to 1 minutes of one core" in message
     assert message.endswith("`--config device=cpu`.")
     assert not list(folder.glob("results/*"))
 

@@ -330,7 +330,7 @@ def test_linter_finds_nothing() -> None:
 def test_other_configurations_make_the_same_table(file: str, tmp_path: Path) -> None:
     workflow = Workflow.with_default_configuration(tmp_path / "work")
     for kind, suffix in (("images", "png"), ("sounds", "flac")):
-        folder = tmp_path / "shared/data/av_pairs/cat" / kind
+        folder = workflow.folder / "data/av_pairs/cat" / kind
         folder.mkdir(parents=True)
         (folder / f"one.{suffix}").write_bytes(b"content")
     jobs = workflow.planned("results/table_ablation.md", "--configfile", str(workflow.folder / "config" / file))

@@ -450,6 +450,13 @@ def test_rows_that_recompute_are_runs_of_their_own() -> None:
     assert "recompute" not in run("kept").config.model_dump(mode="json")["training"]
 
 
+def test_a_misspelt_task_is_refused(tmp_path: Path) -> None:
+    more = tmp_path / "more.yaml"
+    write(more, {"tasks": {"event_localisation": {"data": {"num_classes": 28}}}})
+    message = refused(Path("config/config.yaml"), more)
+    assert "tasks.event_localisation does not say which task it is (did you mean 'event_localization'?)" in message
+
+
 def test_rows_with_a_part_of_the_clips_are_runs_of_their_own_on_the_same_store() -> None:
     before = run("lavish")
     with_rows({"variant": "part", "set": {"data": {"fraction": 0.1}}}, *ROWS)

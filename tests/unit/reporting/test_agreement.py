@@ -87,7 +87,7 @@ def test_tables_that_two_folders_share_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "missing"),
+        (None, "no such file or folder"),
         ("a,b\n1,2\n", "no column 'section': give the CSV file of a table"),
         ("", "no CSV file"),
         ('a,"b\n1,2', "no CSV file"),
@@ -100,7 +100,7 @@ def test_what_is_no_table_is_one_message(content: str | None, message: str, tmp_
     with pytest.raises(LavishError, match=rf"table\.csv: {message}"):
         compare(written(tmp_path / "first.csv", ROW), path)
     with pytest.raises(LavishError, match="give two CSV files or two folders"):
-        compare(tmp_path, path)
+        compare(tmp_path, tmp_path / "first.csv")
 
 
 def test_the_report_counts_and_lists(tmp_path: Path) -> None:
