@@ -20,7 +20,7 @@ from lavish.learner.encoder import TwoStreamEncoder
 from lavish.models.backbones.base import Backbone
 from lavish.planning.experiments import task_defaults
 from lavish.training import loop
-from lavish.training.capture import Captured, Function
+from lavish.training.capture import Captured, captured
 from lavish.training.device import autocast, choose, place, seed_everything
 from lavish.training.evaluation import forward_pass
 from tests.stores import write_store
@@ -125,9 +125,9 @@ class Learner:
         # With rates of zero, as they are before a schedule sets them: random weights stay finite.
         optimizer = loop._optimizer(self.model, self.training, device)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
-        self._step: Function = lambda group: loop._step(self.model, group, optimizer, scaler, self.training, device)
-        if device.type == "cuda" and self.training.capture == "auto":
-            self._step = Captured(self._step, device)
+        self._step = captured(
+            lambda group: loop._step(self.model, group, optimizer, scaler, self.training, device), device, self.training
+        )
         self._forward = forward_pass(self.model, device, self.training)
 
     def step(self, batch: Batch) -> None:

@@ -105,6 +105,13 @@ def contents_of_tasks(clips: int, rng: np.random.Generator) -> dict[str, dict[st
     }
 
 
+def write_stores_of_tasks(folder: Path, clips: int) -> None:
+    """Write a training and a validation split for each task below `folder`."""
+    for seed, split in enumerate(("train", "val")):
+        for task, content in contents_of_tasks(clips, np.random.default_rng(seed)).items():
+            write_store(folder / task / split, clips=clips, seed=seed, **content)
+
+
 def _write_pictures(path: Path, frames: np.ndarray, form: str) -> tuple[np.ndarray, list[str]]:
     contents = [b"", b""]
     index = np.zeros(frames.shape[:2], [("shard", "<u4"), ("offset", "<u8"), ("length", "<u4")])

@@ -47,7 +47,7 @@ def training_macs(trainings: Iterable[RunConfig]) -> float:
         if split not in of_split:
             of_split[split] = _training_clips(config)
         passes = 1 if config.frozen else 2
-        total += training.epochs * of_split[split] * passes * of_clip[clip]
+        total += training.epochs * data.fraction * of_split[split] * passes * of_clip[clip]
     return total
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from lavish.data.formats.base import ClipSource, missing_media, printable, read_lines, read_records
 from lavish.data.formats.official import OFFICIAL, Official
 from lavish.data.formats.registry import reader
-from lavish.data.leaks import look_alike, picture_hash, shared_media
+from lavish.data.leaks import look_alike, media_of, picture_hash, shared_media
 from lavish.data.store.clip_jobs import Clip, Outcome, each_clip, run_all
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.paths import kind_of
@@ -86,11 +85,13 @@ def check_data_set(
     if not _check_text_files(official, root, found):
         return found
     _check_class_and_word_counts(format_name, official, root, found)
-    split_of = _check_clips(format_name, official, root, segments, segment_seconds, found)
+    clips = _check_clips(format_name, official, root, segments, segment_seconds, found)
+    # Each pair of media files once, with the split that first names it.
+    sources = {media_of(source): (source, split) for split in reversed(clips) for source in reversed(clips[split])}
+    split_of = dict(sources.values())
     media = sorted(split_of, key=lambda source: source.video)
     found.remarks += [f"{count} {what}" for what, count in reader(format_name).unread(root).items()]
-    with suppress(LavishError):  # of a list that cannot be read, which is a problem already
-        _check_shared(format_name, root, found)
+    _check_shared(clips, found)
     present = [source for source in media if not missing_media(source)]
     selected = present if sample is None else _evenly_spaced(present, sample)
     if selected:
@@ -186,10 +187,10 @@ def _check_class_and_word_counts(format_name: str, official: Official, root: Pat
 
 def _check_clips(
     format_name: str, official: Official, root: Path, segments: int, segment_seconds: float, found: Findings
-) -> dict[ClipSource, str]:
-    """Read all lists and their targets; return each pair of media files once, with the split that first names it."""
+) -> dict[str, list[ClipSource]]:
+    """Read all lists and their targets; return the clips of those that can be read, by split."""
     layout = reader(format_name)
-    media: dict[tuple[Path, Path], tuple[ClipSource, str]] = {}
+    clips: dict[str, list[ClipSource]] = {}
     for split, name in official.splits.items():
         try:
             layout.targets(root, split, segments=segments, segment_seconds=segment_seconds)
@@ -198,8 +199,7 @@ def _check_clips(
             # An error that all splits share, such as a missing media folder, is reported once.
             found.add_problem(str(error))
             continue
-        for source in sources:
-            media.setdefault((source.video, source.audio), (source, split))
+        clips[split] = sources
         missing = [reason for source in sources if (reason := missing_media(source))]
         found.add(f"media of {name}", f"{len(sources) - len(missing)} of {len(sources)} clips present")
         if missing:
@@ -213,11 +213,11 @@ def _check_clips(
             found.remarks.append(f"{name}: {len(sources)} clips, but the published data set has {published}")
         _check_segment_frames(name, sources, found)
         _check_masks(name, sources, found)
-    return dict(media.values())
+    return clips
 
 
-def _check_shared(format_name: str, root: Path, found: Findings) -> None:
-    if shared := shared_media(format_name, root):
+def _check_shared(clips: Mapping[str, Sequence[ClipSource]], found: Findings) -> None:
+    if shared := shared_media(clips):
         names = sorted(f"{video.name} ({', '.join(splits)})" for (video, _), splits in shared.items())
         found.remarks.append(
             f"{len(shared)} media of the training list are in another list as well: {_examples(names)}; "
@@ -278,7 +278,8 @@ def _check_decoding(
         found.problems.append(
             f"{len(excluded)} of {count} media cannot be decoded: {_examples(excluded)}; restore them"
         )
-    hashes = {index: outcome.looks for index, outcome in outcomes.items() if outcome.looks is not None}
+    found_hashes = {index: one.picture_hash for index, one in outcomes.items() if isinstance(one, _Checked)}
+    hashes = {index: value for index, value in found_hashes.items() if value is not None}
     alike = list(look_alike(hashes, {index: split_of[source] for index, source in clips}))
     if alike:
         pairs = [" and ".join(f"{sources[i].video.name} ({split_of[sources[i]]})" for i in pair) for pair in alike]
@@ -288,6 +289,13 @@ def _check_decoding(
         )
     if repaired:
         found.remarks.append(f"{len(repaired)} of {count} media are kept with repairs: {_examples(repaired)}")
+
+
+@dataclass(frozen=True)
+class _Checked(Outcome):
+    """The outcome of a clip whose data are discarded, with the hash of its middle frame."""
+
+    picture_hash: int | None = None
 
 
 def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) -> list[Outcome]:
@@ -302,7 +310,7 @@ def _decode_chunk(segments: int, segment_seconds: float, clips: Sequence[Clip]) 
             frame_size=_FRAME_SIZE,
             sample_rate=_SAMPLE_RATE,
         )
-        return Outcome(index, "repaired" if notes else "ok", "; ".join(notes), looks=picture_hash(frames))
+        return _Checked(index, "repaired" if notes else "ok", "; ".join(notes), picture_hash=picture_hash(frames))
 
     return each_clip(clips, decode)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from lavish.data.formats.base import ClipSource
-from lavish.data.formats.registry import reader
 
 HASH_BITS = 64
 MAX_DIFFERENT_BITS = 3
@@ -23,24 +22,26 @@ _MIN_CONTRAST = 8.0
 Media = tuple[Path, Path]
 
 
-def shared_media(format_name: str, root: Path) -> dict[Media, tuple[str, ...]]:
-    """Return the media files of training clips that other lists name too, with the names of these splits."""
-    layout = reader(format_name)
-    media: dict[str, set[Media]] = {
-        split: {(source.video, source.audio) for source in layout.clips(root, split)}
-        for split in ("train", "val", "test")
-    }
-    others = {one: tuple(split for split in ("val", "test") if one in media[split]) for one in media["train"]}
+def media_of(source: ClipSource) -> Media:
+    """Return the media files of a clip."""
+    return source.video, source.audio
+
+
+def shared_media(clips: Mapping[str, Sequence[ClipSource]]) -> dict[Media, tuple[str, ...]]:
+    """Return the media files of training clips that other splits have too, with the names of these splits."""
+    media = {split: set(map(media_of, sources)) for split, sources in clips.items()}
+    train = media.pop("train", set())
+    others = {one: tuple(split for split, known in media.items() if one in known) for one in train}
     return {one: splits for one, splits in others.items() if splits}
 
 
-def dropped_clips(format_name: str, root: Path, sources: Sequence[ClipSource]) -> dict[int, str]:
+def dropped_clips(clips: Mapping[str, Sequence[ClipSource]]) -> dict[int, str]:
     """Return the positions of training clips whose media are in another split as well, each with the reason."""
-    shared = shared_media(format_name, root)
+    shared = shared_media(clips)
     return {
         index: f"its media are in the {' and the '.join(splits)} list as well (data.duplicates: drop_from_train)"
-        for index, source in enumerate(sources)
-        if (splits := shared.get((source.video, source.audio)))
+        for index, source in enumerate(clips["train"])
+        if (splits := shared.get(media_of(source)))
     }
 
 

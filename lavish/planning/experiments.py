@@ -224,12 +224,13 @@ def _resolver(
     repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
     if repeated:
         raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
-    whole = [name for name, task in config.tasks.items() if "task" in merge(config.defaults, task.changes)]
-    for name in config.tasks.keys() - set(whole):  # a misspelt name would change nothing, and nobody would know
-        raise LavishError(
-            f"{where}: tasks.{name} does not say which task it is{did_you_mean(name, whole)}: correct the name, or "
-            f"give tasks.{name}.task.name"
-        )
+    named = [name for name, task in config.tasks.items() if "task" in task.changes or "task" in config.defaults]
+    for name in config.tasks:
+        if name not in named:  # a misspelt name would change nothing, and nobody would know
+            raise LavishError(
+                f"{where}: tasks.{name} does not say which task it is{did_you_mean(name, named)}: correct the name, or "
+                f"give tasks.{name}.task.name"
+            )
     lock = WeightsLock(ask_hub=ask_hub, frozen=config.frozen_weights)
     return _Resolver(config, where, base, files[0], Identities(trust_checksums=trust_checksums, lock=lock))
 

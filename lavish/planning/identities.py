@@ -144,7 +144,7 @@ class Identities:
             mode="json",
             exclude_defaults=True,
             exclude={
-                "data": set(DataConfig.model_fields) - {"fraction"},
+                "data": True,
                 "backbone": {"weights"},
                 "backbones": {"audio": {"weights"}},
                 "audio_encoder": {"weights", "spec", "code"},
@@ -152,14 +152,13 @@ class Identities:
                 "task": own,
             },
         )
-        if not content["data"]:
-            del content["data"]
         options = [
             chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
             chosen_options("tasks", resolved.task.name, resolved.task.options),
         ]
         frozen = [backbone.name, *(own.name for own in own_audio), audio_encoder.name if audio_encoder else None]
-        key = digest(content, options, data.name, *frozen, RECIPE_VERSION)
+        part = [] if config.data.fraction == 1 else [{"fraction": config.data.fraction}]
+        key = digest(content, options, data.name, *frozen, *part, RECIPE_VERSION)
         name = f"{resolved.task.name}-{key}"
         return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_backbone, audio_encoder))
 

@@ -22,8 +22,6 @@ MEANINGS: dict[Verdict, str] = {
 }
 _ROW = ["section", "variant", "label"]
 _EXACT = ("_params", "_macs", "learning_rate", "_size")
-_FOLLOWING = ("_p", "_p_holm", "_simultaneous_low", "_simultaneous_high")
-"""Ends of columns that belong to a difference, besides its interval."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +121,8 @@ def _parts(column: str, columns: list[str]) -> list[str]:
         return [f"{stem}low", f"{stem}high", column, f"{stem}std", *seeds]
     if column == "difference" or column.endswith("_difference"):
         stem = column.removesuffix("difference")
-        tests = [
-            f"{stem}{end.removeprefix('_')}" if end in ("_p", "_p_holm") else f"{column}{end}" for end in _FOLLOWING
-        ]
-        return [f"{column}_low", f"{column}_high", column, *tests]
+        wider = [f"{column}_simultaneous_low", f"{column}_simultaneous_high"]
+        return [f"{column}_low", f"{column}_high", column, *wider, f"{stem}p", f"{stem}p_holm"]
     return []
 
 

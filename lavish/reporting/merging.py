@@ -59,7 +59,7 @@ class _Plan:
         if not checkpoint.exists() or sha256_of(checkpoint) != record.get("checkpoint"):
             raise LavishError(f"{checkpoint}: missing or damaged, record.json names another file: train the run again")
         place = self.runs / folder.parent.name / folder.name
-        other = self._there(place, "record.json")
+        other = self._there(place, place / "record.json")
         if other is None:
             self._copy("trainings", folder, place)
         else:
@@ -75,7 +75,7 @@ class _Plan:
         if found.origin.get("checkpoint", checkpoint) != checkpoint:
             raise LavishError(f"{folder / 'metrics.json'}: of another checkpoint than {folder.parent}: evaluate again")
         place = training / folder.name
-        other = self._there(place, "metrics.json")
+        other = self._there(place, place / "metrics.json")
         if other is None:
             self._copy("evaluations", folder, place)
         else:
@@ -87,7 +87,7 @@ class _Plan:
         place = self.runs / file.parent.name / file.name
         if not file.exists():
             return
-        other = self._copies.get(place) or (place if place.exists() else None)
+        other = self._there(place, place)
         if other is None:
             self._copy("counts of operations", file, place)
         elif other.read_bytes() != file.read_bytes():
@@ -95,11 +95,9 @@ class _Plan:
         else:
             self.counts["counts of operations there already"] += 1
 
-    def _there(self, place: Path, file: str) -> Path | None:
-        """Return the folder that has, or will have, a result in its place."""
-        if place in self._copies:
-            return self._copies[place]
-        return place if (place / file).exists() else None
+    def _there(self, place: Path, file: Path) -> Path | None:
+        """Return what is to be copied to a place, or the place itself if the file that makes it whole is there."""
+        return self._copies.get(place) or (place if file.exists() else None)
 
     def _copy(self, what: str, source: Path, place: Path) -> None:
         self._copies[place] = source
@@ -113,8 +111,6 @@ class _Plan:
                 with replacing(place) as temporary:
                     shutil.copyfile(source, temporary)
                 continue
-            if not place.exists():
-                place.mkdir(parents=True)
             # The record of a folder comes last: without it the result is not there.
             files = sorted(path for path in source.iterdir() if path.is_file())
             for file in sorted(files, key=lambda path: path.name in ("record.json", "metrics.json")):

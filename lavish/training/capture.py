@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lavish.data.store.batches import Batch
+
+if TYPE_CHECKING:
+    from lavish.config.schema import TrainingConfig
 
 Function = Callable[[list[Batch]], Any]
 """Of the batches of one optimizer step, or of one batch: a step, which returns its loss, or a forward pass."""
@@ -21,7 +23,15 @@ Function = Callable[[list[Batch]], Any]
 EAGER_CALLS = 3
 """Calls with a shape before it is captured, so that kernels and the optimizer's state are ready."""
 MOST_GRAPHS = 4
-"""Shapes that are captured. Each graph keeps memory of its own, and rare shapes would not pay for it."""
+"""Shapes that are captured. Each graph keeps its inputs, and rare shapes would not pay for capturing them."""
+
+
+def captured(
+    function: Function, device: torch.device, training: TrainingConfig, reset: Callable[[], None] = lambda: None
+) -> Function:
+    """Return a function that a GPU captures, unless `training.capture` says otherwise; see :class:`Captured`."""
+    on = device.type == "cuda" and training.capture == "auto"
+    return Captured(function, device, reset) if on else function
 
 
 class Captured:
@@ -75,16 +85,23 @@ class Captured:
         with torch.cuda.stream(self._stream):
             result = self._function(group)
         here.wait_stream(self._stream)
+        # Memory is given to others when the stream that allocated it is done, not those that read it.
         for tensor in tensors_of(group):
             tensor.record_stream(self._stream)
-        return tree_map_only(Tensor, _kept_for(here), result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(here)
+        return result
 
 
 class _Graph:
     """A captured call, with the batches that it reads and the result that it writes."""
 
     def __init__(self, function: Function, group: list[Batch], stream: torch.cuda.Stream) -> None:
-        self._inputs = [_map(batch, torch.empty_like) for batch in group]
+        self._inputs = [
+            batch.with_tensors({name: torch.empty_like(tensor) for name, tensor in batch.tensors().items()})
+            for batch in group
+        ]
         self._graph = torch.cuda.CUDAGraph()
         # Graphs share memory, since one ends before the next begins and nobody reads what is left in it. Another thread
         # prepares the next batch meanwhile, and may allocate memory.
@@ -105,44 +122,14 @@ def _pool() -> Any:
     return torch.cuda.graph_pool_handle()
 
 
-def _kept_for(stream: torch.cuda.Stream) -> Callable[[Tensor], Tensor]:
-    """Return a function that keeps the memory of a tensor until a stream has read it."""
-
-    def keep(tensor: Tensor) -> Tensor:
-        tensor.record_stream(stream)
-        return tensor
-
-    return keep
-
-
 def shape_of(group: list[Batch]) -> tuple[Any, ...]:
     """Return what two groups of batches have in common if the same kernels run for them."""
     return tuple(
-        (len(batch), *((name, tensor.shape, tensor.dtype) for name, tensor in _named(batch))) for batch in group
+        (len(batch), *((name, tensor.shape, tensor.dtype) for name, tensor in batch.tensors().items()))
+        for batch in group
     )
 
 
 def tensors_of(group: list[Batch]) -> list[Tensor]:
     """Return all tensors of batches, in an order that depends on their shape only."""
-    return [tensor for batch in group for _, tensor in _named(batch)]
-
-
-def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            yield field.name, value
-        elif isinstance(value, dict):
-            yield from ((f"{field.name}.{key}", value[key]) for key in sorted(value))
-
-
-def _map(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    """Return a batch with the results of a function for all tensors."""
-    changes: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            changes[field.name] = function(value)
-        elif isinstance(value, dict):
-            changes[field.name] = {key: function(tensor) for key, tensor in value.items()}
-    return replace(batch, **changes)
+    return [tensor for batch in group for tensor in batch.tensors().values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import torch
 from lavish.config.measures import Measure
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.io.atomic import replacing, write_json
-from lavish.training.capture import Captured
+from lavish.training.capture import Function, captured
 from lavish.training.device import autocast
 
 if TYPE_CHECKING:
@@ -39,21 +38,19 @@ class Evaluation:
     """Of the metric and the measures."""
 
 
-def forward_pass(
-    model: AudioVisualModel, device: torch.device, options: TrainingConfig
-) -> Callable[[list[Batch]], Any]:
+def forward_pass(model: AudioVisualModel, device: torch.device, options: TrainingConfig) -> Function:
     """Return the forward pass of one batch, which a GPU captures."""
 
     def forward(batches: list[Batch]) -> Any:
         with autocast(device, options.precision):
             return model(batches[0])
 
-    return Captured(forward, device) if device.type == "cuda" and options.capture == "auto" else forward
+    return captured(forward, device, options)
 
 
 def evaluate(
     model: AudioVisualModel,
-    forward: Callable[[list[Batch]], Any],
+    forward: Function,
     reader: SplitReader,
     batch_size: int,
     device: torch.device,

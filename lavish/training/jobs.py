@@ -153,7 +153,8 @@ def _train(inputs: RunInputs, out: Path) -> None:
     device = _device(inputs)
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
-    training.restrict(config.data.fraction, seed)
+    if config.data.fraction < 1:
+        training.restrict(config.data.fraction, seed)
     for reader in (training, selection):
         _hold(reader, device, inputs.jobs_per_gpu)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lavish.data.store.batches import Batch, SplitReader
 from lavish.errors import LavishError
 from lavish.io.atomic import replacing
-from lavish.training.capture import Captured, Function
+from lavish.training.capture import Function, captured
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
 from lavish.training.device import autocast, mark, peak_memory, place, seconds_between
 from lavish.training.evaluation import evaluate, forward_pass
@@ -87,12 +87,11 @@ def train(
     factor = schedule(options.schedule, steps_per_epoch, options.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
 
-    def step(group: list[Batch]) -> Tensor:
+    def own_step(group: list[Batch]) -> Tensor:
         return _step(model, group, optimizer, scaler, options, device)
 
+    step = captured(own_step, device, options, reset=optimizer.zero_grad)
     forward = forward_pass(model, device, options)
-    if device.type == "cuda" and options.capture == "auto":
-        step = Captured(step, device, reset=optimizer.zero_grad)
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
     metric = model.task.metric
     progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)

@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lavish.checks.method import SMALL_OPTIONS
@@ -24,7 +23,7 @@ from lavish.config.sources import built_in
 from lavish.config.validation import parse
 from lavish.training.jobs import RunInputs, provide_weights, train
 from tests.records import steady
-from tests.stores import TASK_OPTIONS, contents_of_tasks, run_values, write_store
+from tests.stores import TASK_OPTIONS, run_values, write_stores_of_tasks
 
 CLIPS = 8
 VIT = {"patch_size": 8, "embed_dim": 16, "num_heads": 2}
@@ -65,9 +64,7 @@ PROCESSES.set_forkserver_preload(["torch", "lavish.training.loop", "lavish.learn
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a store for each task and the weights of the backbone."""
     folder = tmp_path_factory.mktemp("inputs")
-    for seed, split in enumerate(("train", "val")):
-        for task, content in contents_of_tasks(CLIPS, np.random.default_rng(seed)).items():
-            write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
+    write_stores_of_tasks(folder, CLIPS)
     provide_weights(configured("event_localization", "none").backbone, folder / "weights.safetensors")
     for pair in PAIRS:
         paired = configured("event_localization", "none", pair)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.gpu.small import CLIPS
-from tests.stores import contents_of_tasks, write_store
+from tests.stores import write_stores_of_tasks
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # trainings set it, but it is read at the first product
 
@@ -27,7 +26,5 @@ def device() -> str:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a store for each task."""
     folder = tmp_path_factory.mktemp("stores")
-    for seed, split in enumerate(("train", "val")):
-        for task, content in contents_of_tasks(CLIPS, np.random.default_rng(seed)).items():
-            write_store(folder / task / split, clips=CLIPS, seed=seed, **content)
+    write_stores_of_tasks(folder, CLIPS)
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,28 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by their names; those of mappings are named 'targets.labels'."""
+        named: dict[str, Tensor] = {}
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if isinstance(value, Tensor):
+                named[field_.name] = value
+            elif isinstance(value, dict):
+                named |= {f"{field_.name}.{key}": value[key] for key in sorted(value)}
+        return named
+
+    def with_tensors(self, named: Mapping[str, Tensor]) -> Batch:
+        """Return the batch with other tensors, by the names of :meth:`tensors`."""
+        changes: dict[str, Any] = {}
+        for name, tensor in named.items():
+            key, _, inner = name.partition(".")
+            if inner:
+                changes.setdefault(key, {})[inner] = tensor
+            else:
+                changes[key] = tensor
+        return replace(self, **changes)
 
 
 class SplitReader:
@@ -147,8 +169,9 @@ class SplitReader:
         clips, units = len(self.clips), self._units
         position = np.arange(clips) if rng is None else rng.permutation(clips)
         of_unit = position[np.searchsorted(self.clips, self.store.units[units])]
-        order = units[np.argsort(of_unit, kind="stable")]
-        first = np.searchsorted(np.sort(of_unit), np.arange(0, clips, batch_size))
+        in_order = np.argsort(of_unit, kind="stable")
+        order = units[in_order]
+        first = np.searchsorted(of_unit[in_order], np.arange(0, clips, batch_size))
         return [group for group in np.split(order, first[1:]) if len(group)]
 
     def batches(

@@ -54,7 +54,6 @@ class Outcome:
     pixel_sums: Sequence[int] = (0,) * 6
     log_mel_sums: Sequence[float] = (0.0,) * 2
     lengths: Sequence[int] = ()  # of its pictures, bytes
-    looks: int | None = None  # when a data set is checked: lavish.data.leaks.picture_hash
 
 
 # The function that a worker applies to a chunk of clips.

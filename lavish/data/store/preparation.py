@@ -86,7 +86,7 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
     }
     dropped: dict[int, Outcome] = {}
     if split == "train" and config.duplicates == "drop_from_train":
-        reasons = dropped_clips(config.format, root, sources)
+        reasons = dropped_clips({"train": sources, **{other: layout.clips(root, other) for other in ("val", "test")}})
         dropped = {index: Outcome(index, "dropped", reason) for index, reason in reasons.items()}
     outcomes |= dropped
     # If too many media files are missing, fail before hours of decoding.

@@ -82,9 +82,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_media_of_training_clips_in_other_lists(root: Path) -> None:
-    shared = leaks.shared_media("ave", root)
+    lists = {split: clips(root, split) for split in ("train", "val", "test")}
+    shared = leaks.shared_media(lists)
     assert {video.stem: splits for (video, _), splits in shared.items()} == {"a": ("val", "test"), "b": ("test",)}
-    dropped = leaks.dropped_clips("ave", root, clips(root, "train"))
+    dropped = leaks.dropped_clips(lists)
     assert list(dropped) == [0, 1, 2], "each line of a shared video"
     assert dropped[0] == "its media are in the val and the test list as well (data.duplicates: drop_from_train)"
 
@@ -93,4 +94,4 @@ def test_the_official_lists_of_ave_share_18_videos(shared: Path, tmp_path: Path)
     for file in (shared / "data" / "official" / "ave").glob("*.txt"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "AVE").mkdir()
-    assert len(leaks.shared_media("ave", tmp_path)) == 18
+    assert len(leaks.shared_media({split: clips(tmp_path, split) for split in ("train", "val", "test")})) == 18

@@ -8,7 +8,6 @@ graph ends with the same bytes is tested in tests/gpu.
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,15 +198,6 @@ def learner(config: RunConfig, reader: SplitReader) -> tuple[AudioVisualModel, A
     return model, lambda group: loop._step(model, group, optimizer, scaler, config.training, CPU)
 
 
-def named(batch: Batch, tensors: tuple[torch.Tensor, ...]) -> Batch:
-    """Return a batch with other tensors, in the order of :func:`capture.tensors_of`."""
-    values = dict(zip((name for name, _ in capture._named(batch)), tensors, strict=True))
-    fields: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
-    for name in ("targets", "frozen"):
-        fields[name] = {key: values[f"{name}.{key}"] for key in getattr(batch, name)}
-    return replace(batch, **fields)
-
-
 @pytest.mark.parametrize(("method", "task"), STEPS)
 def test_a_step_is_the_same_operators_for_each_batch(method: str, task: str, tmp_path: Path) -> None:
     write_store(tmp_path / "train", clips=CLIPS, **contents_of_tasks(CLIPS, np.random.default_rng(0))[task])
@@ -225,7 +215,12 @@ def test_a_step_is_the_same_operators_for_each_batch(method: str, task: str, tmp
     torch.manual_seed(5)
     other([batches[0]])
     # The trace runs the step as well: it is the second one.
-    graph = make_fx(lambda *tensors: other([named(batches[1], tensors)]))(*capture.tensors_of([batches[1]]))
+    second = batches[1]
+
+    def traced(*tensors: torch.Tensor) -> torch.Tensor:
+        return other([second.with_tensors(dict(zip(second.tensors(), tensors, strict=True)))])
+
+    graph = make_fx(traced)(*capture.tensors_of([second]))
     assert [graph(*capture.tensors_of([one])) for one in batches[2:]] == losses[2:]
     after = found.state_dict()
     assert [name for name, tensor in expected.state_dict().items() if not torch.equal(after[name], tensor)] == []

@@ -12,7 +12,6 @@ import torch
 from lavish.data.formats.base import NOT_ANNOTATED
 from lavish.data.store.batches import SplitReader, part_of_clips
 from lavish.errors import LavishError
-from lavish.training.capture import shape_of, tensors_of
 from tests.stores import write_store
 
 CPU = torch.device("cpu")
@@ -122,8 +121,9 @@ def test_batches_from_arrays_that_are_held_on_the_device_are_the_same(frozen: bo
     groups = [np.array([2, 0]), np.array([1])]
     batches = (reader.batches(groups, CPU, np.random.default_rng(2)) for reader in (read, held))
     for expected, found in zip(*batches, strict=True):
-        assert shape_of([found]) == shape_of([expected])
-        assert all(map(torch.equal, tensors_of([found]), tensors_of([expected])))
+        assert len(found) == len(expected) and found.tensors().keys() == expected.tensors().keys()
+        for name, tensor in expected.tensors().items():
+            assert found.tensors()[name].dtype == tensor.dtype and torch.equal(found.tensors()[name], tensor), name
         assert found.negatives is not None and (found.frames is None) is frozen
 
 
@@ -173,3 +173,11 @@ def test_the_class_of_a_clip_is_its_first_event(tmp_path: Path) -> None:
     for seed in range(5):
         reader.restrict(0.5, seed)
         assert sorted(labels[reader.clips].min(axis=1)) == [0, 1, 2]
+
+
+def test_a_batch_with_the_tensors_of_another_is_that_batch(asked: SplitReader) -> None:
+    first, second = asked.batches([np.array([1, 4]), np.array([0, 3])], CPU)
+    assert set(first.tensors()) == {"frames", "log_mels", "targets.answers"}
+    changed = first.with_tensors(second.tensors())
+    assert changed.units is first.units and changed.frozen == first.frozen
+    assert all(changed.tensors()[name] is tensor for name, tensor in second.tensors().items())
