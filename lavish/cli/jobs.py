@@ -36,6 +36,7 @@ PRELOAD = (
     "lavish.training.jobs", "torch", "timm", "fvcore.nn", "lavish.training.loop", "lavish.training.evaluation",
     "lavish.training.examples", "lavish.cost.counter", "lavish.models.weights", "lavish.provenance",
     "lavish.training.features", "lavish.training.pretraining.pictures", "lavish.training.pretraining.sounds",
+    "scipy.stats.qmc",
 )  # fmt: skip
 
 
@@ -85,10 +86,11 @@ def _add_data(commands: Subparsers) -> None:
 
 def _add_runs(commands: Subparsers) -> None:
     train = add_command(commands, "train", _train, "train one run with one seed", config=True)
+    trial = add_command(commands, "trial", _trial, "train one trial of a run's hyperparameter search", config=True)
     evaluate = add_command(commands, "evaluate", alone(_evaluate), "evaluate a trained run on a split", config=True)
     summary = "write a trained run's predictions for some clips, to be looked at"
     examples = add_command(commands, "examples", alone(_examples), summary, config=True)
-    for parser in (train, evaluate, examples):
+    for parser in (train, trial, evaluate, examples):
         parser.add_argument("--seed", type=int, required=True)
         parser.add_argument("--data", type=Path, required=True, help="prepared store")
         help_text = "frozen backbone (safetensors); then, if it has one of its own, that of the audio stream"
@@ -103,7 +105,9 @@ def _add_runs(commands: Subparsers) -> None:
             help="features of the frozen backbone, to be read instead of the stream's images",
         )
         add_device_options(parser)
-    train.add_argument("--out", type=Path, required=True, help="folder to write")
+    trial.add_argument("--trial", type=int, required=True, help="counted from 0")
+    for parser in (train, trial):
+        parser.add_argument("--out", type=Path, required=True, help="folder to write")
     for parser in (evaluate, examples):
         parser.add_argument("--split", choices=SPLITS, required=True)
         parser.add_argument("--run", type=Path, required=True, help="folder that `lavish train` wrote")
@@ -118,6 +122,11 @@ def _add_runs(commands: Subparsers) -> None:
     cost = add_command(commands, "cost", alone(_cost), "count parameters and multiply-adds of a run", config=True)
     cost.add_argument("--out", type=Path, required=True, help="JSON file to write")
     for parser in (train, evaluate, examples, cost):
+        parser.add_argument("--tuned", type=Path, help="the choice of the run's hyperparameter search")
+    choose = add_command(commands, "choose", alone(_choose), "choose among the trials of a run's search", config=True)
+    choose.add_argument("--trials", type=Path, required=True, help="folder of the trials")
+    choose.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    for parser in (train, trial, choose, evaluate, examples, cost):
         add_source_options(parser, "methods", "tasks")
 
 
@@ -172,6 +181,20 @@ def _train(options: argparse.Namespace) -> None:
     train(_run_inputs(options), options.out)
 
 
+def _trial(options: argparse.Namespace) -> None:
+    from lavish.training.jobs import train_trial
+
+    if options.trial < 0:
+        raise LavishError(f"--trial {options.trial}: trials are counted from 0")
+    train_trial(_run_inputs(options, tuned=False), options.trial, options.out)
+
+
+def _choose(options: argparse.Namespace) -> None:
+    from lavish.training.tuning import choose
+
+    choose(read_config(options.config, RunConfig), options.trials, options.out)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from lavish.training.jobs import evaluate
 
@@ -191,10 +214,10 @@ def _examples(options: argparse.Namespace) -> None:
         write_overlays(predicted.clips, predicted.frames, predicted.truth, predicted.predicted, options.overlays)
 
 
-def _run_inputs(options: argparse.Namespace) -> RunInputs:
+def _run_inputs(options: argparse.Namespace, *, tuned: bool = True) -> RunInputs:
     from lavish.training.jobs import RunInputs
 
-    config = read_config(options.config, RunConfig)
+    config = _tuned(options) if tuned else read_config(options.config, RunConfig)
     require(config.training.cpu_dispatch)
     weights, *others = options.weights
     if len(options.weights) != len(config.used_backbones()):
@@ -212,6 +235,13 @@ def _run_inputs(options: argparse.Namespace) -> RunInputs:
     )
 
 
+def _tuned(options: argparse.Namespace) -> RunConfig:
+    """Return the run with the values that its search, if it has one, has chosen."""
+    from lavish.training.tuning import tuned
+
+    return tuned(read_config(options.config, RunConfig), options.tuned)
+
+
 def _stream_folder(text: str) -> tuple[str, Path]:
     stream, _, folder = text.partition("=")
     if stream not in ("visual", "audio") or not folder:
@@ -223,7 +253,7 @@ def _cost(options: argparse.Namespace) -> None:
     from lavish.cost.job import count_run
     from lavish.io.atomic import write_json
 
-    write_json(options.out, count_run(read_config(options.config, RunConfig)))
+    write_json(options.out, count_run(_tuned(options)))
 
 
 def _match(options: argparse.Namespace) -> None:

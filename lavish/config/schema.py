@@ -6,12 +6,15 @@ is being parsed.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from lavish.config.merging import merge
 from lavish.config.options import add_source, check_options, has_sites, is_cross_modal, option_model
 from lavish.config.source_code import code_digest
 from lavish.config.sources import SourceError, add_file, external_file
@@ -577,6 +580,53 @@ def _changed(config: _Part, changes: dict[str, Any]) -> _Part:
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
+class RangeConfig(Config):
+    """A number that is searched between two others, on the logarithmic scale or not."""
+
+    scale: Literal["log", "linear"]
+    low: float
+    high: float
+
+
+class ChoicesConfig(Config):
+    """A value that is searched among several, each as likely as the others; in ascending order if they have one."""
+
+    choices: list[str | int | float | bool | None] = Field(min_length=2)
+
+
+class SearchConfig(Config):
+    """The hyperparameter search of one run: how much is tried, and what."""
+
+    trials: int = Field(ge=1, description="Configurations that are tried.")
+    seeds: list[int] = Field(description="Seeds of each trial; none of those that tables report.")
+    sampler: Literal["halton", "sobol", "uniform"]
+    sampler_seed: int
+    space: dict[str, RangeConfig | ChoicesConfig] = Field(
+        min_length=1, description="What is searched, by the key in a run, such as `training.lr_adapter`."
+    )
+
+
+class TuningConfig(Config):
+    """The budget of the hyperparameter search, the same for every row of tables that say `tuned: true`."""
+
+    trials: int = Field(
+        default=6,
+        ge=1,
+        description="Configurations that are tried for each row and task. More of them continue the same sequence, so "
+        "that those tried already are not tried again.",
+    )
+    seeds: int = Field(default=1, ge=1, description="Trainings of each trial; their seeds begin at 1000.")
+    sampler: Literal["halton", "sobol", "uniform"] = Field(
+        default="halton", description="Scrambled quasi-random sequences, which fill the space evenly, or random points."
+    )
+    sampler_seed: int = 0
+    size: bool = Field(
+        default=False,
+        description="Search a method's size (its `budget_option`) as well, where it is not matched to another row's: "
+        "then rows have the sizes that are best, whatever these cost.",
+    )
+
+
 class FrozenStreamConfig(Config):
     """Everything that a stream's features of the frozen backbone depend on, besides the prepared store."""
 
@@ -608,6 +658,19 @@ class RunConfig(Config):
     select_on: Literal["val", "test"] = Field(
         default="val", description="'test' replicates published practice and is marked in every table."
     )
+    tuning: SearchConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The search whose result replaces values of this configuration; from `tuned: true` in a table.",
+    )
+
+    def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return the run with other values, by their keys, such as `training.lr_adapter`."""
+        changes: dict[str, Any] = {}
+        for key, value in values.items():
+            *parents, last = key.split(".")
+            functools.reduce(lambda inner, parent: inner.setdefault(parent, {}), parents, changes)[last] = value
+        return RunConfig.model_validate(merge(self.model_dump(mode="json"), changes))
 
     def used_backbones(self) -> tuple[BackboneConfig, ...]:
         """Return the backbone of the model's streams, then that of the audio stream if it has its own."""
@@ -727,6 +790,10 @@ class WorkflowConfig(Config):
         default_factory=list, description="Backbones for rows with `each_backbone`."
     )
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
+    tuning: TuningConfig | Literal["none"] = Field(
+        default="none",
+        description="The hyperparameter search of tables with `tuned: true`, or 'none': their rows as they are written.",
+    )
     method_paths: list[Path] = Field(
         default_factory=list,
         description="Python files with one method each; the name of the file is the name of the method.",

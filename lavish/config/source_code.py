@@ -2,7 +2,7 @@
 
 A digest covers the file of a method and every module of this package's methods, models, tasks and metrics that it
 imports, directly or through others. Comments, docstrings and layout do not count, nor does what a class says for the
-plan of the workflow alone (`head_reads` of a task). The base classes and registries are
+plan of the workflow alone (`head_reads` of a task, `search_space` of a method). The base classes and registries are
 shared by all and do not count either: a change of them that changes numbers raises
 :data:`lavish.provenance.RECIPE_VERSION`, as it does everywhere else in the package.
 """
@@ -23,8 +23,8 @@ from lavish.config.sources import SourceError, method_path
 _PACKAGE = Path(__file__).parents[1]
 _COVERED = ("methods", "models", "tasks", "metrics")
 _SHARED = ("base", "registry", "build")
-_PLANNED = "head_reads"
-"""A class attribute that says what is computed once, which changes no number."""
+_PLANNED = ("head_reads", "search_space")
+"""Class attributes that say what is computed once or searched; they change no number of a given configuration."""
 
 
 def code_digest(kind: str, name: str) -> str:
@@ -101,7 +101,7 @@ def _normalised(node: Any) -> Any:
 
 def _is_planned(node: ast.stmt) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [target.id for target in targets if isinstance(target, ast.Name)] == [_PLANNED]
+    return any(isinstance(target, ast.Name) and target.id in _PLANNED for target in targets)
 
 
 def _is_docstring(node: Any) -> bool:

@@ -71,6 +71,7 @@ class AudioVisualExperts(Method):
 
     cross_modal = True
     temporal = True
+    search_space = {"lr_adapter": ("log", 0.0625, 8.0), "gamma": ("log", 0.01, 0.5)}
 
     def __init__(
         self,

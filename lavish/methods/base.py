@@ -21,10 +21,10 @@ of one stream only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -113,6 +113,8 @@ class Method(nn.Module, ABC):
     """Whether it mixes the segments of a clip, so that the cost of a segment depends on their number."""
     budget_option: ClassVar[str | None] = None
     """The option that sets the number of trainable parameters (a rank, a reduction), for comparisons at equal size."""
+    search_space: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+    """What a hyperparameter search tries, see :mod:`lavish.planning.search_spaces`; None: learning rates alone."""
 
     def tuned_parameters(self, stream: Stream, backbone: Backbone) -> Iterable[nn.Parameter]:
         """Return the parameters of a stream's backbone that are trained."""
@@ -174,6 +176,7 @@ class Adapter(nn.Module, ABC):
 
     cross_modal: ClassVar[bool] = True
     budget_option: ClassVar[str | None] = None
+    search_space: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
     position: ClassVar[Literal["both", "attention", "ffn"]] = "both"
     """The sublayers with an adapter, unless `fusion.position` says otherwise."""
     arrangement: ClassVar[Literal["parallel", "sequential"]] = "parallel"

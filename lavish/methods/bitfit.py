@@ -23,6 +23,8 @@ class BitFit(Method):
     the network of its position bias (10 C + 512 per block).
     """
 
+    search_space = {"lr_adapter": ("log", 0.25, 32.0)}
+
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
         self._blocks = {stream: context.blocks(stream) for stream in context.streams}

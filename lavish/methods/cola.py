@@ -102,6 +102,11 @@ class Cola(Method):
 
     cross_modal = True
     budget_option = "rank"
+    search_space = {
+        "lr_adapter": ("log", 0.0625, 8.0),
+        "rank": ("choices", 4, 8, 16),
+        "cross_scale": ("log", 0.03, 1.0),
+    }
 
     def __init__(
         self,

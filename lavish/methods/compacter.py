@@ -38,6 +38,7 @@ class Compacter(Method):
     """
 
     budget_option = "reduction"
+    search_space = {"lr_adapter": ("log", 0.0625, 8.0), "reduction": ("choices", 4, 8, 16)}
 
     def __init__(
         self,

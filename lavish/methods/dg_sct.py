@@ -68,6 +68,7 @@ class DualGuidedPrompts(Method):
 
     cross_modal = True
     temporal = True
+    search_space = {"lr_adapter": ("log", 0.0625, 8.0), "gamma": ("log", 0.01, 0.5)}
 
     def __init__(
         self,

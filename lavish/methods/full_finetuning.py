@@ -21,6 +21,8 @@ class FullFinetuning(Method):
     The backbone stays in evaluation mode: stochastic depth is `backbone.stochastic_depth`, off by default.
     """
 
+    search_space = {"lr_adapter": ("log", 0.015625, 1.0)}
+
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
         self._blocks = {stream: context.blocks(stream) for stream in context.streams}

@@ -49,6 +49,7 @@ class LavishAdapter(BottleneckLayers, Adapter):
     """
 
     budget_option = "reduction"
+    search_space = {"lr_adapter": ("log", 0.0625, 8.0), "reduction": ("choices", 4, 8, 16)}
 
     def __init__(
         self,

@@ -38,6 +38,11 @@ class LoRA(Method):
     """
 
     budget_option = "rank"
+    search_space = {
+        "lr_adapter": ("log", 0.0625, 8.0),
+        "rank": ("choices", 2, 4, 8, 16, 32),
+        "alpha": ("choices", 4.0, 8.0, 16.0, 32.0),
+    }
 
     def __init__(
         self,

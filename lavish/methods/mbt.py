@@ -44,6 +44,7 @@ class Mbt(Method):
 
     cross_modal = True
     budget_option = "bottlenecks"
+    search_space = {"lr_adapter": ("log", 0.25, 32.0), "bottlenecks": ("choices", 2, 4, 8)}
 
     def __init__(
         self,

@@ -100,6 +100,11 @@ class Molt(Method):
 
     cross_modal = True
     budget_option = "reduction"
+    search_space = {
+        "lr_adapter": ("log", 0.25, 32.0),
+        "reduction": ("choices", 2, 4, 8),
+        "orthogonality": ("log", 0.01, 1.0),
+    }
 
     def __init__(
         self,

@@ -24,6 +24,8 @@ class NormTuning(Method):
     `backbone.tune_norms: true`.
     """
 
+    search_space = {"lr_adapter": ("log", 0.25, 32.0)}
+
     def __init__(self, context: MethodContext) -> None:
         super().__init__()
         self._blocks = {stream: context.blocks(stream) for stream in context.streams}

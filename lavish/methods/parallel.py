@@ -34,6 +34,11 @@ class ParallelAdapter(Adapter):
 
     cross_modal = False
     budget_option = "reduction"
+    search_space = {
+        "lr_adapter": ("log", 0.0625, 8.0),
+        "reduction": ("choices", 2, 4, 8),
+        "scale": ("choices", 1.0, 2.0, 4.0, 8.0),
+    }
     position = "ffn"
 
     def __init__(

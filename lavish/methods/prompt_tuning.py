@@ -34,6 +34,7 @@ class PromptTuning(Method):
     """
 
     budget_option = "length"
+    search_space = {"lr_adapter": ("log", 0.25, 32.0), "length": ("choices", 2, 5, 10, 20)}
 
     def __init__(self, context: MethodContext, *, length: int = 5, depth: Literal["deep", "shallow"] = "deep") -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class SequentialAdapter(Adapter):
 
     cross_modal = False
     budget_option = "reduction"
+    search_space = {"lr_adapter": ("log", 0.0625, 8.0), "reduction": ("choices", 4, 8, 16)}
     arrangement = "sequential"
 
     def __init__(

@@ -33,6 +33,8 @@ class ScaleShift(Method):
         init_std: standard deviation of the initial gamma and beta (0.02).
     """
 
+    search_space = {"lr_adapter": ("log", 0.25, 32.0)}
+
     def __init__(self, context: MethodContext, *, init_std: float = 0.02) -> None:
         super().__init__()
         self._layers: dict[tuple[Stream, int | None], frozenset[str]] = {}

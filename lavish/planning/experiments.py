@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from lavish.config.measures import Measure
 from lavish.config.merging import merge
-from lavish.config.options import task_measures
-from lavish.config.schema import HubWeights, RunConfig, WorkflowConfig
+from lavish.config.options import budget_option, task_measures
+from lavish.config.schema import HubWeights, RunConfig, TuningConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.yaml_files import read_yaml
@@ -25,6 +25,7 @@ from lavish.planning.frozen_features import Features, audio_encoder_features, fr
 from lavish.planning.identities import DataSet, Identities, MissingInput, Run, Weights, with_options
 from lavish.planning.parameter_budgets import sizes
 from lavish.planning.run_labels import RunLabel
+from lavish.planning.search_spaces import with_search
 from lavish.planning.tables.captions import describe_matches, describe_run, describe_runs
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
@@ -74,6 +75,8 @@ class Experiments:
     figures: dict[str, str] = field(default_factory=dict)
     """The table of each figure, by names."""
     runs: dict[str, Run] = field(default_factory=dict)
+    searches: dict[str, Run] = field(default_factory=dict)
+    """By the name of each hyperparameter search a run whose trials it has."""
     data: dict[str, DataSet] = field(default_factory=dict)
     composed: dict[str, DataSet] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -138,6 +141,10 @@ class Experiments:
     def run(self, name: str) -> Run:
         """Return a run by the name of its folder."""
         return _lookup(self.runs, name, "run")
+
+    def search(self, name: str) -> Run:
+        """Return a run by the name of its search; what its trials depend on is in its configuration."""
+        return _lookup(self.searches, name, "search")
 
     def data_set(self, name: str) -> DataSet:
         """Return a data set by the name of its prepared store."""
@@ -279,6 +286,7 @@ class _Resolver:
             cache_features=config.cache_features == "auto",
             fork_server=config.fork_server,
             runs=self.identities.runs,
+            searches=self.identities.searches,
             data=self.identities.data,
             composed=self.identities.composed,
             weights=self.identities.weights,
@@ -334,6 +342,8 @@ class _Resolver:
         missing: dict[str, dict[str, MissingInput]] = {variant: {} for variant in variants}
         for variant, resolved in variants.items():
             for task, run in resolved.configs.items():
+                if table.tuned and config.tuning != "none":
+                    run = self._searched(draft, config.tuning, variant, task, run)
                 try:
                     runs[variant][task] = self.identities.run(run)
                 except MissingInput as error:
@@ -402,6 +412,23 @@ class _Resolver:
             | describe_matches(draft.matched),
         }
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
+
+    def _searched(self, draft: Draft, tuning: TuningConfig, variant: str, task: str, run: RunConfig) -> RunConfig:
+        """Return a run of a table with its search; options that its row sets are not searched."""
+        [row] = [row for row in draft.table.rows if row.variant == variant and row.set is not None]
+        changes = merge(row.set or {}, row.set_by_task.get(task, {}))
+        fixed = {*changes.get("adapter", {}).get("options", {})}
+        matched = [one.match_parameters_of for one in draft.table.rows]
+        if row.match_parameters_of is not None or variant in matched:
+            fixed.add(budget_option(run.adapter.method) or "")
+        return with_search(
+            run,
+            tuning,
+            rates=_defaults_of(draft.config, task, draft.where),
+            reported=self.config.seeds,
+            fixed=fixed,
+            where=f"{draft.file}: row '{variant}', task '{task}'",
+        )
 
     def _name_figures(self, name: str, table: TableConfig, file: Path) -> None:
         for figure in table.figures:

@@ -31,6 +31,7 @@ from lavish.data.formats.official import OFFICIAL
 from lavish.errors import LavishError
 from lavish.io.checksum_cache import Checksums
 from lavish.io.checksums import check_sha256
+from lavish.planning.search_spaces import one_trial
 from lavish.planning.weights_lock import WeightsLock
 from lavish.provenance import RECIPE_VERSION
 
@@ -83,6 +84,8 @@ class Run:
     audio_backbone: Weights | None
     """Weights of the audio stream's own backbone, if it has one."""
     audio_encoder: Weights | None
+    search: str | None = None
+    """Name of the folder of the trials of its hyperparameter search, if it has one."""
 
     @property
     def folder(self) -> str:
@@ -106,11 +109,13 @@ class Identities:
     Attributes:
         needs_inputs: whether data and weights must exist and are part of identities; false for tables of costs.
         runs, data, composed, weights: everything named so far.
+        searches: by the name of each search a run whose trials it has.
     """
 
     def __init__(self, *, trust_checksums: bool = False, lock: WeightsLock | None = None) -> None:
         self.needs_inputs = True
         self.runs: dict[str, Run] = {}
+        self.searches: dict[str, Run] = {}
         self.data: dict[str, DataSet] = {}
         self.composed: dict[str, DataSet] = {}
         self.weights: dict[str, Weights] = {}
@@ -158,9 +163,17 @@ class Identities:
         ]
         frozen = [backbone.name, *(own.name for own in own_audio), audio_encoder.name if audio_encoder else None]
         part = [] if config.data.fraction == 1 else [{"fraction": config.data.fraction}]
-        key = digest(content, options, data.name, *frozen, *part, RECIPE_VERSION)
-        name = f"{resolved.task.name}-{key}"
-        return self.runs.setdefault(name, Run(name, resolved, data, backbone, audio_backbone, audio_encoder))
+
+        def named(content: dict[str, Any]) -> str:
+            return f"{config.task.name}-{digest(content, options, data.name, *frozen, *part, RECIPE_VERSION)}"
+
+        name, search = named(content), None
+        if config.tuning is not None:
+            search = named(content | {"tuning": one_trial(config.tuning).model_dump(mode="json")})
+        run = Run(name, resolved, data, backbone, audio_backbone, audio_encoder, search)
+        if search is not None:
+            self.searches.setdefault(search, run)
+        return self.runs.setdefault(name, run)
 
     def _data(self, config: DataConfig) -> DataSet:
         composed = None

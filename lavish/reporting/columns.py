@@ -28,6 +28,8 @@ from lavish.reporting.records import Cost, RunResult, TrainingRecord
 
 NOTHING = "–"
 DOUBLE_DAGGER = "‡"
+EDGE = {"lowest": "▽", "highest": "△"}
+"""Marks of a chosen value beyond which nothing was tried."""
 Value = str | int | float | None
 Keys = Sequence[ColumnKey]
 
@@ -381,6 +383,85 @@ def _rate_note(comparison: Comparison, keys: Keys) -> str:
     )
 
 
+def _short_key(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _tuning_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+    result = row.of(key.task)
+    if result is None or result.tuning is None:
+        return (NOTHING, NOTHING)
+    tuning = result.tuning
+    marks = {key: f" {EDGE[edge]}" for key, edge in tuning.at_edge.items()}
+    chosen = [f"{_short_key(name)} {value}{marks.get(name, '')}" for name, value in tuning.values.items()]
+    diverged = tuning.trials.count(None)
+    return (f"{len(tuning.trials)}" + (f" ({diverged} diverged)" if diverged else ""), "; ".join(chosen))
+
+
+def _tuning_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
+    result = row.of(key.task)
+    fields: dict[str, Value] = dict.fromkeys(("trials", "trials_diverged", "chosen", "at_edge"))
+    if result is None or result.tuning is None:
+        return fields
+    tuning = result.tuning
+    chosen = "; ".join(f"{name}={value}" for name, value in tuning.values.items())
+    edges = "; ".join(f"{name}={edge}" for name, edge in tuning.at_edge.items())
+    diverged = tuning.trials.count(None)
+    return {"trials": len(tuning.trials), "trials_diverged": diverged, "chosen": chosen, "at_edge": edges}
+
+
+def _tuning_note(comparison: Comparison, keys: Keys) -> str:
+    found = [result.tuning for key in keys for result in comparison.results(key.task) if result.tuning is not None]
+    if not found:
+        return "No hyperparameters were searched (`tuning: none`)."
+    trials = " or ".join(str(count) for count in sorted({len(tuning.trials) for tuning in found}))
+    seeds = sorted({seed for tuning in found for seed in tuning.seeds})
+    trained = f"{'seed' if len(seeds) == 1 else 'the seeds'} {', '.join(map(str, seeds))}"
+    note = (
+        f"Every row was tuned alike on each task: {trials} trials of the values that its method declares, drawn from "
+        f"one sequence, each trained with {trained}, not reported, and compared on validation."
+    )
+    if any(tuning.at_edge for tuning in found):
+        note += f" {EDGE['highest']} and {EDGE['lowest']}: no higher or lower value was tried, so one may be better."
+    return note
+
+
+def _gap(row: Row, key: ColumnKey) -> tuple[float, float] | None:
+    """Return the mean over seeds of the selected value on validation, and by how much the test split's is lower."""
+    run = _run(row.of(key.task))
+    if not isinstance(run, RunResult):
+        return None
+    validation = statistics.fmean(record.best_value for record in run.records)
+    return validation, validation - float(run.scores.mean())
+
+
+def _gap_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
+    measure, of = comparison.measure(key.task), _of_task(comparison, key)
+    points = " (points)" if measure.unit == PERCENT else in_unit(measure)
+    return (f"Validation{in_unit(measure)}{of}", f"Validation − test{points}{of}")
+
+
+def _gap_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+    found, run = _gap(row, key), _run(row.of(key.task))
+    if found is None or not isinstance(run, RunResult):
+        return (_reason(run), NOTHING)
+    measure = run.definitions.get(run.metric, Measure(run.metric))
+    return (amount(found[0], measure), change(found[1], measure))
+
+
+def _gap_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
+    validation, gap = _gap(row, key) or (None, None)
+    return {"validation": validation, "validation_gap": gap}
+
+
+def _gap_note(comparison: Comparison, keys: Keys) -> str:
+    names = dict.fromkeys(measure_words(comparison.measure(key.task)) for key in keys)
+    return (
+        f"Validation: mean over seeds of the {' and '.join(names)} that selected each epoch. It is higher than on the "
+        "test split in part because it is the best of several epochs, and where values were searched, of trials."
+    )
+
+
 def _measured_column(heading: str, field: str, measure: Callable[[tuple[TrainingRecord, ...]], float | None]) -> Column:
     def value(row: Row, key: ColumnKey) -> float | None:
         run = _run(row.of(key.task))
@@ -526,6 +607,23 @@ COLUMNS: dict[str, Column] = {
     "position": _setting_column("Position", "position"),
     "size": _setting_column("Size", "size"),
     "learning_rate": _setting_column("Learning rate", "learning_rate", _rate_note),
+    "tuning": Column(
+        reads=lambda _: Reads(),
+        headings=lambda comparison, key: (
+            f"Trials{_of_task(comparison, key)}",
+            f"Chosen{_of_task(comparison, key)}",
+        ),
+        cells=_tuning_cells,
+        fields=_tuning_fields,
+        note=_tuning_note,
+    ),
+    "validation": Column(
+        reads=lambda _: Reads(records=True),
+        headings=_gap_headings,
+        cells=_gap_cells,
+        fields=_gap_fields,
+        note=_gap_note,
+    ),
     "metric": Column(
         lambda key: Reads(measures=frozenset({key.measure})),
         _metric_headings,
@@ -575,7 +673,7 @@ COLUMNS: dict[str, Column] = {
     ),
 }
 
-TEXT = ("backbone", "direction", "position", "size", "published")
+TEXT = ("backbone", "direction", "position", "size", "tuning", "published")
 """Columns of text, aligned to the left."""
 
 ALWAYS = ("metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published")

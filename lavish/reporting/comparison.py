@@ -5,6 +5,7 @@ Tables and figures both use it, so they agree.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from lavish.config.measures import Measure
+from lavish.config.merging import merge
 from lavish.config.schema import Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
@@ -28,6 +30,7 @@ from lavish.reporting.records import (
     seed_directory,
     unit_order,
 )
+from lavish.reporting.searches import Tuning, read_tuning
 from lavish.reporting.statistics import (
     Interval,
     PairedTest,
@@ -186,6 +189,8 @@ class Result:
     estimates: dict[str | None, Estimate | Missing]
     differences: dict[str | None, Difference | Missing]
     cost: Cost | Missing | None
+    tuning: Tuning | None = None
+    """The hyperparameter search that the values of the run come from, if it has one."""
 
     @property
     def interval(self) -> Interval | None:
@@ -345,7 +350,9 @@ def _absent(reason: Missing, reads: Reads) -> Result:
 def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Result]:
     """Return the results of all runs of one task by folder: variants of equal configuration share one."""
     rows = [row for section in table.sections for row in section.rows if task in row.runs]
-    specs = {row.runs[task].folder: row.runs[task] for row in rows}
+    planned = {row.runs[task].folder: row.runs[task] for row in rows}
+    searches = {folder: read_tuning(folder) for folder, spec in planned.items() if spec.config.get("tuning")}
+    specs = {folder: _with_choice(spec, searches.get(folder)) for folder, spec in planned.items()}
     baseline = next((row.runs[task].folder for row in rows if row.variant == table.baseline), None)
     runs: dict[Path, RunResult | Missing] = {}
     measures = reads.measures | reads.differences | {None}
@@ -365,9 +372,26 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
             else {},
             differences={measure: found[folder] for measure, found in differences.items() if folder in found},
             cost=_read_cost(spec.folder) if reads.cost else None,
+            tuning=searches.get(folder),
         )
         for folder, spec in specs.items()
     }
+
+
+def _with_choice(spec: RunSpec, tuning: Tuning | None) -> RunSpec:
+    """Return a run with the values that its search has chosen, in its configuration and in what columns print."""
+    if tuning is None:
+        return spec
+    config, settings = dict(spec.config), dict(spec.settings)
+    for key, value in tuning.values.items():
+        config = merge(config, functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value))
+        name = key.rpartition(".")[2]
+        printed = {"lr_adapter": "learning_rate", "lr_head": "learning_rate_head"}.get(name, name)
+        if settings.get(printed) is not None:
+            settings[printed] = value
+        elif str(settings.get("size")).split(" ")[0] == name:
+            settings["size"] = f"{name} {value}"
+    return spec.model_copy(update={"config": config, "settings": settings})
 
 
 def _read_run(spec: RunSpec, table: TableSpec, task: str) -> RunResult | Missing:

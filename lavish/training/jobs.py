@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,18 +133,54 @@ def _untrained(config: BackboneConfig | AudioEncoderConfig) -> nn.Module:
 
 def train(inputs: RunInputs, out: Path) -> None:
     """Train one run and write its checkpoint, history and record to `out`."""
+    from lavish.training.checkpoint import forget_state
     from lavish.training.device import memory_errors_explained
 
     with locked(out) as had_to_wait:
         if had_to_wait and (out / "record.json").exists():
             return  # the process that held the lock has finished this very training
         with memory_errors_explained(inputs.config.training, inputs.jobs_per_gpu, backward=True):
-            _train(inputs, out)
+            record = _train(inputs, out)
+        write_json(out / "record.json", record)
+        forget_state(out)
 
 
-def _train(inputs: RunInputs, out: Path) -> None:
-    from lavish.io.checksums import sha256_of
+def train_trial(inputs: RunInputs, trial: int, out: Path) -> None:
+    """Train one trial of a run's hyperparameter search and write its record, without a checkpoint, to `out`.
+
+    A trial that diverges has a record that says so: it is a result of the search.
+    """
     from lavish.training.checkpoint import forget_state
+    from lavish.training.device import memory_errors_explained
+    from lavish.training.loop import Diverged
+    from lavish.training.tuning import sample
+
+    if inputs.config.tuning is None:
+        raise LavishError("the configuration has no search, so it has no trials: give one with the key 'tuning'")
+    values = sample(inputs.config.tuning, trial)
+    inputs = replace(inputs, config=inputs.config.with_values(values))
+    with locked(out) as had_to_wait:
+        if had_to_wait and (out / "record.json").exists():
+            return
+        try:
+            with memory_errors_explained(inputs.config.training, inputs.jobs_per_gpu, backward=True):
+                record = _train(inputs, out)
+        except Diverged as error:
+            record = {
+                "config": inputs.config.model_dump(mode="json"),
+                "seed": inputs.seed,
+                "best_value": None,
+                "diverged": str(error),
+                **_origin(inputs, _device(inputs)),
+            }
+        (out / "best.safetensors").unlink(missing_ok=True)
+        write_json(out / "record.json", {"trial": trial, "values": values, **record})
+        forget_state(out)
+
+
+def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
+    """Train one run, write its checkpoint and history, and return its record."""
+    from lavish.io.checksums import sha256_of
     from lavish.training.device import refused_operators_named
     from lavish.training.loop import train as train_model
 
@@ -178,7 +214,7 @@ def _train(inputs: RunInputs, out: Path) -> None:
             out=out,
             identity=_identity(inputs),
         )
-    record = {
+    return {
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "metric": model.task.metric.name,
@@ -190,8 +226,6 @@ def _train(inputs: RunInputs, out: Path) -> None:
         **origin,
         **_finished(started),
     }
-    write_json(out / "record.json", record)
-    forget_state(out)
 
 
 def evaluate(inputs: RunInputs, split: str, run: Path) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from lavish.learner.model import AudioVisualModel
 
 
+class Diverged(LavishError):
+    """The loss of a training is no longer finite."""
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """The result of a finished training, as the record stores it."""
@@ -76,7 +80,7 @@ def train(
         identity: hash of configuration and seed; the saved state of another run is ignored.
 
     Raises:
-        LavishError: the loss is not finite.
+        Diverged: the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     place(model, device, options.precision)
@@ -174,7 +178,7 @@ def _epoch(
         losses = torch.stack([loss for loss, *_ in steps]).tolist() if steps else []
         for mean, (_, in_group, start, end) in zip(losses, steps, strict=True):
             if not math.isfinite(mean):
-                raise LavishError(
+                raise Diverged(
                     f"the loss became {mean} in epoch {progress.epoch}: lower training.lr_adapter or "
                     "training.lr_head, or use training.precision: float32"
                 )

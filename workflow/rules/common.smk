@@ -25,6 +25,7 @@ from lavish.io.locks import locked
 from lavish.planning.experiments import load
 from lavish.planning.frozen_features import audio_encoder_features
 from lavish.planning.run_labels import INDEX, update_index
+from lavish.planning.search_spaces import one_trial
 from lavish.runtime import fork_client
 from lavish.runtime.gpus import gpu_is_visible, usable_gpus
 
@@ -33,6 +34,8 @@ wildcard_constraints:
     table=r"\w+",
     figure=r"\w+",
     run=r"\w+-[0-9a-f]{8}",
+    search=r"\w+-[0-9a-f]{8}",
+    trial=r"\d+",
     composed=r"\w+-[0-9a-f]{8}",
     data=r"\w+-[0-9a-f]{8}",
     weights=r"[\w.]+-[0-9a-f]{8}",
@@ -322,6 +325,10 @@ def run_of(wildcards):
     return or_stop(experiments.run, wildcards.run)
 
 
+def search_of(wildcards):
+    return or_stop(experiments.search, wildcards.search)
+
+
 def data_of(wildcards):
     return or_stop(experiments.data_set, wildcards.data)
 
@@ -425,10 +432,13 @@ def run_config(wildcards):
     return canonical_json(run_of(wildcards).config)
 
 
-def training_stores(wildcards):
+def stores_of(run):
     """The splits that a training may read; the test split only if the run says `select_on: test`."""
-    run = run_of(wildcards)
     return [store_file(run.data, split) for split in run.training_splits]
+
+
+def training_stores(wildcards):
+    return stores_of(run_of(wildcards))
 
 
 def evaluation_stores(wildcards):
@@ -437,14 +447,21 @@ def evaluation_stores(wildcards):
     return [store_file(data, split) for split in dict.fromkeys([wildcards.split, "train"])]
 
 
+def folder_of(run):
+    return f"results/data/prepared/{run.data.name}"
+
+
 def prepared_folder(wildcards):
-    return f"results/data/prepared/{run_of(wildcards).data.name}"
+    return folder_of(run_of(wildcards))
+
+
+def weights_of_run(run):
+    """The files of the backbone and, if the audio stream has its own, of that one."""
+    return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
 
 
 def backbone_weights(wildcards):
-    """The files of the backbone and, if the audio stream has its own, of that one."""
-    run = run_of(wildcards)
-    return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
+    return weights_of_run(run_of(wildcards))
 
 
 def training_features(wildcards):
@@ -457,8 +474,11 @@ def evaluated_features(wildcards):
 
 
 def features_arguments(wildcards):
+    return features_arguments_of(run_of(wildcards))
+
+
+def features_arguments_of(run):
     """The options with the folders of the features that a run reads."""
-    run = run_of(wildcards)
     separate = audio_encoder_features(run)
     arguments = [] if separate is None else ["--audio-features", features_folder(run, separate)]
     for stream, features in experiments.frozen_features(run).items():
@@ -471,6 +491,67 @@ def training_threads(wildcards):
     return run_of(wildcards).config.training.cpu_threads
 
 
+# --- hyperparameter search ---
+
+
+def search_stores(wildcards):
+    return stores_of(search_of(wildcards))
+
+
+def search_weights(wildcards):
+    return weights_of_run(search_of(wildcards))
+
+
+def search_features(wildcards):
+    run = search_of(wildcards)
+    return features_files(run, run.training_splits)
+
+
+def search_features_arguments(wildcards):
+    return features_arguments_of(search_of(wildcards))
+
+
+def search_folder(wildcards):
+    return folder_of(search_of(wildcards))
+
+
+def search_threads(wildcards):
+    return search_of(wildcards).config.training.cpu_threads
+
+
+def search_config(wildcards):
+    """The configuration of a trial, which does not depend on how many there are."""
+    config = search_of(wildcards).config
+    return canonical_json(config.model_copy(update={"tuning": one_trial(config.tuning)}))
+
+
+def trials_folder(wildcards):
+    return f"results/trials/{run_of(wildcards).search}"
+
+
+def trial_records(wildcards):
+    search = run_of(wildcards).config.tuning
+    return collect(
+        "results/trials/{search}/trial{trial}/seed{seed}/record.json",
+        search=run_of(wildcards).search,
+        trial=range(search.trials),
+        seed=search.seeds,
+    )
+
+
+def choice_of(run):
+    """The values that a run's search has chosen, if it has one."""
+    return [] if run.search is None else [f"{run.folder}/tuning.json"]
+
+
+def choice(wildcards):
+    return choice_of(run_of(wildcards))
+
+
+def tuned_arguments(wildcards):
+    return [word for file in choice(wildcards) for word in ("--tuned", file)]
+
+
 # --- tables ---
 
 
@@ -481,6 +562,7 @@ def records(table):
         return costs
     return {
         **costs,
+        "choices": [file for run in table.runs for file in choice_of(run)],
         "metrics": collect(
             "results/runs/{run}/seed{seed}/test/{file}",
             run=[run.name for run in table.runs],

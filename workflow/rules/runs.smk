@@ -1,5 +1,7 @@
 # REQUIRED INPUTS: prepared stores and weights (data.smk, weights.smk)
-# OUTPUTS: results/runs/<task>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
+# OUTPUTS: results/trials/<task>-<hash>/trial<i>/seed<k>/record.json
+#          results/runs/<task>-<hash>/tuning.json
+#          results/runs/<task>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
 #          results/runs/<task>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
 #          results/runs/<task>-<hash>/cost.json
 
@@ -7,6 +9,69 @@
 # `ancient`: the hash in a run's name says which data and weights it has, and the times of their files do not, which a clock
 # that jumps or a copy can turn round. The checkpoint has no such name, and is evaluated again when it changes.
 #
+# A trial of a hyperparameter search is a training of which only the record is kept. It reads no test split, and its seeds are
+# none of the tables'.
+rule trial:
+    input:
+        stores=ancient(search_stores),
+        weights=ancient(search_weights),
+        features=ancient(search_features),
+    output:
+        record="results/trials/{search}/trial{trial}/seed{seed}/record.json",
+    log:
+        "results/logs/trial/{search}-trial{trial}-seed{seed}.log",
+    priority: 60
+    conda:
+        "../envs/lavish.yaml"
+    threads: search_threads
+    resources:
+        gpu=gpu,
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        config=search_config,
+        data=search_folder,
+        features=search_features_arguments,
+        device=device_arguments,
+        out=subpath(output.record, parent=True),
+    message:
+        "Trial {wildcards.trial} of the search {wildcards.search} with seed {wildcards.seed}"
+    shell:
+        "( set -x; lavish trial --config {params.config:q} --trial {wildcards.trial} --seed {wildcards.seed}"
+        " --data {params.data:q} --weights {input.weights:q} {params.features:q} {params.device:q} --out {params.out:q} )"
+        " &> {log:q}"
+
+
+rule choose:
+    input:
+        trials=ancient(trial_records),
+    output:
+        choice=report(
+            "results/runs/{run}/tuning.json",
+            caption="../report/tuning.rst",
+            category="Runs",
+            subcategory="{run}",
+            labels={"seed": "all", "file": "hyperparameter search"},
+        ),
+    log:
+        "results/logs/choose/{run}.log",
+    priority: 60
+    localrule: True
+    conda:
+        "../envs/lavish.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        config=run_config,
+        trials=trials_folder,
+    message:
+        "Choosing among the trials of {wildcards.run}"
+    shell:
+        "( set -x; lavish choose --config {params.config:q} --trials {params.trials:q} --out {output.choice:q} ) &> {log:q}"
+
+
 # The state that an interrupted training resumes from is written beside the outputs, undeclared: Snakemake deletes the
 # declared outputs of an interrupted job.
 rule train:
@@ -14,6 +79,7 @@ rule train:
         stores=ancient(training_stores),
         weights=ancient(backbone_weights),
         features=ancient(training_features),
+        tuned=ancient(choice),
     output:
         weights="results/runs/{run}/seed{seed}/best.safetensors",
         history="results/runs/{run}/seed{seed}/history.csv",
@@ -38,13 +104,14 @@ rule train:
         config=run_config,
         data=prepared_folder,
         features=features_arguments,
+        tuned=tuned_arguments,
         device=device_arguments,
         out=subpath(output.record, parent=True),
     message:
         "Training {wildcards.run} with seed {wildcards.seed}"
     shell:
         "( set -x; lavish train --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --weights {input.weights:q} {params.features:q} {params.device:q} --out {params.out:q} )"
+        " --weights {input.weights:q} {params.features:q} {params.tuned:q} {params.device:q} --out {params.out:q} )"
         " &> {log:q}"
 
 
@@ -53,6 +120,7 @@ rule evaluate:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
         features=ancient(evaluated_features),
+        tuned=ancient(choice),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         metrics=report(
@@ -77,6 +145,7 @@ rule evaluate:
         config=run_config,
         data=prepared_folder,
         features=features_arguments,
+        tuned=tuned_arguments,
         device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
@@ -84,7 +153,7 @@ rule evaluate:
     shell:
         "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.features:q} --run {params.run:q}"
-        " {params.device:q} ) &> {log:q}"
+        " {params.tuned:q} {params.device:q} ) &> {log:q}"
 
 
 # For figures that show predictions: a few clips, the same ones for all runs on the same data.
@@ -93,6 +162,7 @@ rule examples:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
         features=ancient(evaluated_features),
+        tuned=ancient(choice),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
@@ -110,6 +180,7 @@ rule examples:
         config=run_config,
         data=prepared_folder,
         features=features_arguments,
+        tuned=tuned_arguments,
         device=device_arguments,
         run=subpath(input.best, parent=True),
     message:
@@ -117,11 +188,13 @@ rule examples:
     shell:
         "( set -x; lavish examples --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.features:q} --run {params.run:q}"
-        " {params.device:q} ) &> {log:q}"
+        " {params.tuned:q} {params.device:q} ) &> {log:q}"
 
 
 # Needs neither data nor weights, and only tables need it: it has the lowest priority and runs while others wait.
 rule cost:
+    input:
+        tuned=ancient(choice),
     output:
         cost=report(
             "results/runs/{run}/cost.json",
@@ -141,7 +214,8 @@ rule cost:
         runtime=60,
     params:
         config=run_config,
+        tuned=tuned_arguments,
     message:
         "Counting parameters and operations of {wildcards.run}"
     shell:
-        "( set -x; lavish cost --config {params.config:q} --out {output.cost:q} ) &> {log:q}"
+        "( set -x; lavish cost --config {params.config:q} {params.tuned:q} --out {output.cost:q} ) &> {log:q}"

@@ -18,13 +18,13 @@ from lavish.errors import did_you_mean
 
 # Only these columns need trainings; all others are counted or known beforehand.
 MEASURED_COLUMNS = ("metric", "mean", "difference")
-TIMED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size")
+RECORDED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size", "validation")
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
-    "backbone", "latents", "direction", "position", "size", "learning_rate",
+    "backbone", "latents", "direction", "position", "size", "learning_rate", "tuning",
     "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
 )  # fmt: skip
-COLUMN_NAMES = (*MEASURED_COLUMNS, *TIMED_COLUMNS, *OTHER_COLUMNS)
+COLUMN_NAMES = (*MEASURED_COLUMNS, *RECORDED_COLUMNS, *OTHER_COLUMNS)
 
 _COLUMN = re.compile(r"(?P<name>\w+)(:(?P<measure>\w+))?(@(?P<task>\w+))?")
 _COLUMN_SCHEMA = {
@@ -33,7 +33,7 @@ _COLUMN_SCHEMA = {
     "anyOf": [
         {"enum": list(COLUMN_NAMES)},
         {"pattern": rf"^({'|'.join(MEASURED_COLUMNS)})(:\w+)?(@\w+)?$"},
-        {"pattern": rf"^({'|'.join((*TIMED_COLUMNS, *OTHER_COLUMNS))})(@\w+)?$"},
+        {"pattern": rf"^({'|'.join((*RECORDED_COLUMNS, *OTHER_COLUMNS))})(@\w+)?$"},
     ],
     "examples": ["metric", "mean:F_score@segmentation_ms3", "trainable_params@question_answering"],
 }
@@ -185,12 +185,26 @@ class PredictedMasksFigure(Config):
         return clips
 
 
-def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure) -> list[str]:
+class ExpectedBestFigure(Config):
+    """What a tuned table's searches expect of fewer trials than were made; a panel for each section."""
+
+    kind: Literal["expected_best"]
+    title: str
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Titles of the sections whose rows are drawn."
+    )
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+
+
+AnyFigure = MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure | ExpectedBestFigure
+
+
+def drawn_sections(figure: AnyFigure) -> list[str]:
     """Return the titles of the sections that a figure draws."""
     return [figure.section] if isinstance(figure.section, str) else figure.section
 
 
-FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure, Field(discriminator="kind")]
+FigureConfig = Annotated[AnyFigure, Field(discriminator="kind")]
 
 
 class TableConfig(Config):
@@ -210,6 +224,11 @@ class TableConfig(Config):
         pattern=r"^\w+$",
         description="File of config/ that is merged into config.yaml for this table, instead of `--configfile`.",
     )
+    tuned: bool = Field(
+        default=False,
+        description="Each row's values of its method's `search_space` come from a search with the configuration's "
+        "`tuning`, on validation.",
+    )
     sections: list[SectionConfig] = Field(min_length=1)
     published_only: list[PublishedMethod] = Field(
         default_factory=list, description="Other methods with published numbers only, in a separate section."
@@ -220,6 +239,15 @@ class TableConfig(Config):
     def _figures_draw_results(self) -> TableConfig:
         if self.figures and not needs_results(self.columns):
             raise ValueError("`figures` need results, but no column has any: add 'metric' or remove the figures")
+        return self
+
+    @model_validator(mode="after")
+    def _searches_are_of_results(self) -> TableConfig:
+        if self.tuned and not needs_results(self.columns):
+            raise ValueError("`tuned` needs results, but no column has any: add 'metric' or remove the key")
+        for name, figure in self.figures.items():
+            if isinstance(figure, ExpectedBestFigure) and not self.tuned:
+                raise ValueError(f"figure '{name}' is about a search: say `tuned: true`, or remove it")
         return self
 
     @model_validator(mode="after")
@@ -256,7 +284,7 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
 
 def needs_results(columns: Iterable[str]) -> bool:
     """Tell whether a table of these columns needs trained runs."""
-    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *TIMED_COLUMNS) for column in columns)
+    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *RECORDED_COLUMNS) for column in columns)
 
 
 def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:
