@@ -661,7 +661,7 @@ class RunConfig(Config):
     tuning: SearchConfig | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="The search whose result replaces values of this configuration; from `tuned: true` in a table.",
+        description="The search whose result replaces values of the configuration; from `tuned: true` in a table.",
     )
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:

@@ -20,7 +20,8 @@ def sample(search: SearchConfig, trial: int) -> dict[str, Any]:
     """Return the values of a trial by their keys in a run.
 
     Trials are the points of a sequence that depends on nothing but the sampler, its seed and the number of dimensions:
-    equal rows try equal multiples of their rates, and a larger number of trials goes on where a smaller one ended.
+    equal rows try equal multiples of their rates, and a larger number of trials goes on where a smaller one ended. The
+    dimensions are in the order of their keys.
     """
     import numpy as np
     from scipy.stats import qmc
@@ -32,10 +33,8 @@ def sample(search: SearchConfig, trial: int) -> dict[str, Any]:
         sequence = {"halton": qmc.Halton, "sobol": qmc.Sobol}[search.sampler](dimensions, scramble=True, rng=rng)
         sequence.fast_forward(trial)
         points = sequence.random(1)
-    return {
-        key: _value(dimension, float(point))
-        for (key, dimension), point in zip(search.space.items(), points[-1], strict=True)
-    }
+    point = dict(zip(sorted(search.space), points[-1].tolist(), strict=True))
+    return {key: _value(dimension, point[key]) for key, dimension in search.space.items()}
 
 
 def _value(dimension: RangeConfig | ChoicesConfig, point: float) -> Any:

@@ -19,8 +19,8 @@ from lavish.reporting.searches import expected_best
 _STYLES = ("-", "--", ":")
 _NOTE = (
     "Expected best of that many trials, drawn without replacement from those that were made (Dodge et al., 2019). "
-    "Means over the seeds of the search. A method whose line still rises at its end would gain from a larger budget. A trial "
-    "that diverged counts as the worst."
+    "Means over the seeds of the search. A method whose line still rises at its end would gain from a larger budget. "
+    "A trial that diverged counts as the worst."
 )
 
 
