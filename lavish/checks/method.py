@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lavish.methods.registry import adapter_class
 from lavish.models.backbones.base import Backbone
 from lavish.models.backbones.build import build_backbone
 from lavish.models.interfaces import STREAMS, Stream, StreamFeatures, other_stream
+from lavish.planning.search_spaces import RATES, declared_space
 
 SIDE = 32
 """Rows and columns of the images, and of the pictures that HTS-AT folds log-mels into."""
@@ -299,6 +300,15 @@ def check_budget_option(subject: Subject) -> None:
     _require(option is None or option in options, f"`budget_option` is '{option}', which is not an option")
 
 
+def check_search_space(subject: Subject) -> None:
+    """`search_space` can be read, and the method can be built at its ends; sizes depend on the backbone's width."""
+    size = adapter_class(subject.method).budget_option
+    space = {name: ends for name, ends in declared_space(subject.method).items() if name not in (size, *RATES)}
+    for end in (1, -1):
+        options = {name: ends[end] for name, ends in space.items()}
+        replace(subject, options={**subject.options, **options}).encoder()
+
+
 def check_cost(subject: Subject) -> None:
     """Every operator of the method is one whose multiply-adds can be counted."""
     encoder = subject.encoder()
@@ -318,6 +328,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "saving": check_saving,
     "bfloat16": check_bfloat16,
     "budget_option": check_budget_option,
+    "search_space": check_search_space,
     "cost": check_cost,
 }
 

@@ -599,7 +599,7 @@ class SearchConfig(Config):
 
     trials: int = Field(ge=1, description="Configurations that are tried.")
     seeds: list[int] = Field(description="Seeds of each trial; none of those that tables report.")
-    sampler: Literal["halton", "sobol", "uniform"]
+    sampler: Literal["halton", "uniform"]
     sampler_seed: int
     space: dict[str, RangeConfig | ChoicesConfig] = Field(
         min_length=1, description="What is searched, by the key in a run, such as `training.lr_adapter`."
@@ -616,8 +616,9 @@ class TuningConfig(Config):
         "that those tried already are not tried again.",
     )
     seeds: int = Field(default=1, ge=1, description="Trainings of each trial; their seeds begin at 1000.")
-    sampler: Literal["halton", "sobol", "uniform"] = Field(
-        default="halton", description="Scrambled quasi-random sequences, which fill the space evenly, or random points."
+    sampler: Literal["halton", "uniform"] = Field(
+        default="halton",
+        description="A scrambled quasi-random sequence, which fills the space evenly, or random points.",
     )
     sampler_seed: int = 0
     size: bool = Field(
@@ -792,7 +793,7 @@ class WorkflowConfig(Config):
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
     tuning: TuningConfig | Literal["none"] = Field(
         default="none",
-        description="The hyperparameter search of tables with `tuned: true`, or 'none': their rows as they are written.",
+        description="The search of tables with `tuned: true`, or 'none': their rows as they are written.",
     )
     method_paths: list[Path] = Field(
         default_factory=list,

@@ -23,7 +23,9 @@ from lavish.errors import LavishError, did_you_mean
 FIRST_SEED = 1000
 """The seeds of searches begin here, which keeps them apart from those of tables."""
 
-_RATES = ("lr_adapter", "lr_head")
+RATES = ("lr_adapter", "lr_head")
+"""Names that are learning rates, not options."""
+
 _DEFAULT = {"lr_adapter": ("log", 0.0625, 8.0)}
 _WITHOUT_METHOD = {"lr_head": ("log", 0.125, 8.0)}
 
@@ -60,7 +62,7 @@ def with_search(
     left_out = {*fixed} if tuning.size or size is None else {*fixed, size}
     space: dict[str, RangeConfig | ChoicesConfig] = {}
     for name, declared in declared_space(config.adapter.method).items():
-        if name in _RATES:
+        if name in RATES:
             rate = getattr(rates.training, name)
             dimension = RangeConfig(scale=declared[0], low=declared[1] * rate, high=declared[2] * rate)
             space[f"training.{name}"] = dimension
@@ -99,11 +101,11 @@ def declared_space(method: str) -> dict[str, tuple[Any, ...]]:
     if not isinstance(declared, dict):
         raise SourceError(f"{where} is {declared!r}: write a dictionary of names and ranges")
     for name, dimension in declared.items():
-        known = (*_RATES, *option_model("methods", method).model_fields)
+        known = (*RATES, *option_model("methods", method).model_fields)
         if name not in known:
             raise SourceError(f"{where}: '{name}' is no option and no learning rate{did_you_mean(str(name), known)}")
         _check(dimension, f"{where}: '{name}'")
-        if name in _RATES:
+        if name in RATES:
             if dimension[0] != "log":
                 raise SourceError(f"{where}: '{name}' is {dimension!r}: write ('log', lowest, highest) for a rate")
             continue

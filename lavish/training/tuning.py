@@ -30,9 +30,7 @@ def sample(search: SearchConfig, trial: int) -> dict[str, Any]:
     if search.sampler == "uniform":
         points = rng.random((trial + 1, dimensions))
     else:
-        sequence = {"halton": qmc.Halton, "sobol": qmc.Sobol}[search.sampler](dimensions, scramble=True, rng=rng)
-        sequence.fast_forward(trial)
-        points = sequence.random(1)
+        points = qmc.Halton(dimensions, scramble=True, rng=rng).random(trial + 1)
     point = dict(zip(sorted(search.space), points[-1].tolist(), strict=True))
     return {key: _value(dimension, point[key]) for key, dimension in search.space.items()}
 

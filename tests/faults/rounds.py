@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = {
     "seeds": [0, 1],
     "tables": ["small"],
+    "tuning": {"trials": 2},
     "tasks": {"event_localization": {"data": {"compose": {"clips": {"train": 12, "val": 6, "test": 6}}}}},
     "defaults": {
         "data": {"compose": {"assets": {"instances": {"train": 2, "val": 1, "test": 1}}}},
@@ -35,6 +36,7 @@ TABLE = {
     "title": "Small",
     "task": "event_localization",
     "baseline": "lavish",
+    "tuned": True,
     "columns": ["metric", "difference", "trainable_params", "total_gmacs"],
     "sections": [
         {
@@ -55,21 +57,25 @@ PRODUCTS = {
     "pretrain": ["weights/*"],
     "prepare": ["data/prepared/*"],
     "encode": ["data/features/*"],
+    "trial": ["trials/*/trial*/seed*/record.json"],
+    "choose": ["runs/*/tuning.json"],
     "train": ["runs/*/seed*/best.safetensors", "runs/*/seed*/history.csv", "runs/*/seed*/record.json"],
     "evaluate": ["runs/*/seed*/test"],
     "cost": ["runs/*/cost.json"],
     "table": ["table_*", "figures/*"],
 }
 DEPENDENT = {
-    "compose": ["prepare", "encode", "train", "evaluate"],
-    "pretrain": ["encode", "train", "evaluate"],
-    "prepare": ["encode", "train", "evaluate"],
-    "encode": ["train", "evaluate"],
+    "compose": ["prepare", "encode", "trial", "choose", "train", "evaluate", "cost"],
+    "pretrain": ["encode", "trial", "choose", "train", "evaluate", "cost"],
+    "prepare": ["encode", "trial", "choose", "train", "evaluate", "cost"],
+    "encode": ["trial", "choose", "train", "evaluate", "cost"],
+    "trial": ["choose", "train", "evaluate", "cost"],
+    "choose": ["train", "evaluate", "cost"],
     "train": ["evaluate"],
 }
 
 # Stages of six jobs: those that run side by side when all are told to end.
-SIX_JOBS = ["train", "evaluate"]
+SIX_JOBS = ["trial", "train", "evaluate"]
 
 # Seconds after which a call counts as hung; it takes a quarter of this when the machine does nothing else.
 LIMIT = 240

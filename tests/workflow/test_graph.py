@@ -194,9 +194,11 @@ def two_tasks(workflow: Workflow) -> None:
     workflow.write("config/tables/small.yaml", table)
 
 
-def test_cost_has_no_dependencies(default: Graph) -> None:
-    assert default.jobs("cost")
-    assert not any(default.needs[job] for job in default.jobs("cost"))
+def test_cost_depends_on_nothing_but_the_choice_of_a_search(default: Graph) -> None:
+    choices = set(default.jobs("choose"))
+    counted = default.jobs("cost")
+    assert any(not default.needs[job] for job in counted)
+    assert all(default.needs[job] <= choices for job in counted)
 
 
 def test_no_training_reads_a_file_of_the_test_split(finished: Workflow) -> None:
