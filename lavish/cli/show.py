@@ -20,6 +20,7 @@ from lavish.reporting.records import (
     read_run,
     seed_directories,
 )
+from lavish.reporting.searches import read_tuning
 
 _CONFIG = Path("config/config.yaml")
 # Filled in by the workflow, or paths: not choices of the configuration.
@@ -82,6 +83,7 @@ def _run(folder: Path, seeds: Sequence[Path], configfiles: Sequence[Path], *, fu
     sections: list[tuple[str, list[tuple[str, str]]]] = [("", list(_identity(folder, first)))]
     sections.append(("Trainings", [*trainings, *_over_seeds(folder, records)] or [("", "none")]))
     sections.append(("Cost", _cost(folder)))
+    sections.append(("Hyperparameter search", list(_search(folder))))
     if first is not None:
         sections += _configuration(_task(folder, first), first.values, configfiles, full=full)
         sections.append(("Read", list(_read(first.values))))
@@ -155,6 +157,17 @@ def _cost(run: Path) -> list[tuple[str, str]]:
         ("multiply-adds, adapters", f"{cost.adapter_macs:,} a clip"),
         ("multiply-adds, total", f"{cost.total_macs:,} a clip"),
     ]
+
+
+def _search(run: Path) -> Iterator[tuple[str, str]]:
+    tuning = read_tuning(run)
+    if tuning is None:
+        return
+    values = ", ".join("diverged" if value is None else f"{value:.4f}" for value in tuning.trials)
+    yield f"{len(tuning.trials)} trials", f"{values} on validation, seeds {', '.join(map(str, tuning.seeds))}"
+    for key, value in tuning.values.items():
+        edge = tuning.at_edge.get(key)
+        yield key, f"{value}" + (f", the {edge} that was tried" if edge else "")
 
 
 def _configuration(

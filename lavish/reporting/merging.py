@@ -13,13 +13,14 @@ from lavish.errors import LavishError
 from lavish.io.atomic import replacing
 from lavish.io.checksums import sha256_of
 from lavish.reporting.records import read_evaluation, read_record, seed_directories
+from lavish.training.tuning import read_trial
 
 _EQUAL = ("config", "seed", "recipe_version", "checkpoint")
 """Keys of two records that must agree."""
 
 
 def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
-    """Copy finished trainings, evaluations and counts of operations from folders of results into another one.
+    """Copy finished trainings, evaluations, searches and counts of operations from folders of results into another one.
 
     Returns:
         How many of each were copied, were there already, or were left out because they are not finished.
@@ -28,7 +29,7 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
         LavishError: a folder has no runs, a file is damaged, or the same training or evaluation has two results. Then
             nothing is copied.
     """
-    plan = _Plan(target / "runs")
+    plan = _Plan(target)
     for source in sources:
         runs = source / "runs"
         if not runs.is_dir():
@@ -36,7 +37,10 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
         for run in sorted(path for path in runs.iterdir() if path.is_dir()):
             for folder in seed_directories(run).values():
                 plan.add_training(folder)
-            plan.add_cost(run / "cost.json")
+            plan.add_file(run / "cost.json", "counts of operations")
+            plan.add_file(run / "tuning.json", "choices of searches")
+        for record in sorted(source.glob("trials/*/trial*/seed*/record.json")):
+            plan.add_trial(record)
     plan.carry_out()
     return plan.counts
 
@@ -44,8 +48,8 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
 class _Plan:
     """What is to be copied."""
 
-    def __init__(self, runs: Path) -> None:
-        self.runs = runs
+    def __init__(self, results: Path) -> None:
+        self.runs, self.trials = results / "runs", results / "trials"
         self.counts: Counter[str] = Counter()
         self._copies: dict[Path, Path] = {}
         """Source by target, folders and files."""
@@ -83,17 +87,29 @@ class _Plan:
                 raise _contradiction(folder, other, "the scores")
             self.counts["evaluations there already"] += 1
 
-    def add_cost(self, file: Path) -> None:
+    def add_file(self, file: Path, what: str) -> None:
+        """Plan a file of a run that is the same on every machine."""
         place = self.runs / file.parent.name / file.name
         if not file.exists():
             return
         other = self._there(place, place)
         if other is None:
-            self._copy("counts of operations", file, place)
+            self._copy(what, file, place)
         elif other.read_bytes() != file.read_bytes():
             raise _contradiction(file, other, "their contents")
         else:
-            self.counts["counts of operations there already"] += 1
+            self.counts[f"{what} there already"] += 1
+
+    def add_trial(self, record: Path) -> None:
+        place = self.trials.joinpath(*record.parts[-4:])
+        other = self._there(place, place)
+        if other is None:
+            self._copy("trials", record, place)
+        else:
+            one, two = read_trial(record), read_trial(other)
+            if any(one[key] != two[key] for key in ("values", "best_value")):
+                raise _contradiction(record, other, "the values on validation")
+            self.counts["trials there already"] += 1
 
     def _there(self, place: Path, file: Path) -> Path | None:
         """Return what is to be copied to a place, or the place itself if the file that makes it whole is there."""

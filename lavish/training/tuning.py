@@ -61,7 +61,11 @@ def choose(config: RunConfig, trials: Path, out: Path) -> None:
     metric, *_ = task_measures(config.task.name).values()
     found = []
     for trial in range(search.trials):
-        records = [_record(trials / f"trial{trial}" / f"seed{seed}" / "record.json", search) for seed in search.seeds]
+        paths = [trials / f"trial{trial}" / f"seed{seed}" / "record.json" for seed in search.seeds]
+        records = [read_trial(path) for path in paths]
+        for path, record in zip(paths, records, strict=True):
+            if record["values"].keys() != search.space.keys():
+                raise LavishError(f"{path}: the record of another search: remove it and run the trial again")
         by_seed = [record["best_value"] for record in records]
         mean = None if None in by_seed else fmean(by_seed)
         found.append({"values": records[0]["values"], "by_seed": by_seed, "value": mean})
@@ -102,17 +106,21 @@ def _at_edge(search: SearchConfig, tried: list[dict[str, Any]], best: int) -> di
     return edges
 
 
-def _record(path: Path, search: SearchConfig) -> dict[str, Any]:
-    """Return the record of a trial; its `best_value` is None if it diverged."""
+def read_trial(path: Path) -> dict[str, Any]:
+    """Return the record of a trial: its `values` by keys, and its `best_value`, None if it diverged.
+
+    Raises:
+        LavishError: the file is missing or damaged.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         best, values = record["best_value"], record["values"]
+        if not isinstance(values, dict) or not (best is None or isinstance(best, float)):
+            raise TypeError("'values' or 'best_value' is of another type")
     except FileNotFoundError:
         raise LavishError(f"{path} is missing: run the trial") from None
     except (KeyError, ValueError, TypeError) as error:
         raise LavishError(f"{path}: not the record of a trial ({error}): remove it and run the trial again") from None
-    if values.keys() != search.space.keys() or not (best is None or isinstance(best, float)):
-        raise LavishError(f"{path}: the record of another search: remove it and run the trial again")
     return record
 
 

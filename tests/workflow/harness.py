@@ -35,6 +35,7 @@ case $command in
     leave "$out/best.safetensors" "$out/history.csv"
     echo "{\\"device\\": \\"$device\\"}" > "$out/record.json"
     ;;
+  trial) leave "$out/record.json" ;;
   examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;

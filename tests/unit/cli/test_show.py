@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,17 @@ def test_a_run_is_shown_with_all_its_trainings(run, capsys):
     assert line(text, "trainable parameters").endswith(" 7,890")
     assert "finished, seed 0" in text or "finished  " in text
     assert "seed1/test/metrics.json" in text
+
+
+def test_the_search_of_a_tuned_run_is_shown(run, capsys, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    values = {"training.lr_adapter": 0.0123}
+    trials = [{"value": 0.5}, {"value": None}]
+    result = {"values": values, "trials": trials, "seeds": [1000], "at_edge": {"training.lr_adapter": "highest"}}
+    (copy / "tuning.json").write_text(json.dumps(result))
+    text = shown(capsys, copy)
+    assert line(text, "2 trials").endswith("0.5000, diverged on validation, seeds 1000")
+    assert line(text, "training.lr_adapter").endswith("0.0123, the highest that was tried")
 
 
 def test_other_defaults_can_be_laid_over(run, work, capsys):

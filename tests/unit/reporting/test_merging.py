@@ -63,6 +63,22 @@ def test_seeds_of_several_machines_come_together(first: Path, second: Path, tmp_
     }  # fmt: skip
 
 
+def test_searches_come_along(first: Path, second: Path, tmp_path: Path) -> None:
+    for results in (first, second):
+        (results / "runs/lavish-1/tuning.json").write_text("{}")
+        trial = results / "trials/lavish-2/trial0/seed1000/record.json"
+        trial.parent.mkdir(parents=True)
+        trial.write_text(json.dumps({"values": {"training.lr_adapter": 0.1}, "best_value": 0.5, "job_seconds": 1.0}))
+    change(trial, job_seconds=2.0)
+    counts = merge([first, second], tmp_path / "all")
+    assert files(tmp_path / "all") == files(first)
+    assert (counts["trials"], counts["trials there already"], counts["choices of searches"]) == (1, 1, 1)
+    change(trial, best_value=0.6)
+    with pytest.raises(LavishError, match="the values on validation differ"):
+        merge([first, second], tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
 def test_what_is_there_stays_as_it_is(first: Path, second: Path) -> None:
     change(second / "runs/lavish-1/seed0/record.json", finished="later", wall_seconds=99.0)
     before = files(second)
