@@ -57,7 +57,7 @@ PRODUCTS = {
     "pretrain": ["weights/*"],
     "prepare": ["data/prepared/*"],
     "encode": ["data/features/*"],
-    "trial": ["trials/*/trial*/seed*/record.json"],
+    "trial": ["trials/*/trial*/seed*"],
     "choose": ["runs/*/tuning.json"],
     "train": ["runs/*/seed*/best.safetensors", "runs/*/seed*/history.csv", "runs/*/seed*/record.json"],
     "evaluate": ["runs/*/seed*/test"],
