@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from lavish.config.conditions import Conditions
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.planning.tables.schema import TableConfig
 
@@ -45,6 +46,7 @@ def generate() -> dict[str, str]:
     return {
         "config.schema.json": _text(config),
         "table.schema.json": _text(table),
+        "conditions.schema.json": _text(_schema(Conditions)),
     }
 
 

@@ -18,30 +18,38 @@ from lavish.errors import did_you_mean
 
 # Only these columns need trainings; all others are counted or known beforehand.
 MEASURED_COLUMNS = ("metric", "mean", "difference")
+RELIANCE = "reliance"
+"""The column of a condition, which has a measure as well."""
 TIMED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size")
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
     "backbone", "latents", "direction", "position", "size", "learning_rate",
     "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
 )  # fmt: skip
-COLUMN_NAMES = (*MEASURED_COLUMNS, *TIMED_COLUMNS, *OTHER_COLUMNS)
+COLUMN_NAMES = (*MEASURED_COLUMNS, RELIANCE, *TIMED_COLUMNS, *OTHER_COLUMNS)
 
-_COLUMN = re.compile(r"(?P<name>\w+)(:(?P<measure>\w+))?(@(?P<task>\w+))?")
+_COLUMN = re.compile(r"(?P<name>\w+)(:(?P<first>\w+))?(:(?P<second>\w+))?(@(?P<task>\w+))?")
 _COLUMN_SCHEMA = {
     "type": "string",
     # Editors suggest the plain names; a measure or a task after them is free text.
     "anyOf": [
-        {"enum": list(COLUMN_NAMES)},
+        {"enum": [name for name in COLUMN_NAMES if name != RELIANCE]},
         {"pattern": rf"^({'|'.join(MEASURED_COLUMNS)})(:\w+)?(@\w+)?$"},
+        {"pattern": rf"^{RELIANCE}:\w+(:\w+)?(@\w+)?$"},
         {"pattern": rf"^({'|'.join((*TIMED_COLUMNS, *OTHER_COLUMNS))})(@\w+)?$"},
     ],
-    "examples": ["metric", "mean:F_score@segmentation_ms3", "trainable_params@question_answering"],
+    "examples": [
+        "metric",
+        "mean:F_score@segmentation_ms3",
+        "reliance:audio@question_answering",
+        "trainable_params",
+    ],
 }
 
 
 @dataclass(frozen=True)
 class ColumnKey:
-    """A parsed entry of `columns`: ``name[:measure][@task]``.
+    """A parsed entry of `columns`: ``name[:measure][@task]``, or ``reliance:condition[:measure][@task]``.
 
     `measure` is None for the task's own metric, and `task` for the main task of the table.
     """
@@ -49,6 +57,7 @@ class ColumnKey:
     name: str
     measure: str | None = None
     task: str | None = None
+    condition: str | None = None
 
     @classmethod
     def of(cls, text: str) -> ColumnKey:
@@ -56,11 +65,18 @@ class ColumnKey:
         found = _COLUMN.fullmatch(text)
         if found is None:
             raise ValueError(f"'{text}' is not a column: write name, name:measure, name@task or name:measure@task")
-        key = cls(found["name"], found["measure"], found["task"])
-        if key.name not in COLUMN_NAMES:
-            raise ValueError(f"unknown column '{key.name}'{did_you_mean(key.name, COLUMN_NAMES)}")
+        name, first, second, task = found["name"], found["first"], found["second"], found["task"]
+        if name not in COLUMN_NAMES:
+            raise ValueError(f"unknown column '{name}'{did_you_mean(name, COLUMN_NAMES)}")
+        if name == RELIANCE:
+            if first is None:
+                raise ValueError(f"column '{text}': write {RELIANCE}:condition, with a name of config/conditions.yaml")
+            return cls(name, second, task, first)
+        if second is not None:
+            raise ValueError(f"column '{text}': only '{RELIANCE}' has a condition before its measure")
+        key = cls(name, first, task)
         if key.measure is not None and key.name not in MEASURED_COLUMNS:
-            names = ", ".join(f"'{name}'" for name in MEASURED_COLUMNS)
+            names = ", ".join(f"'{name}'" for name in (*MEASURED_COLUMNS, RELIANCE))
             raise ValueError(f"column '{text}': only {names} have a measure")
         if key.name == "published" and key.task is not None:
             raise ValueError(f"column '{text}': published numbers do not depend on the task")
@@ -128,7 +144,18 @@ class SectionConfig(Config):
     """A group of rows under one heading."""
 
     title: str
-    rows: list[RowConfig] = Field(min_length=1)
+    rows: list[RowConfig] = Field(default_factory=list, description="At least one, or `rows_of`.")
+    rows_of: str | None = Field(
+        default=None,
+        pattern=r"^\w+$",
+        description="A file of config/tables/ whose section of the same title has the rows, each on its tasks there.",
+    )
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> SectionConfig:
+        if bool(self.rows) == (self.rows_of is not None):
+            raise ValueError("give either `rows` or `rows_of`, a table with a section of the same title")
+        return self
 
 
 class PublishedMethod(Config):
@@ -185,12 +212,31 @@ class PredictedMasksFigure(Config):
         return clips
 
 
-def drawn_sections(figure: MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure) -> list[str]:
+class RelianceFigure(Config):
+    """The change of a measure under conditions: each row has a point with its interval for each of them."""
+
+    kind: Literal["reliance"]
+    title: str
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn; several sections are drawn one below the other."
+    )
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+    measure: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        default="metric", description="A measure of the task; 'metric' is its primary one."
+    )
+    conditions: list[Annotated[str, Field(pattern=r"^\w+$")]] = Field(
+        min_length=1, description="Names of config/conditions.yaml; each stream that they disturb has its own panel."
+    )
+
+
+FigureConfig = Annotated[
+    MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure | RelianceFigure, Field(discriminator="kind")
+]
+
+
+def drawn_sections(figure: FigureConfig) -> list[str]:
     """Return the titles of the sections that a figure draws."""
     return [figure.section] if isinstance(figure.section, str) else figure.section
-
-
-FigureConfig = Annotated[MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure, Field(discriminator="kind")]
 
 
 class TableConfig(Config):
@@ -203,7 +249,8 @@ class TableConfig(Config):
     columns: list[ColumnName] = Field(
         min_length=1,
         description="`name[:measure][@task]`: 'metric' (with interval), 'mean' (without) and 'difference' are for the "
-        "task's own metric or a further measure.",
+        "task's own metric or a further measure; `reliance:condition[:measure][@task]` is its change under a condition "
+        "of config/conditions.yaml.",
     )
     configuration: str | None = Field(
         default=None,
@@ -256,7 +303,7 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
 
 def needs_results(columns: Iterable[str]) -> bool:
     """Tell whether a table of these columns needs trained runs."""
-    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *TIMED_COLUMNS) for column in columns)
+    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, RELIANCE, *TIMED_COLUMNS) for column in columns)
 
 
 def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:
