@@ -47,8 +47,8 @@ def _rows(title: str, name: str, other: TableConfig, table: TableConfig, where: 
         raise LavishError(f"{where}: table '{name}' takes these rows from '{titles[title].rows_of}': name that one")
     if other.configuration != table.configuration:
         raise LavishError(
-            f"{where}: table '{name}' has `configuration: {other.configuration}`, and this one "
-            f"{table.configuration}: the rows would be other runs"
+            f"{where}: table '{name}' has `configuration: {other.configuration or 'none'}`, and this one "
+            f"{table.configuration or 'none'}: the rows would be other runs"
         )
     return titles[title].rows
 

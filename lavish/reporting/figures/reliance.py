@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lavish.config.measures import PERCENT, Measure
 from lavish.planning.tables.schema import RelianceFigure
-from lavish.reporting.columns import in_unit, measure_words
+from lavish.reporting.columns import in_unit
 from lavish.reporting.comparison import (
     Comparison,
     ConditionSpec,
@@ -57,13 +57,13 @@ def draw(table: TableSpec, task: str, options: RelianceFigure) -> FigureCanvasAg
     measure = comparison.measure(task, name)
     for axes, stream in zip(figure.subplots(1, len(streams), sharey=True, squeeze=False)[0], streams, strict=True):
         _draw_panel(axes, lines, {key: one for key, one in conditions.items() if one.stream == stream}, name, measure)
-        axes.set_xlabel(f"{_PANELS[stream]}: change in {_words(measure)}")
+        axes.set_xlabel(f"{_PANELS[stream]}: change in {_words(measure)}", fontsize=10)
     first = figure.axes[0]
     first.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=9)
     first.set_ylim(len(lines) - 0.5, -0.5)  # the first row on top
     effects = [f"{one.title}: {one.effect}." for one in conditions.values()]
     figure.supxlabel(
-        notes(comparison, excluded, effects, 130 if len(streams) > 1 else 85), fontsize=8, x=0.01, ha="left"
+        notes(comparison, excluded, effects, 165 if len(streams) > 1 else 110), fontsize=8, x=0.01, ha="left"
     )
     return canvas
 
@@ -126,8 +126,11 @@ def _draw_panel(
             linewidth=1.2,
             label=condition.title,
         )
+    if measure.unit == PERCENT:  # so that changes of hundredths of a point do not look large
+        left, right = axes.get_xlim()
+        axes.set_xlim(min(left, -1.0), max(right, 1.0))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False, borderaxespad=0.2)
 
 
 def _words(measure: Measure) -> str:
-    return measure_words(measure) + (" (points)" if measure.unit == PERCENT else in_unit(measure))
+    return measure.name.replace("_", " ") + (" (points)" if measure.unit == PERCENT else in_unit(measure))
