@@ -26,6 +26,19 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Options of each task that suit these stores."""
 
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "silence": {"kind": "silence"},
+    "noise": {"kind": "noise", "snr_db": 0, "seed": 1},
+    "shift": {"kind": "shift", "segments": 1},
+    "blur": {"kind": "blur", "sigma": 0.1},
+    "darken": {"kind": "darken", "factor": 0.25},
+    "swap_audio": {"kind": "swap", "stream": "audio", "seed": 1},
+    "swap_visual": {"kind": "swap", "stream": "visual", "seed": 1},
+    "missing_audio": {"kind": "missing", "stream": "audio"},
+    "missing_visual": {"kind": "missing", "stream": "visual"},
+}
+"""Conditions of each kind, without titles."""
+
 
 def write_store(
     path: Path,

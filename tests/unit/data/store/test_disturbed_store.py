@@ -16,21 +16,10 @@ from lavish.data.store.batches import SplitReader
 from lavish.data.store.conditions import disturb, other_clips
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
-from tests.stores import SPECTROGRAM, contents_of_tasks, write_store
+from tests.stores import CONDITIONS, SPECTROGRAM, contents_of_tasks, write_store
 
 CLIPS, SEGMENTS, SIZE = 12, 2, 16
 MEANS = {"visual": np.array([120.0, 110.5, 100.25], np.float32), "audio": -3.7}
-KINDS: dict[str, dict[str, Any]] = {
-    "silence": {"kind": "silence"},
-    "noise": {"kind": "noise", "snr_db": 0, "seed": 1},
-    "shift": {"kind": "shift", "segments": 1},
-    "blur": {"kind": "blur", "sigma": 0.1},
-    "darken": {"kind": "darken", "factor": 0.25},
-    "swap_audio": {"kind": "swap", "stream": "audio", "seed": 1},
-    "swap_visual": {"kind": "swap", "stream": "visual", "seed": 1},
-    "missing_audio": {"kind": "missing", "stream": "audio"},
-    "missing_visual": {"kind": "missing", "stream": "visual"},
-}
 
 
 def condition(**values: Any) -> Condition:
@@ -126,7 +115,7 @@ def test_darkening_scales_pixels(split: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing_audio", "missing_visual"])
 def test_a_missing_stream_is_zero_after_normalisation(name: str, split: Path) -> None:
-    store = under(split, **KINDS[name])
+    store = under(split, **CONDITIONS[name])
     if name == "missing_audio":
         left = torch.from_numpy(store.log_mels[:]).float() - MEANS["audio"]
         assert not store.waveforms[:].any()
@@ -135,9 +124,9 @@ def test_a_missing_stream_is_zero_after_normalisation(name: str, split: Path) ->
     assert left.shape[:2] == (CLIPS, SEGMENTS) and not left.any()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_the_other_stream_and_the_targets_stay(name: str, split: Path) -> None:
-    clean, store, changed = SplitStore(split), under(split, **KINDS[name]), condition(**KINDS[name]).stream
+    clean, store, changed = SplitStore(split), under(split, **CONDITIONS[name]), condition(**CONDITIONS[name]).stream
     kept = "frames" if changed == "audio" else "log_mels"
     np.testing.assert_array_equal(getattr(store, kept)[:], getattr(clean, kept)[:])
     disturbed = "log_mels" if changed == "audio" else "frames"
@@ -146,11 +135,11 @@ def test_the_other_stream_and_the_targets_stay(name: str, split: Path) -> None:
     np.testing.assert_array_equal(store.targets["labels"], clean.targets["labels"])
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_a_clip_is_disturbed_alike_in_every_batch(name: str, split: Path) -> None:
     def read(size: int) -> dict[str, np.ndarray]:
         reader = SplitReader(split, ("visual", "audio"))
-        disturb(reader.store, condition(**KINDS[name]), MEANS)
+        disturb(reader.store, condition(**CONDITIONS[name]), MEANS)
         order = np.random.default_rng(size).permutation(CLIPS)
         groups = [order[start : start + size] for start in range(0, CLIPS, size)]
         batches = [*reader.batches(groups, torch.device("cpu"))]
