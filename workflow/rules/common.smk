@@ -500,6 +500,10 @@ def disturbed_encoder(wildcards):
     return [] if encoder is None or condition_of(wildcards).stream != "audio" else [weights_file(encoder)]
 
 
+def disturbed_encoder_arguments(wildcards, input):
+    return [word for file in input.encoder for word in ("--audio-encoder-weights", file)]
+
+
 def condition_config(wildcards):
     return canonical_json(condition_of(wildcards))
 

@@ -114,7 +114,7 @@ rule evaluate_condition:
         condition=condition_config,
         data=prepared_folder,
         features=undisturbed_arguments,
-        encoder=lambda _, input: [word for file in input.encoder for word in ("--audio-encoder-weights", file)],
+        encoder=disturbed_encoder_arguments,
         device=device_arguments,
         run=subpath(input.best, parent=True),
         out=subpath(output.metrics, parent=True),

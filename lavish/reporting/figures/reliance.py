@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lavish.config.measures import PERCENT, Measure
 from lavish.planning.tables.schema import RelianceFigure
@@ -51,7 +52,7 @@ def draw(table: TableSpec, task: str, options: RelianceFigure) -> FigureCanvasAg
     streams = [stream for stream in _PANELS if any(one.stream == stream for one in conditions.values())]
     most = max(sum(one.stream == stream for one in conditions.values()) for stream in streams)
     height = 1.9 + 0.35 * most + max(0.36, 0.14 * most) * len(lines)
-    figure = Figure(figsize=(4.0 + 3.6 * len(streams), height), layout="constrained")
+    figure = Figure(figsize=(4.0 + 3.6 * len(streams), height), layout=ConstrainedLayoutEngine(wspace=0.06))
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(options.title, x=0.01, ha="left", fontsize=13)
     measure = comparison.measure(task, name)
