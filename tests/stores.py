@@ -14,6 +14,8 @@ from PIL import Image
 from lavish.data.formats.music_avqa import WORD_SLOTS
 from lavish.io.checksums import sha256_of
 
+SPECTROGRAM = {"sample_rate": 16000, "shift_ms": 5.0, "length_ms": 25.0, "window_seconds": 0.1, "window_margin": 0.0}
+"""Of the waveforms, whose segments take a tenth of a second; the spectrograms of the stores are drawn at random."""
 QUALITY = 90
 """Of pictures."""
 TASK_OPTIONS: dict[str, dict[str, Any]] = {
@@ -23,6 +25,19 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "action_recognition": {},
 }
 """Options of each task that suit these stores."""
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "silence": {"kind": "silence"},
+    "noise": {"kind": "noise", "snr_db": 0, "seed": 1},
+    "shift": {"kind": "shift", "segments": 1},
+    "blur": {"kind": "blur", "sigma": 0.1},
+    "darken": {"kind": "darken", "factor": 0.25},
+    "swap_audio": {"kind": "swap", "stream": "audio", "seed": 1},
+    "swap_visual": {"kind": "swap", "stream": "visual", "seed": 1},
+    "missing_audio": {"kind": "missing", "stream": "audio"},
+    "missing_visual": {"kind": "missing", "stream": "visual"},
+}
+"""Conditions of each kind, without titles."""
 
 
 def write_store(
@@ -37,6 +52,7 @@ def write_store(
     targets: dict[str, np.ndarray] | None = None,
     vocabulary: int = 0,
     pictures: str | None = None,
+    categories: list[str] | None = None,
 ) -> Path:
     """Write one prepared split of `clips` clips with images of `size` pixels; class 2 is background.
 
@@ -65,11 +81,13 @@ def write_store(
         np.save(path / name, array)
     np.savez(path / "targets.npz", **({"labels": labels} if targets is None else targets))
     np.save(path / "units.npy", np.arange(clips) if units is None else units)
-    for name, header in (("clips.csv", ["clip"]), ("report.csv", ["clip", "status", "reason"])):
+    listed = [["clip"], *([f"-clip{index:03d}"] for index in range(clips))]
+    if categories is not None:
+        listed = [[*row, more] for row, more in zip(listed, ["category", *categories], strict=True)]
+    report = [["clip", "status", "reason"], *([f"-clip{index:03d}", "ok", ""] for index in range(clips))]
+    for name, rows in (("clips.csv", listed), ("report.csv", report)):
         with (path / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows([f"-clip{index:03d}", "ok", ""][: len(header)] for index in range(clips))
+            csv.writer(file).writerows(rows)
     statistics = {"frames": {"mean": [0.4] * 3, "std": [0.2] * 3}, "log_mels": {"mean": 0.0, "std": 2.0}}
     (path / "statistics.json").write_text(json.dumps(statistics))
     names = [*arrays, *shards, "units.npy", "targets.npz", "clips.csv", "report.csv", "statistics.json"]
@@ -79,7 +97,7 @@ def write_store(
         "vocabulary": vocabulary,
         "segments": segments,
         "valid_frames": size,
-        "config": {"segment_seconds": 0.1},
+        "config": {"segment_seconds": 0.1, "spectrogram": SPECTROGRAM | {"mel_bins": size, "frames": size}},
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()},
         "sizes": {name: (path / name).stat().st_size for name in names},
         "checksums": {name: sha256_of(path / name) for name in names},

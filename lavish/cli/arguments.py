@@ -50,7 +50,7 @@ def alone(function: Callable[[argparse.Namespace], None], done: str | None = Non
     def run(options: argparse.Namespace) -> None:
         from lavish.io.locks import locked
 
-        out = options.out if "out" in options else options.run / options.split
+        out = getattr(options, "out", None) or options.run / options.split
         with locked(out) as had_to_wait:
             if not (had_to_wait and done is not None and (out / done).exists()):
                 function(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from lavish.cli.arguments import (
     read_config,
     read_values,
 )
+from lavish.config.conditions import NamedCondition
 from lavish.config.schema import (
     SPLITS,
     AudioEncoderConfig,
@@ -24,6 +26,7 @@ from lavish.config.schema import (
     FrozenStreamConfig,
     RunConfig,
 )
+from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import EXAMPLE_CLIPS
 from lavish.runtime.cpu_dispatch import require
@@ -108,6 +111,11 @@ def _add_runs(commands: Subparsers) -> None:
     trial.add_argument("--trial", type=int, required=True, help="counted from 0")
     for parser in (train, trial):
         parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    evaluate.add_argument("--condition", help="JSON text or file: a condition that the test split is put under")
+    help_text = "the separate audio encoder (safetensors), which hears a sound that a condition changes"
+    evaluate.add_argument("--audio-encoder-weights", type=Path, help=help_text)
+    help_text = "folder to write (default: <run>/<split>, or a folder named after the condition)"
+    evaluate.add_argument("--out", type=Path, help=help_text)
     for parser in (evaluate, examples):
         parser.add_argument("--split", choices=SPLITS, required=True)
         parser.add_argument("--run", type=Path, required=True, help="folder that `lavish train` wrote")
@@ -198,7 +206,11 @@ def _choose(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from lavish.training.jobs import evaluate
 
-    evaluate(_run_inputs(options), options.split, options.run)
+    inputs = replace(_run_inputs(options), audio_encoder_weights=options.audio_encoder_weights)
+    condition = None
+    if options.condition is not None:
+        condition = parse(NamedCondition, read_values(options.condition, "--condition"), "--condition")
+    evaluate(inputs, options.split, options.run, condition, options.out)
 
 
 def _examples(options: argparse.Namespace) -> None:

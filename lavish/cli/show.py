@@ -114,7 +114,7 @@ def _selection(record: TrainingRecord) -> Iterator[tuple[str, str]]:
 
 
 def _evaluations(folder: Path) -> Iterator[tuple[str, str]]:
-    for split in ("val", "test"):
+    for split in ("val", "test", *sorted(path.name for path in folder.glob("test-*"))):  # those under conditions last
         if (folder / split / "metrics.json").is_file():
             evaluation = read_evaluation(folder, split)
             clips = len(set(evaluation.clips))

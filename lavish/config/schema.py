@@ -724,6 +724,13 @@ class RunConfig(Config):
         return {self.modalities: head_reads}
 
     @property
+    def streams_read(self) -> tuple[Literal["visual", "audio"], ...]:
+        """The streams that predictions may depend on, also if a separate audio encoder alone hears."""
+        if self.modalities == "visual" and (self.audio_encoder is None or self.audio_encoder.use == "none"):
+            return ("visual",)
+        return ("audio",) if self.modalities == "audio" else ("visual", "audio")
+
+    @property
     def frozen(self) -> bool:
         """Whether the features of the backbone are the same float32 numbers in every epoch."""
         changing = any(used.tune_norms or used.stochastic_depth for used in self.used_backbones())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from lavish.config.schema import Config
 from lavish.errors import LavishError, did_you_mean
 
-T = TypeVar("T", bound="Config")
+T = TypeVar("T", bound=BaseModel)
 
 # Former names of keys, and of the values that select an alternative.
 _RENAMED_KEYS = {"steps": "segments", "step_seconds": "segment_seconds", "step": "segment"}
@@ -25,7 +25,7 @@ def parse(model: type[T], values: Any, where: str) -> T:
         raise LavishError(f"{where}:\n" + "\n".join(lines)) from None
 
 
-def _explain(model: type[Config], error: Any) -> str:
+def _explain(model: type[BaseModel], error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     path = ".".join(location) or "(top level)"
     if error["type"] == "extra_forbidden":
@@ -48,6 +48,8 @@ def _explain(model: type[Config], error: Any) -> str:
 def _fields_at(model: Any, location: tuple[Any, ...]) -> set[str]:
     """Return the names of the fields of the model at `location`; of a union, those of all alternatives."""
     found = {model} if isinstance(model, type) and issubclass(model, Config) else set()
+    if isinstance(model, type) and issubclass(model, RootModel):
+        found = set(_models_in(model.model_fields["root"].annotation))
     for part in location:
         step: set[type[Config]] = set()
         for candidate in found:

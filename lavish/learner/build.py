@@ -129,7 +129,7 @@ def build_model(
     return AudioVisualModel(
         encoder,
         task,
-        **_statistics(config.normalisation, statistics),
+        **input_statistics(config.normalisation, statistics),
         valid_frames=valid_frames,
         replace_audio=replace,
         layouts=_layouts(config, task, encoder) if config.frozen else None,
@@ -163,14 +163,14 @@ def build_frozen_stream(
     model = AudioVisualModel(
         TwoStreamEncoder(frozen, streams=(stream,), method="none"),
         no_head,
-        **_statistics(config.normalisation, statistics),
+        **input_statistics(config.normalisation, statistics),
         valid_frames=store.valid_frames,
         layouts={stream: FeatureLayout(frozen, size, config.kept)},
     )
     return FrozenStream(model, stream)
 
 
-def _statistics(normalisation: NormalisationConfig, measured: dict[str, Any]) -> dict[str, Any]:
+def input_statistics(normalisation: NormalisationConfig, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the statistics that normalise both streams, as arguments of the model."""
     frames, (mean, std) = measured["frames"], (measured["log_mels"]["mean"], measured["log_mels"]["std"])
     # The model divides by twice the standard deviation.

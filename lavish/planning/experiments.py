@@ -14,13 +14,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lavish.config.conditions import NamedCondition
 from lavish.config.measures import Measure
 from lavish.config.merging import merge
 from lavish.config.options import budget_option, task_measures
-from lavish.config.schema import HubWeights, RunConfig, TuningConfig, WorkflowConfig
+from lavish.config.schema import HubWeights, RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.yaml_files import read_yaml
+from lavish.planning.conditions import asked_conditions, describe_conditions, describe_streams, evaluations
 from lavish.planning.frozen_features import Features, audio_encoder_features, frozen_features
 from lavish.planning.identities import DataSet, Identities, MissingInput, Run, Weights, with_options
 from lavish.planning.parameter_budgets import sizes
@@ -30,6 +32,7 @@ from lavish.planning.tables.captions import describe_matches, describe_run, desc
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
 from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
+from lavish.planning.tables.shared_rows import with_shared_rows
 from lavish.planning.weights_lock import WeightsLock
 from lavish.runtime.gpus import gpu_is_visible
 
@@ -54,6 +57,11 @@ class Table:
     def draws_predictions(self) -> bool:
         """Whether this is a figure of predictions instead of numbers."""
         return [figure["kind"] for figure in self.spec["figures"].values()] == ["predicted_masks"]
+
+    @property
+    def evaluations(self) -> list[tuple[str, str]]:
+        """The run and the folder of each evaluation under a condition."""
+        return list(evaluations(self.spec))
 
 
 @dataclass
@@ -80,6 +88,8 @@ class Experiments:
     data: dict[str, DataSet] = field(default_factory=dict)
     composed: dict[str, DataSet] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
+    conditions: dict[str, NamedCondition] = field(default_factory=dict)
+    """By the names of folders of evaluations without the split."""
     labels: list[RunLabel] = field(default_factory=list)
     """The rows of tables that runs belong to."""
     missing: dict[str, MissingInput] = field(default_factory=dict)
@@ -135,6 +145,10 @@ class Experiments:
                 {"title": "Baseline", "rows": [{**_of_task(baseline, task), "published": []}]},
             ],
         }
+        if options["kind"] == "reliance":
+            measure = "" if options["measure"] == "metric" else f":{options['measure']}"
+            spec["columns"] = ["metric", *(f"reliance:{name}{measure}" for name in options["conditions"])]
+            spec["conditions"] = {name: table.spec["conditions"][name] for name in options["conditions"]}
         folders = {row["runs"][task]["folder"] for section in drawn for row in section["rows"]}
         return Table(name, tuple(run for run in table.runs if run.folder in folders), spec)
 
@@ -157,6 +171,10 @@ class Experiments:
     def frozen_features(self, run: Run) -> dict[str, Features]:
         """Return, by stream, the features of the frozen backbone that a run reads instead of images."""
         return frozen_features(run, self.device) if self.cache_features else {}
+
+    def condition(self, identity: str) -> NamedCondition:
+        """Return a condition by its name with the hash of what it does."""
+        return _lookup(self.conditions, identity, "condition")
 
     def features_named(self, name: str) -> Features:
         """Return features by the name of their folder."""
@@ -308,7 +326,7 @@ class _Resolver:
         return self.experiments
 
     def _draft(self, name: str, file: Path) -> Draft:
-        table = parse(TableConfig, _read_yaml(file), str(file))
+        table = with_shared_rows(_read_table(file), file, functools.partial(_read_other, file))
         config, where = self._configuration(table, file)
         try:
             table = with_backbones(table, config.backbones)
@@ -324,7 +342,8 @@ class _Resolver:
         check_measures(table, {task: list(found)[1:] for task, found in measures.items()}, file)
         variants = resolve_rows(table, file, config)
         check_figures(table, variants, file)
-        return Draft(name, file, table, config, where, variants, measures)
+        conditions = asked_conditions(table, variants, file)
+        return Draft(name, file, table, config, where, variants, measures, conditions)
 
     def _table(self, draft: Draft) -> None:
         name, file, table, config, variants = draft.name, draft.file, draft.table, draft.config, draft.variants
@@ -342,8 +361,7 @@ class _Resolver:
         missing: dict[str, dict[str, MissingInput]] = {variant: {} for variant in variants}
         for variant, resolved in variants.items():
             for task, run in resolved.configs.items():
-                if table.tuned and config.tuning != "none":
-                    run = self._searched(draft, config.tuning, variant, task, run)
+                run = self._searched(draft, variant, task, run)
                 try:
                     runs[variant][task] = self.identities.run(run)
                 except MissingInput as error:
@@ -367,7 +385,10 @@ class _Resolver:
                         "variant": row.variant,
                         "label": row.label or variants[row.variant].label,
                         "task": variants[row.variant].task,
-                        "runs": {task: describe_run(run) for task, run in runs[row.variant].items()},
+                        "runs": {
+                            task: describe_run(run) | describe_streams(run.config)
+                            for task, run in runs[row.variant].items()
+                        },
                         "missing": {task: error.short for task, error in missing[row.variant].items()},
                         "published": [published[id] for id in row.published],
                     }
@@ -411,11 +432,17 @@ class _Resolver:
             )
             | describe_matches(draft.matched),
         }
+        if draft.conditions:
+            spec["conditions"] = describe_conditions(draft.conditions)
+            self.experiments.conditions |= {one.identity: one for one in draft.conditions.values()}
         self.experiments.tables[name] = Table(name, tuple(unique.values()), spec)
 
-    def _searched(self, draft: Draft, tuning: TuningConfig, variant: str, task: str, run: RunConfig) -> RunConfig:
-        """Return a run of a table with its search; options that its row sets are not searched."""
+    def _searched(self, draft: Draft, variant: str, task: str, run: RunConfig) -> RunConfig:
+        """Return a run of a table, with its search if it is tuned; options that its row sets are not searched."""
         [row] = [row for row in draft.table.rows if row.variant == variant and row.set is not None]
+        tuning = draft.config.tuning
+        if tuning == "none" or not (draft.table.tuned if row.tuned is None else row.tuned):
+            return run
         changes = merge(row.set or {}, row.set_by_task.get(task, {}))
         fixed = {*changes.get("adapter", {}).get("options", {})}
         matched = [one.match_parameters_of for one in draft.table.rows]
@@ -487,6 +514,19 @@ class _Resolver:
 def _of_task(row: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Return a row of a table with its run on one task only."""
     return {**row, "task": task, "runs": {task: row["runs"][task]}}
+
+
+def _read_table(file: Path) -> TableConfig:
+    return parse(TableConfig, _read_yaml(file), str(file))
+
+
+def _read_other(file: Path, name: str) -> TableConfig:
+    """Return the table whose rows `file` takes."""
+    other = TABLES / f"{name}.yaml"
+    if not other.is_file():
+        known = [path.stem for path in TABLES.glob("*.yaml")]
+        raise LavishError(f"{file}: key 'rows_of': there is no {other}{did_you_mean(name, known)}")
+    return _read_table(other)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from lavish.config.conditions import Conditions
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.planning.tables.schema import TableConfig
 
@@ -42,9 +43,11 @@ def generate() -> dict[str, str]:
         "description": "A task's changes to the defaults, and its name in tables.",
         "properties": {"title": title, **{key: _or_null(value) for key, value in run["properties"].items()}},
     }
+    conditions = _schema(Conditions) | {"additionalProperties": False}  # names of another form
     return {
         "config.schema.json": _text(config),
         "table.schema.json": _text(table),
+        "conditions.schema.json": _text(conditions),
     }
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lavish.config.measures import PERCENT, Measure
-from lavish.planning.tables.schema import ColumnKey
+from lavish.planning.tables.schema import RELIANCE, ColumnKey
 from lavish.reporting.comparison import (
     LEVEL_TEXT,
     Comparison,
     Difference,
     Estimate,
     Missing,
+    NotApplicable,
     PublishedNumber,
     Reads,
     Result,
@@ -258,7 +259,11 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
         return (NOTHING, NOTHING)
     if result.is_baseline:
         return ("baseline", NOTHING)
-    difference = result.differences.get(key.measure)
+    return _tested_cells(result.differences.get(key.measure))
+
+
+def _tested_cells(difference: object) -> tuple[str, ...]:
+    """Return the cells of a difference and of its p-value."""
     if not isinstance(difference, Difference):
         return (_reason(difference), NOTHING)
     test = difference.test
@@ -267,13 +272,17 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
 
 
 def _difference_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
-    prefix = "" if key.measure is None else f"{key.measure}_"
+    result = row.of(key.task)
+    difference = None if result is None else result.differences.get(key.measure)
+    return _tested_fields(difference, "" if key.measure is None else f"{key.measure}_")
+
+
+def _tested_fields(difference: object, prefix: str) -> dict[str, Value]:
+    """Return the fields of a difference, empty ones if there is none."""
     names = (
         "difference", "difference_low", "difference_high", "difference_simultaneous_low",
         "difference_simultaneous_high", "p", "p_holm",
     )  # fmt: skip
-    result = row.of(key.task)
-    difference = None if result is None else result.differences.get(key.measure)
     values: tuple[Value, ...] = (None,) * len(names)
     if isinstance(difference, Difference):
         test = difference.test
@@ -307,6 +316,45 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected. Simultaneous intervals (Šidák's "
         f"correction for the same comparisons) are in the CSV{wider}."
+    )
+
+
+def _reliance_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
+    assert key.condition is not None
+    of, measure = _of_task(comparison, key), comparison.measure(key.task, key.measure)
+    words = "change" if key.measure is None else f"change in {measure_words(measure)}"
+    unit = " (points)" if measure.unit == PERCENT else in_unit(measure)
+    return (f"{comparison.spec.conditions[key.condition].title}: {words}{unit}{of}", f"p (Holm){of}")
+
+
+def _reliance_of(row: Row, key: ColumnKey) -> object:
+    assert key.condition is not None
+    result = row.of(key.task)
+    return None if result is None else result.reliance.get((key.condition, key.measure))
+
+
+def _reliance_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
+    found = _reliance_of(row, key)
+    if isinstance(found, NotApplicable):
+        return (f"{NOTHING} ({found.reason})", NOTHING)
+    return _tested_cells(found)
+
+
+def _reliance_fields(row: Row, key: ColumnKey) -> dict[str, Value]:
+    measure = "" if key.measure is None else f"{key.measure}_"
+    return _tested_fields(_reliance_of(row, key), f"{RELIANCE}_{key.condition}_{measure}")
+
+
+def _reliance_note(comparison: Comparison, keys: Keys) -> str:
+    conditions = [comparison.spec.conditions[name] for key in keys if (name := key.condition) is not None]
+    effects = dict.fromkeys(f"'{condition.title}': {condition.effect}" for condition in conditions)
+    over = "test clips and seeds" if len(comparison.spec.seeds) > 1 else "test clips"
+    return (
+        "Changes under conditions: the trained model is evaluated once more on a disturbed test split, with the "
+        f"thresholds of its checkpoint ({'; '.join(effects)}). Each is the measure under the condition minus the row's "
+        f"own result without it, with {LEVEL_TEXT} interval, paired by test clip and seed; a row that does not read "
+        f"the disturbed stream has none. p: two-sided paired test over {over}, Holm-corrected for all rows of one "
+        "column."
     )
 
 
@@ -644,6 +692,13 @@ COLUMNS: dict[str, Column] = {
         _difference_cells,
         _difference_fields,
         _difference_note,
+    ),
+    RELIANCE: Column(
+        lambda key: Reads(reliance=frozenset({(str(key.condition), key.measure)})),
+        _reliance_headings,
+        _reliance_cells,
+        _reliance_fields,
+        _reliance_note,
     ),
     "trainable_params": _cost_column("Trainable params (M)", "trainable_params", 1e6, _PARAMETERS),
     "total_params": _cost_column("Total params (M)", "total_params", 1e6, _PARAMETERS),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,22 @@ class RunSpec(Config):
     """Values of the run's configuration that columns print."""
     config: dict[str, Any] = {}
     """The resolved configuration without places, which the records must agree with."""
+    streams: list[str] = ["visual", "audio"]
+    """Those that predictions may depend on."""
+
+
+class ConditionSpec(Config):
+    """A condition that runs are evaluated under.
+
+    `effect` says for notes what it does to the disturbed `stream`; `folder` has the evaluations of a training, which
+    state the same `definition`.
+    """
+
+    title: str
+    stream: str
+    effect: str
+    folder: str
+    definition: dict[str, Any]
 
 
 class RowSpec(Config):
@@ -113,6 +129,7 @@ class TableSpec(Config):
     seeds: list[int] = Field(min_length=1)
     sections: list[SectionSpec] = Field(min_length=1)
     figures: dict[str, FigureConfig] = {}
+    conditions: dict[str, ConditionSpec] = {}
     facts: dict[str, str] = {}
 
     @property
@@ -166,8 +183,18 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class NotApplicable:
+    """Replaces a result that cannot exist, and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Difference:
-    """The paired test of a row against the baseline, with p-value and interval corrected over all rows of the table."""
+    """The paired test of a row against the baseline, with p-value and interval corrected over all rows of the table.
+
+    Or, of a row under a condition, against the row itself.
+    """
 
     measure: Measure
     test: PairedTest
@@ -191,6 +218,10 @@ class Result:
     cost: Cost | Missing | None
     tuning: Tuning | None = None
     """The hyperparameter search that the values of the run come from, if it has one."""
+    disturbed: dict[str, RunResult | Missing | NotApplicable] = field(default_factory=dict)
+    """The run under each condition."""
+    reliance: dict[tuple[str, str | None], Difference | Missing | NotApplicable] = field(default_factory=dict)
+    """By condition and measure, the difference to the run without the condition."""
 
     @property
     def interval(self) -> Interval | None:
@@ -218,7 +249,7 @@ class Row:
     @property
     def origins(self) -> list[dict[str, Any]]:
         """What the trainings and evaluations of the row were made with."""
-        runs = (result.run for result in self.results.values())
+        runs = (run for result in self.results.values() for run in (result.run, *result.disturbed.values()))
         return [origin for run in runs if isinstance(run, RunResult) for origin in run.origins]
 
     @property
@@ -302,11 +333,13 @@ class Reads:
     """The results that a table needs from the runs of one task; a table of costs needs no training.
 
     `measures` are estimated, those in `differences` are also tested (None: the task's own metric, which is always
-    estimated). `records`: whether records of trainings are read.
+    estimated). `reliance` are conditions, each with a measure that is tested under it. `records`: whether records of
+    trainings are read.
     """
 
     measures: frozenset[str | None] = frozenset()
     differences: frozenset[str | None] = frozenset()
+    reliance: frozenset[tuple[str, str | None]] = frozenset()
     records: bool = False
     cost: bool = False
 
@@ -314,6 +347,7 @@ class Reads:
         return Reads(
             self.measures | other.measures,
             self.differences | other.differences,
+            self.reliance | other.reliance,
             self.records or other.records,
             self.cost or other.cost,
         )
@@ -344,6 +378,7 @@ def _absent(reason: Missing, reads: Reads) -> Result:
         estimates=dict.fromkeys(measures, reason),
         differences=dict.fromkeys(reads.differences, reason),
         cost=reason,
+        reliance=dict.fromkeys(reads.reliance, reason),
     )
 
 
@@ -356,11 +391,19 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
     baseline = next((row.runs[task].folder for row in rows if row.variant == table.baseline), None)
     runs: dict[Path, RunResult | Missing] = {}
     measures = reads.measures | reads.differences | {None}
-    if reads.records or reads.measures or reads.differences:
+    if reads.records or reads.measures or reads.differences or reads.reliance:
         runs = {folder: _read_run(spec, table, task) for folder, spec in specs.items()}
         _check_metrics(table, task, runs)
     differences = {
         measure: _differences(runs, baseline, measure, table.measure(task, measure)) for measure in reads.differences
+    }
+    disturbed = {
+        name: {folder: _read_disturbed(spec, table, name, runs[folder]) for folder, spec in specs.items()}
+        for name in {condition for condition, _ in reads.reliance}
+    }
+    reliance = {
+        (name, measure): _reliance(runs, disturbed[name], measure, table.measure(task, measure))
+        for name, measure in reads.reliance
     }
     return {
         folder: Result(
@@ -373,6 +416,8 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
             differences={measure: found[folder] for measure, found in differences.items() if folder in found},
             cost=_read_cost(spec.folder) if reads.cost else None,
             tuning=searches.get(folder),
+            disturbed={name: found[folder] for name, found in disturbed.items()},
+            reliance={key: found[folder] for key, found in reliance.items()},
         )
         for folder, spec in specs.items()
     }
@@ -460,32 +505,78 @@ def _differences(
 ) -> dict[Path, Difference | Missing]:
     """Test every run once against the baseline, and correct over all tests."""
     reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
-    missing: dict[Path, Missing] = {}
-    tests: dict[Path, PairedTest] = {}
+    tests: dict[Path, PairedTest | Missing] = {}
     for folder, run in runs.items():
         if folder == baseline:
             continue
         if isinstance(run, Missing):
-            missing[folder] = run
+            tests[folder] = run
         elif isinstance(reference, Missing):
-            missing[folder] = Missing(f"not compared: baseline {reference.reason}")
+            tests[folder] = Missing(f"not compared: baseline {reference.reason}")
         else:
-            test = _test(run, reference, measure)
-            if isinstance(test, Missing):
-                missing[folder] = test
-            else:
-                tests[folder] = test
-    corrected = holm([test.p for test in tests.values()])
+            tests[folder] = _test(run, reference, measure)
+    return _corrected(tests, definition)
+
+
+def _read_disturbed(
+    spec: RunSpec, table: TableSpec, name: str, run: RunResult | Missing
+) -> RunResult | Missing | NotApplicable:
+    """Read a run under a condition; LavishError if the evaluations were made under another one."""
+    condition = table.conditions[name]
+    if condition.stream not in spec.streams:
+        return NotApplicable({"audio": "hears nothing", "visual": "sees nothing"}[condition.stream])
+    if isinstance(run, Missing):
+        return run
+    try:
+        disturbed = read_run(spec.folder, table.seeds, condition.folder)
+    except MissingResult as error:
+        return Missing(f"not run: {error.short} is missing")
+    for seed, origin in zip(table.seeds, disturbed.origins[len(table.seeds) :], strict=True):
+        stated = dict(origin.get("condition") or {})
+        stated["condition"] = {key: value for key, value in (stated.get("condition") or {}).items() if key != "title"}
+        if stated != condition.definition:
+            raise LavishError(
+                f"{seed_directory(spec.folder, seed) / condition.folder / 'metrics.json'}: key 'origin.condition' is "
+                f"{origin.get('condition')}, but the folder is for {condition.definition}: remove it and evaluate again"
+            )
+    return disturbed
+
+
+def _reliance(
+    runs: Mapping[Path, RunResult | Missing],
+    disturbed: Mapping[Path, RunResult | Missing | NotApplicable],
+    measure: str | None,
+    definition: Measure,
+) -> dict[Path, Difference | Missing | NotApplicable]:
+    """Test every run once under a condition against itself without it, and correct over all tests."""
+    tests: dict[Path, PairedTest | Missing] = {}
+    inapplicable: dict[Path, NotApplicable] = {}
+    for folder, under in disturbed.items():
+        run = runs[folder]
+        if isinstance(under, NotApplicable):
+            inapplicable[folder] = under
+        elif isinstance(under, RunResult) and isinstance(run, RunResult):
+            tests[folder] = _test(under, run, measure, "without the condition")
+        elif isinstance(under, Missing):
+            tests[folder] = under
+    return {**_corrected(tests, definition), **inapplicable}
+
+
+def _corrected(tests: Mapping[Path, PairedTest | Missing], definition: Measure) -> dict[Path, Difference | Missing]:
+    """Correct p-values and intervals over all tests that were made."""
+    made = {folder: test for folder, test in tests.items() if isinstance(test, PairedTest)}
+    missing = {folder: test for folder, test in tests.items() if isinstance(test, Missing)}
+    corrected = holm([test.p for test in made.values()])
     compared = {
         folder: Difference(definition, test, p, ends)
-        for (folder, test), p, ends in zip(
-            tests.items(), corrected, simultaneous([*tests.values()], LEVEL), strict=True
-        )
+        for (folder, test), p, ends in zip(made.items(), corrected, simultaneous([*made.values()], LEVEL), strict=True)
     }
     return compared | missing
 
 
-def _test(run: RunResult, reference: RunResult, measure: str | None) -> PairedTest | Missing:
+def _test(
+    run: RunResult, reference: RunResult, measure: str | None, other: str = "than the baseline"
+) -> PairedTest | Missing:
     if measure is not None and not (measure in run.measures and measure in reference.measures):
         return _NO_UNITS
     scores, baseline = unit_scores(run, measure), unit_scores(reference, measure)
@@ -493,10 +584,10 @@ def _test(run: RunResult, reference: RunResult, measure: str | None) -> PairedTe
         return Missing("not tested: not a mean over test units")
     order = unit_order(run.clips, reference.clips)
     if order is None:
-        return Missing("not compared: other test clips than the baseline")
+        return Missing(f"not compared: other test clips {other}")
     baseline = baseline[:, order]
     if not np.array_equal(np.isnan(scores), np.isnan(baseline)):
-        return Missing("not compared: other test units than the baseline")
+        return Missing(f"not compared: other test units {other}")
     values = clip_values(scores, run.clips)
     if values.shape[1] < 2:
         return Missing("units of only one test clip")

@@ -6,6 +6,7 @@ The same results give the same bytes: no dates, no machine, and measured times o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def comma_separated(comparison: Comparison) -> str:
 
 def _csv_keys(spec: TableSpec) -> list[ColumnKey]:
     """The columns of the CSV by task, in the order of COLUMNS; those without a task come last."""
-    asked = [ColumnKey(key.name, key.measure, key.task or spec.task) for key in map(ColumnKey.of, spec.columns)]
+    asked = [replace(key, task=key.task or spec.task) for key in map(ColumnKey.of, spec.columns)]
     keys = []
     for task in spec.tasks:
         for name in COLUMNS:
@@ -304,7 +305,13 @@ def _reasons(row: Row) -> list[str]:
     return [
         found.reason
         for result in row.results.values()
-        for found in (result.run, *result.estimates.values(), *result.differences.values(), result.cost)
+        for found in (
+            result.run,
+            *result.estimates.values(),
+            *result.differences.values(),
+            *result.reliance.values(),
+            result.cost,
+        )
         if isinstance(found, Missing)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,6 @@ class SegmentEncoder(Protocol):
         """Return features float32 (B, segments, D) of a batch of clips (B, ...) of the store's array."""
 
 
-@torch.inference_mode()
 def encode_split(
     encoder: SegmentEncoder,
     split: Path,
@@ -60,10 +60,7 @@ def encode_split(
     store = SplitStore(split, torch.get_num_threads())
     store.verify()
     encoder.check_store(store)
-    array = getattr(store, encoder.reads)
-    segments = store.log_mels.shape[1]
-    segment_seconds = float(store.manifest["config"]["segment_seconds"])
-    shape = (len(store), segments, encoder.feature_dim)
+    shape = (len(store), store.log_mels.shape[1], encoder.feature_dim)
 
     with (
         replacing(out) as temporary,
@@ -72,13 +69,28 @@ def encode_split(
     ):
         # Written batch by batch, because the features of a split may be larger than the memory.
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for start in range(0, len(store), batch_size):
-            rows = slice(start, min(start + batch_size, len(store)))
-            clips = torch.from_numpy(np.array(array[rows])).to(device)
-            features = encoder.encode_clip_batch(clips, segments, segment_seconds).cpu().numpy()
-            broken = ~np.isfinite(features).all(axis=(1, 2))
-            if broken.any():
-                clip = store.clips[start + int(broken.argmax())]
-                raise LavishError(f"{split}: the features of clip '{clip}' are not finite; are the weights damaged?")
-            file.write(np.ascontiguousarray(features, dtype="<f4").data)
-            bar.update(rows.stop - rows.start)
+        for features in encoded_batches(encoder, store, batch_size, device):
+            file.write(features.data)
+            bar.update(len(features))
+
+
+@torch.inference_mode()
+def encoded_batches(
+    encoder: SegmentEncoder, store: SplitStore, batch_size: int = 8, device: str | torch.device = "cpu"
+) -> Iterator[np.ndarray]:
+    """Yield the features float32 (B, segments, D) of the clips of an open store, in its order.
+
+    Raises:
+        LavishError: a feature is not finite.
+    """
+    array = getattr(store, encoder.reads)
+    segments, segment_seconds = store.log_mels.shape[1], float(store.manifest["config"]["segment_seconds"])
+    for start in range(0, len(store), batch_size):
+        rows = slice(start, min(start + batch_size, len(store)))
+        clips = torch.from_numpy(np.array(array[rows])).to(device)
+        features = encoder.encode_clip_batch(clips, segments, segment_seconds).cpu().numpy()
+        broken = ~np.isfinite(features).all(axis=(1, 2))
+        if broken.any():
+            clip = store.clips[start + int(broken.argmax())]
+            raise LavishError(f"{store.path}: the features of clip '{clip}' are not finite; are the weights damaged?")
+        yield np.ascontiguousarray(features, dtype="<f4")

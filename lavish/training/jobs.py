@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lavish.config.conditions import NamedCondition
 from lavish.config.hashing import digest
 from lavish.config.schema import AudioEncoderConfig, BackboneConfig, FrozenStreamConfig, RunConfig
 from lavish.errors import LavishError
@@ -42,6 +43,8 @@ class RunInputs:
     """The audio stream's own frozen backbone, if it has one."""
     audio_features: Path | None = None
     """Folder of the separate audio encoder's features, a file for each split."""
+    audio_encoder_weights: Path | None = field(default=None, kw_only=True)
+    """The separate audio encoder, a safetensors file: to hear a disturbed sound, which has no features on disk."""
     frozen_features: Mapping[str, Path] = field(default_factory=dict, kw_only=True)
     """By stream, the folder of the frozen backbone's features, a file for each split, to be read instead of images."""
     device: str = "cpu"
@@ -228,8 +231,17 @@ def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
     }
 
 
-def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
-    """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `run/split`."""
+def evaluate(
+    inputs: RunInputs, split: str, run: Path, condition: NamedCondition | None = None, out: Path | None = None
+) -> None:
+    """Evaluate the trained run in the folder `run` on a split and write its metrics and predictions to `out`.
+
+    By default that is `run/split`. Under a condition the split is disturbed, and the default is
+    `run` / :attr:`NamedCondition.folder`; thresholds stay those of the checkpoint.
+
+    Raises:
+        LavishError: a condition for another split than the test split, or of a stream that the run does not read.
+    """
     from lavish.io.checksums import sha256_of
     from lavish.training.device import memory_errors_explained, peak_memory
     from lavish.training.evaluation import evaluate as evaluate_model
@@ -238,7 +250,7 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
     started = time.monotonic()
     config, features = inputs.config, inputs.audio_features
     checkpoint = run / "best.safetensors"
-    model, reader, device = _trained(inputs, split, checkpoint)
+    model, reader, device = _trained(inputs, split, checkpoint, condition)
     origin = _origin(inputs, device) | {
         "config": config.model_dump(mode="json"),
         "seed": inputs.seed,
@@ -249,10 +261,15 @@ def evaluate(inputs: RunInputs, split: str, run: Path) -> None:
             stream: sha256_of(folder / f"{split}.npy") for stream, folder in inputs.frozen_features.items()
         },
     }
+    if condition is not None:
+        origin["condition"] = condition.model_dump(mode="json")
+    if inputs.audio_encoder_weights is not None:
+        origin["audio_encoder_weights"] = _weights_facts(inputs.audio_encoder_weights)
     forward = forward_pass(model, device, config.training)
     with memory_errors_explained(config.training, inputs.jobs_per_gpu, backward=False):
         result = evaluate_model(model, forward, reader, config.training.batch_size, device)
-    write_evaluation(result, run / split, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
+    out = out or run / (split if condition is None else condition.folder)
+    write_evaluation(result, out, origin | {"peak_memory_bytes": peak_memory(device)} | _finished(started))
 
 
 def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> ExamplePredictions:
@@ -267,13 +284,15 @@ def predict_examples(inputs: RunInputs, split: str, run: Path, count: int) -> Ex
         return predict(model, reader, chosen, options.batch_size, device, options.precision)
 
 
-def _trained(inputs: RunInputs, split: str, checkpoint: Path) -> tuple[AudioVisualModel, SplitReader, torch.device]:
-    """Return a trained model on its device, and the reader of the split."""
+def _trained(
+    inputs: RunInputs, split: str, checkpoint: Path, condition: NamedCondition | None = None
+) -> tuple[AudioVisualModel, SplitReader, torch.device]:
+    """Return a trained model on its device, and the reader of the split, under a condition if one is given."""
     from lavish.models.weights import read_weights
     from lavish.training.device import place
 
     device = _device(inputs)
-    reader = _reader(inputs, split)
+    reader = _reader(inputs, split) if condition is None else _disturbed_reader(inputs, split, condition, device)
     _hold(reader, device, inputs.jobs_per_gpu)
     model = _model(inputs, reader, statistics=_statistics(inputs.data / "train"))
     model.load_trainable_state(read_weights(checkpoint), checkpoint)
@@ -310,6 +329,41 @@ def _reader(inputs: RunInputs, split: str) -> SplitReader:
         features = inputs.audio_features / f"{split}.npy"
     frozen = {stream: folder / f"{split}.npy" for stream, folder in inputs.frozen_features.items()}
     return SplitReader(inputs.data / split, streams_of(inputs.config.modalities), features, frozen)
+
+
+def _disturbed_reader(inputs: RunInputs, split: str, named: NamedCondition, device: torch.device) -> SplitReader:
+    """Return the reader of a split under a condition: a disturbed stream is encoded anew."""
+    import numpy as np
+
+    from lavish.data.store.conditions import disturb
+    from lavish.learner.build import input_statistics
+    from lavish.models.audio_encoders.build import build
+    from lavish.training.features import encoded_batches
+
+    config, stream = inputs.config, named.stream
+    where = f"condition '{named.name}'"
+    if split != "test":
+        raise LavishError(f"{where} is for the test split, not for '{split}': give --split test")
+    if stream not in config.streams_read:
+        raise LavishError(f"{where} disturbs the {stream} stream, which this run does not read: leave it out")
+    if stream in inputs.frozen_features:
+        raise LavishError(f"--frozen-features {stream}: {where} disturbs this stream: leave the option out")
+    heard = config.audio_encoder if stream == "audio" else None
+    # Features on disk are those of the sound as it is.
+    reader = _reader(
+        replace(inputs, config=config.model_copy(update={"audio_encoder": None})) if heard else inputs, split
+    )
+    statistics = input_statistics(config.normalisation, _statistics(inputs.data / "train"))
+    # As the model computes them, so that exactly zeros are left.
+    pixels = 255 * np.array(statistics["frame_statistics"][0], np.float32)
+    disturb(reader.store, named.condition, {"visual": pixels, "audio": statistics["audio_statistics"][0]})
+    if heard is not None:
+        if inputs.audio_encoder_weights is None:
+            raise LavishError(f"{where} changes what the audio_encoder hears: give it with --audio-encoder-weights")
+        encoder = build(heard.kind, heard.spec, inputs.audio_encoder_weights).to(device)
+        encoder.check_store(reader.store)
+        reader.use_audio_features(np.concatenate([*encoded_batches(encoder, reader.store, device=device)]))
+    return reader
 
 
 def _hold(reader: SplitReader, device: torch.device, jobs: int) -> None:

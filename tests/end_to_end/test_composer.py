@@ -271,6 +271,7 @@ def test_real_assets_are_composed(shared, tmp_path):
 def test_composed_masks_are_prepared_without_loss(tmp_path):
     from lavish.data.formats import registry
     from lavish.data.store.preparation import prepare
+    from lavish.data.store.store import SplitStore
 
     config = configuration(format="avsbench_s4")
     compose(config, tmp_path / "set", 1)
@@ -283,7 +284,10 @@ def test_composed_masks_are_prepared_without_loss(tmp_path):
         prepare(data, tmp_path / "set", split, tmp_path / split, 1)
         assert (tmp_path / split / "report.csv").read_text().count(",ok,") == count
         frames, masks = (np.load(tmp_path / split / f"{name}.npy") for name in ("frames", "masks"))
+        categories = SplitStore(tmp_path / split).categories
+        assert categories is not None and len(set(categories)) > 1
         for position, clip in enumerate(registry.reader("avsbench_s4").clips(tmp_path / "set", split)):
+            assert categories[position] == clip.video.parent.name
             for segment in range(3):
                 with Image.open(clip.video / f"{clip.clip}_{segment + 1}.png") as picture:
                     assert (np.asarray(picture) == frames[position, segment]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -11,8 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from lavish.config.conditions import Noise, Silence
+from lavish.data.store.conditions import disturb
+from lavish.data.store.store import SplitStore
 
 ROOT = Path(__file__).parents[2]
 TABLE = "results/table_small.md"
@@ -34,7 +40,10 @@ ROWS = [
     {"variant": "encoder", "set": {"audio_encoder": {"use": "join"}}},
     {"variant": "own_backbone", "set": {"backbones": {"use": "separate"}}},
 ]
-COLUMNS = ["metric", "difference", "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published"]
+COLUMNS = [
+    "metric", "difference", "reliance:noise_0db", "reliance:swapped_pictures", "trainable_params", "total_params",
+    "adapter_gmacs", "total_gmacs", "published",
+]  # fmt: skip
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -68,7 +77,15 @@ def finished(tmp_path_factory) -> Path:
         "baseline": "lavish",
         "columns": COLUMNS,
         "sections": [{"title": "Rows", "rows": ROWS}],
-        "figures": {"small": {"kind": "metric_against_cost", "title": "Small figure", "section": "Rows"}},
+        "figures": {
+            "small": {"kind": "metric_against_cost", "title": "Small figure", "section": "Rows"},
+            "small_reliance": {
+                "kind": "reliance",
+                "title": "Reliance",
+                "section": "Rows",
+                "conditions": ["noise_0db", "audio"],
+            },
+        },
     }
     (folder / "config/tables/small.yaml").write_text(yaml.safe_dump(table))
     run(folder)
@@ -82,8 +99,32 @@ def test_the_table_is_whole(finished):
     for row in ROWS:
         assert row["variant"] in text
     assert "77.9" in text  # published, beside ours
-    assert (finished / "results/figures/small.svg").stat().st_size > 1000
+    for figure in ("small", "small_reliance"):
+        assert (finished / f"results/figures/{figure}.svg").stat().st_size > 1000
     assert len(list(finished.glob("results/runs/*/seed*/test/metrics.json"))) == 8
+
+
+def test_rows_are_evaluated_under_conditions(finished):
+    lines = list(csv.DictReader((finished / TABLE.replace(".md", ".csv")).read_text().splitlines()))
+    for line in lines:
+        for name in ("noise_0db", "swapped_pictures"):
+            under = [
+                json.loads(next((finished / folder).glob(f"test-{name}-*/metrics.json")).read_text())
+                for folder in line["runs"].split(";")
+            ]
+            mean = sum(one["value"] for one in under) / len(under)
+            assert float(line[f"reliance_{name}_difference"]) == pytest.approx(mean - float(line["mean"]), abs=1e-6)
+    assert any(float(line["reliance_swapped_pictures_difference"]) != 0 for line in lines)
+
+
+def test_a_sound_that_a_condition_leaves_as_it_is_has_the_log_mels_of_the_store(finished):
+    [split] = finished.glob("results/data/prepared/*/test")
+    store, disturbed = SplitStore(split), SplitStore(split)
+    disturb(disturbed, Noise(title="", kind="noise", snr_db=1000, seed=0), {})
+    np.testing.assert_array_equal(disturbed.log_mels[:], store.log_mels)
+    silent = SplitStore(split)
+    disturb(silent, Silence(title="", kind="silence"), {})
+    assert (silent.log_mels[:] <= store.log_mels).all()
 
 
 def test_jobs_are_forked_from_the_fork_server(finished):

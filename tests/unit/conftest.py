@@ -94,17 +94,19 @@ class RunMaker:
         metric: str = "accuracy",
         columns: dict[str, np.ndarray] | None = None,
         whole: dict[str, float] | None = None,
+        folder: str = "test",
+        origin: dict[str, Any] | None = None,
     ) -> None:
         """Write one evaluation; YouTube ids may begin with a dash, so these do."""
-        (directory / "test").mkdir(parents=True, exist_ok=True)
+        (directory / folder).mkdir(parents=True, exist_ok=True)
         scores = np.asarray(scores, dtype=float)
         clips = clips or [f"-clip{index}" for index in range(len(scores))]
         means = {name: float(np.nanmean(values)) for name, values in (columns or {}).items()}
         measures = {"loss": 0.5, **means, **(whole or {})}
-        metrics = {"metric": metric, "value": float(scores.mean()), "measures": measures}
-        (directory / "test" / "metrics.json").write_text(json.dumps(metrics))
+        metrics = {"metric": metric, "value": float(scores.mean()), "measures": measures, "origin": origin or {}}
+        (directory / folder / "metrics.json").write_text(json.dumps(metrics))
         table = pa.table({"clip": clips, "score": scores, "labels": [[0, 1]] * len(clips), **(columns or {})})
-        pq.write_table(table, directory / "test" / "predictions.parquet")
+        pq.write_table(table, directory / folder / "predictions.parquet")
 
 
 @pytest.fixture

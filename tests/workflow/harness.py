@@ -37,7 +37,7 @@ case $command in
     ;;
   trial) leave "$out/record.json" ;;
   examples) leave "$run/$split/examples.npz" ;;
-  evaluate) leave "$run/$split/metrics.json" "$run/$split/predictions.parquet" ;;
+  evaluate) leave "${out:-$run/$split}/metrics.json" "${out:-$run/$split}/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;
   fork-server) echo "$socket" >> server.txt; echo ready; cat > /dev/null; echo ended >> server.txt ;;
   *) leave "$out" ;;

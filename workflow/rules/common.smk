@@ -41,6 +41,7 @@ wildcard_constraints:
     weights=r"[\w.]+-[0-9a-f]{8}",
     features=r"[\w.]+-[0-9a-f]{8}",
     split="train|val|test",
+    condition=r"\w+-[0-9a-f]{8}",
     seed=r"\d+",
 
 
@@ -341,6 +342,10 @@ def features_of(wildcards):
     return or_stop(experiments.features_named, wildcards.features)
 
 
+def condition_of(wildcards):
+    return or_stop(experiments.condition, wildcards.condition)
+
+
 def table_of(wildcards):
     return or_stop(experiments.table, wildcards.table)
 
@@ -419,10 +424,20 @@ def features_folder(run, features):
     return f"results/data/features/{run.data.name}/{features.name}"
 
 
-def features_files(run, splits):
-    """Features that a run reads: those of its separate audio encoder, and of its frozen backbone."""
-    found = [audio_encoder_features(run), *experiments.frozen_features(run).values()]
-    return [f"{features_folder(run, one)}/{split}.npy" for one in found if one is not None for split in splits]
+def features_read(run, disturbed=None):
+    """Streams and features that a run reads of them, but of a disturbed stream: those of its separate audio encoder, and
+    of its frozen backbone.
+    """
+    found = [("audio", audio_encoder_features(run)), *experiments.frozen_features(run).items()]
+    return [(stream, features) for stream, features in found if features is not None and stream != disturbed]
+
+
+def features_files(run, splits, disturbed=None):
+    return [
+        f"{features_folder(run, features)}/{split}.npy"
+        for _, features in features_read(run, disturbed)
+        for split in splits
+    ]
 
 
 # --- runs ---
@@ -444,7 +459,7 @@ def training_stores(wildcards):
 def evaluation_stores(wildcards):
     """The split itself, and the training split for its statistics, which normalise every split."""
     data = run_of(wildcards).data
-    return [store_file(data, split) for split in dict.fromkeys([wildcards.split, "train"])]
+    return [store_file(data, split) for split in dict.fromkeys([wildcards.get("split", "test"), "train"])]
 
 
 def folder_of(run):
@@ -473,17 +488,44 @@ def evaluated_features(wildcards):
     return features_files(run_of(wildcards), [wildcards.split])
 
 
+def undisturbed_features(wildcards):
+    """Features on disk are those of the split as it is: a disturbed stream is encoded in the evaluation."""
+    return features_files(run_of(wildcards), ["test"], disturbed=condition_of(wildcards).stream)
+
+
 def features_arguments(wildcards):
     return features_arguments_of(run_of(wildcards))
 
 
-def features_arguments_of(run):
+def features_arguments_of(run, disturbed=None):
     """The options with the folders of the features that a run reads."""
-    separate = audio_encoder_features(run)
-    arguments = [] if separate is None else ["--audio-features", features_folder(run, separate)]
-    for stream, features in experiments.frozen_features(run).items():
-        arguments += ["--frozen-features", f"{stream}={features_folder(run, features)}"]
-    return arguments
+    return [
+        word
+        for stream, features in features_read(run, disturbed)
+        for word in (
+            ("--audio-features", features_folder(run, features))
+            if features.kind == "audio_encoder"
+            else ("--frozen-features", f"{stream}={features_folder(run, features)}")
+        )
+    ]
+
+
+def undisturbed_arguments(wildcards):
+    return features_arguments_of(run_of(wildcards), disturbed=condition_of(wildcards).stream)
+
+
+def disturbed_encoder(wildcards):
+    """The separate audio encoder, which hears a sound that a condition changes."""
+    encoder = run_of(wildcards).audio_encoder
+    return [] if encoder is None or condition_of(wildcards).stream != "audio" else [weights_file(encoder)]
+
+
+def disturbed_encoder_arguments(wildcards, input):
+    return [word for file in input.encoder for word in ("--audio-encoder-weights", file)]
+
+
+def condition_config(wildcards):
+    return canonical_json(condition_of(wildcards))
 
 
 def training_threads(wildcards):
@@ -574,6 +616,12 @@ def records(table):
             run=[run.name for run in table.runs],
             seed=experiments.seeds,
         ),
+        "disturbed": [
+            f"results/runs/{run}/seed{seed}/{folder}/{file}"
+            for run, folder in table.evaluations
+            for seed in experiments.seeds
+            for file in ("metrics.json", "predictions.parquet")
+        ],
     }
 
 

@@ -3,6 +3,7 @@
 #          results/runs/<task>-<hash>/tuning.json
 #          results/runs/<task>-<hash>/seed<k>/         best.safetensors, history.csv, record.json
 #          results/runs/<task>-<hash>/seed<k>/<split>/ metrics.json, predictions.parquet, examples.npz
+#          results/runs/<task>-<hash>/seed<k>/test-<condition>-<hash>/ metrics.json, predictions.parquet
 #          results/runs/<task>-<hash>/cost.json
 
 
@@ -154,6 +155,46 @@ rule evaluate:
         "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
         " --split {wildcards.split} --weights {input.weights:q} {params.features:q} --run {params.run:q}"
         " {params.tuned:q} {params.device:q} ) &> {log:q}"
+
+
+# The test split under a condition of config/conditions.yaml. It trains nothing, and selects and calibrates nothing.
+rule evaluate_condition:
+    input:
+        stores=ancient(evaluation_stores),
+        weights=ancient(backbone_weights),
+        features=ancient(undisturbed_features),
+        encoder=ancient(disturbed_encoder),
+        tuned=ancient(choice),
+        best="results/runs/{run}/seed{seed}/best.safetensors",
+    output:
+        metrics="results/runs/{run}/seed{seed}/test-{condition}/metrics.json",
+        predictions="results/runs/{run}/seed{seed}/test-{condition}/predictions.parquet",
+    log:
+        "results/logs/evaluate_condition/{run}-seed{seed}-{condition}.log",
+    priority: 30
+    conda:
+        "../envs/lavish.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpu,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        config=run_config,
+        condition=condition_config,
+        data=prepared_folder,
+        features=undisturbed_arguments,
+        encoder=disturbed_encoder_arguments,
+        tuned=tuned_arguments,
+        device=device_arguments,
+        run=subpath(input.best, parent=True),
+        out=subpath(output.metrics, parent=True),
+    message:
+        "Evaluating {wildcards.run}, seed {wildcards.seed}, under {wildcards.condition}"
+    shell:
+        "( set -x; lavish evaluate --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
+        " --split test --condition {params.condition:q} --weights {input.weights:q} {params.features:q}"
+        " {params.encoder:q} {params.tuned:q} --run {params.run:q} --out {params.out:q} {params.device:q} ) &> {log:q}"
 
 
 # For figures that show predictions: a few clips, the same ones for all runs on the same data.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from lavish.config.schema import SPLITS
@@ -105,7 +105,7 @@ class AvsbenchSubset:
             if present:
                 # A missing frame is replaced by that of another segment, for which this mask would be wrong.
                 masks = tuple(None if frame is None else mask for frame, mask in zip(frames, masks, strict=True))
-            sources.append(locator.source(name, folder, sound, frames, masks))
+            sources.append(replace(locator.source(name, folder, sound, frames, masks), category=row.category))
         return sources
 
     def targets(self, root: Path, split: str, *, segments: int, segment_seconds: float) -> Targets:

@@ -54,6 +54,7 @@ class ClipSource:
         masks: the mask image of each segment (see :mod:`lavish.data.decoding.masks`), None where the segment is not
             annotated; empty for a format without masks.
         notes: what was repaired when the files were looked for.
+        category: what the list says the clip is of, where that is nothing to predict (AVSBench's S4); else empty.
     """
 
     clip: str
@@ -62,6 +63,7 @@ class ClipSource:
     segment_frames: tuple[Path | None, ...] = ()
     masks: tuple[Path | None, ...] = ()
     notes: tuple[str, ...] = ()
+    category: str = ""
 
 
 @dataclass(frozen=True)

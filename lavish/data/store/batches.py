@@ -101,18 +101,25 @@ class SplitReader:
     def hold(self, device: torch.device, limit: int) -> None:
         """Keep the arrays that batches are made of on the device, if they take at most `limit` bytes in all.
 
-        Batches are then made there, and no step waits for a copy. Frames that are stored as pictures stay on disk.
+        Batches are then made there, and no step waits for a copy. Frames that are stored as pictures stay on disk, and
+        what a condition changes is computed for each batch.
         """
         store = self.store
-        arrays: list[np.ndarray] = [*self._frozen.values()]
-        if "visual" in self._streams and "visual" not in self._frozen and isinstance(store.frames, np.ndarray):
-            arrays.append(store.frames)
-        if "audio" in self._streams and "audio" not in self._frozen:
-            arrays.append(store.log_mels)
-        arrays += [array for array in (self._audio_features, store.masks) if array is not None]
+        stored = {"visual": store.frames, "audio": store.log_mels}
+        read = [stored[stream] for stream in self._streams if stream not in self._frozen]
+        # Not those that are decoded or computed when they are read.
+        arrays = [
+            array
+            for array in (*self._frozen.values(), *read, self._audio_features, store.masks)
+            if isinstance(array, np.ndarray)
+        ]
         if sum(array.nbytes for array in arrays) <= limit:
             # Copied, since torch warns of arrays that it may not write to.
             self._held = {id(array): torch.from_numpy(np.array(array)).to(device) for array in arrays}
+
+    def use_audio_features(self, features: np.ndarray) -> None:
+        """Read these features of a separate audio encoder, float32 (clips, segments, E), instead of a file's."""
+        self._audio_features = features
 
     def restrict(self, fraction: float, seed: int) -> None:
         """Read only a part of the clips: see :func:`part_of_clips`."""

@@ -109,7 +109,10 @@ def prepare(config: DataConfig, root: Path, split: str, out: Path, jobs: int) ->
             pictures = pack(folder, {index: outcome.lengths for index, outcome in kept.items()})
         names = (*array_names(folder), *pictures, *FILES[len(ARRAYS) :])
         write_json(folder / "statistics.json", _statistics(list(kept.values()), config, valid_frames))
-        _write_csv(folder / "clips.csv", ["clip"], [[sources[index].clip] for index in kept])
+        columns = ["clip", "category"] if any(source.category for source in sources) else ["clip"]
+        _write_csv(
+            folder / "clips.csv", columns, [[getattr(sources[index], name) for name in columns] for index in kept]
+        )
         units, clip_of_unit = _kept_units(targets, list(kept), len(sources))
         np.save(folder / "units.npy", clip_of_unit)
         kept_targets: dict[str, Any] = {name: array[units] for name, array in targets.arrays.items()}

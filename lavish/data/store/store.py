@@ -11,7 +11,7 @@ waveforms.npy      int16 (clips, samples), mono
 masks.npy          uint8 (clips, segments, height, width): 1 object, 0 rest, 255 not annotated; for formats with masks
 units.npy          int64 (units,), the clip of each unit; a unit is one prediction: for a clip, or a question about one
 targets.npz        the task's arrays, first axis units
-clips.csv          column ``clip``: the names, in order
+clips.csv          column ``clip``: the names, in order; for formats that have them, column ``category``
 report.csv         clip, status (ok, repaired, excluded) and reason of every clip of the official list
 statistics.json    mean and standard deviation of frames (/ 255, per channel) and of log-mels over this split
 store.json         the manifest: shapes, sizes and checksums of the other files, the configuration
@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from lavish.data.store.computed import ComputedRows
 from lavish.data.store.frames import INDEX, REMEDY, CompressedFrames, is_shard, shard_name
 from lavish.errors import LavishError
 from lavish.io.atomic import write_json
@@ -80,6 +81,7 @@ class SplitStore:
         classes: class names; a label equal to their number is background.
         vocabulary: number of words in the question vocabulary.
         clips: clip names, in order.
+        categories: of the clips, what each is of where that is nothing to predict (AVSBench's S4); else None.
         statistics: {"frames": {"mean": [3], "std": [3]}, "log_mels": {"mean", "std"}} of this split.
         frames: uint8 (clips, segments, height, width, 3), memory-mapped, read-only; stored as pictures,
             they are decoded when they are read (:class:`lavish.data.store.frames.CompressedFrames`).
@@ -122,11 +124,15 @@ class SplitStore:
         self.statistics: dict[str, Any] = self._json("statistics.json")
         with (self.path / "clips.csv").open(newline="", encoding="utf-8") as file:
             try:
-                self.clips = [row["clip"] for row in csv.DictReader(file)]
+                rows = list(csv.DictReader(file))
+                self.clips = [row["clip"] for row in rows]
+                self.categories = [row["category"] for row in rows] if rows and "category" in rows[0] else None
             except (csv.Error, KeyError, UnicodeDecodeError) as error:
                 raise LavishError(f"{self.path / 'clips.csv'}: not a list of clips ({error}): {REMEDY}") from None
-        frames, self.log_mels, self.waveforms = (self._map(name) for name in stored[: len(ARRAYS)])
-        self.frames: np.ndarray | CompressedFrames = frames
+        frames, log_mels, waveforms = (self._map(name) for name in stored[: len(ARRAYS)])
+        self.frames: np.ndarray | CompressedFrames | ComputedRows = frames
+        self.log_mels: np.ndarray | ComputedRows = log_mels
+        self.waveforms: np.ndarray | ComputedRows = waveforms
         if pictures is not None:
             lengths = [self.manifest["sizes"].get(shard_name(number), 0) for number in range(len(shards))]
             self.frames = CompressedFrames(self.path, pictures.form, pictures.size, frames, lengths, threads)

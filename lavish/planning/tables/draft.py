@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lavish.config.conditions import NamedCondition
 from lavish.config.measures import Measure
 from lavish.config.options import budget_option
 from lavish.config.schema import RunConfig, WorkflowConfig
@@ -28,6 +29,8 @@ class Draft:
     variants: dict[str, Variant]
     measures: dict[str, dict[str, Measure]]
     """The metric of each task, first, and its further measures."""
+    conditions: dict[str, NamedCondition] = field(default_factory=dict)
+    """Those of the columns and figures."""
     matched: tuple[Matched, ...] = ()
     """The results for matched rows."""
 

@@ -12,7 +12,14 @@ from lavish.config.options import budget_option, defines
 from lavish.config.schema import RunConfig, WorkflowConfig
 from lavish.config.validation import parse
 from lavish.errors import LavishError, did_you_mean
-from lavish.planning.tables.schema import BreakdownFigure, ColumnKey, PredictedMasksFigure, TableConfig, drawn_sections
+from lavish.planning.tables.schema import (
+    BreakdownFigure,
+    ColumnKey,
+    PredictedMasksFigure,
+    RelianceFigure,
+    TableConfig,
+    drawn_sections,
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,8 @@ def check_measures(table: TableConfig, measures: Mapping[str, Collection[str]], 
     asked += [
         (f"figure '{name}'", figure.task, measure)
         for name, figure in table.figures.items()
-        if isinstance(figure, BreakdownFigure)
-        for measure in figure.measures
+        if isinstance(figure, BreakdownFigure | RelianceFigure)
+        for measure in (figure.measures if isinstance(figure, BreakdownFigure) else [figure.measure])
         if measure != "metric"
     ]
     for where, task, measure in asked:

@@ -18,30 +18,38 @@ from lavish.errors import did_you_mean
 
 # Only these columns need trainings; all others are counted or known beforehand.
 MEASURED_COLUMNS = ("metric", "mean", "difference")
+RELIANCE = "reliance"
+"""The column of a condition, which has a measure as well."""
 RECORDED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size", "validation")
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
     "backbone", "latents", "direction", "position", "size", "learning_rate", "tuning",
     "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
 )  # fmt: skip
-COLUMN_NAMES = (*MEASURED_COLUMNS, *RECORDED_COLUMNS, *OTHER_COLUMNS)
+COLUMN_NAMES = (*MEASURED_COLUMNS, RELIANCE, *RECORDED_COLUMNS, *OTHER_COLUMNS)
 
-_COLUMN = re.compile(r"(?P<name>\w+)(:(?P<measure>\w+))?(@(?P<task>\w+))?")
+_COLUMN = re.compile(r"(?P<name>\w+)(:(?P<first>\w+))?(:(?P<second>\w+))?(@(?P<task>\w+))?")
 _COLUMN_SCHEMA = {
     "type": "string",
     # Editors suggest the plain names; a measure or a task after them is free text.
     "anyOf": [
-        {"enum": list(COLUMN_NAMES)},
+        {"enum": [name for name in COLUMN_NAMES if name != RELIANCE]},
         {"pattern": rf"^({'|'.join(MEASURED_COLUMNS)})(:\w+)?(@\w+)?$"},
+        {"pattern": rf"^{RELIANCE}:\w+(:\w+)?(@\w+)?$"},
         {"pattern": rf"^({'|'.join((*RECORDED_COLUMNS, *OTHER_COLUMNS))})(@\w+)?$"},
     ],
-    "examples": ["metric", "mean:F_score@segmentation_ms3", "trainable_params@question_answering"],
+    "examples": [
+        "metric",
+        "mean:F_score@segmentation_ms3",
+        "reliance:audio@question_answering",
+        "trainable_params",
+    ],
 }
 
 
 @dataclass(frozen=True)
 class ColumnKey:
-    """A parsed entry of `columns`: ``name[:measure][@task]``.
+    """A parsed entry of `columns`: ``name[:measure][@task]``, or ``reliance:condition[:measure][@task]``.
 
     `measure` is None for the task's own metric, and `task` for the main task of the table.
     """
@@ -49,6 +57,7 @@ class ColumnKey:
     name: str
     measure: str | None = None
     task: str | None = None
+    condition: str | None = None
 
     @classmethod
     def of(cls, text: str) -> ColumnKey:
@@ -56,11 +65,18 @@ class ColumnKey:
         found = _COLUMN.fullmatch(text)
         if found is None:
             raise ValueError(f"'{text}' is not a column: write name, name:measure, name@task or name:measure@task")
-        key = cls(found["name"], found["measure"], found["task"])
-        if key.name not in COLUMN_NAMES:
-            raise ValueError(f"unknown column '{key.name}'{did_you_mean(key.name, COLUMN_NAMES)}")
+        name, first, second, task = found["name"], found["first"], found["second"], found["task"]
+        if name not in COLUMN_NAMES:
+            raise ValueError(f"unknown column '{name}'{did_you_mean(name, COLUMN_NAMES)}")
+        if name == RELIANCE:
+            if first is None:
+                raise ValueError(f"column '{text}': write {RELIANCE}:condition, with a name of config/conditions.yaml")
+            return cls(name, second, task, first)
+        if second is not None:
+            raise ValueError(f"column '{text}': only '{RELIANCE}' has a condition before its measure")
+        key = cls(name, first, task)
         if key.measure is not None and key.name not in MEASURED_COLUMNS:
-            names = ", ".join(f"'{name}'" for name in MEASURED_COLUMNS)
+            names = ", ".join(f"'{name}'" for name in (*MEASURED_COLUMNS, RELIANCE))
             raise ValueError(f"column '{text}': only {names} have a measure")
         if key.name == "published" and key.task is not None:
             raise ValueError(f"column '{text}': published numbers do not depend on the task")
@@ -104,6 +120,9 @@ class RowConfig(Config):
         description="A variant of this table: the row's method gets the size (its `budget_option`, such as a rank) "
         "at which its trainable parameters are closest to that variant's.",
     )
+    tuned: bool | None = Field(
+        default=None, description="Whether the variant is tuned; by default what the table says with `tuned`."
+    )
     each_backbone: bool = Field(
         default=False,
         description="One row for each of the configuration's `backbones`: the backbone's name and label are "
@@ -112,10 +131,11 @@ class RowConfig(Config):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RowConfig:
-        if self.set is None and (self.tasks or self.task or self.set_by_task or self.match_parameters_of):
+        defining = (self.tasks, self.task, self.set_by_task, self.match_parameters_of, self.tuned is not None)
+        if self.set is None and any(defining):
             raise ValueError(
-                "`tasks`, `task`, `set_by_task` and `match_parameters_of` belong to the row that defines the variant "
-                "with `set`"
+                "`tasks`, `task`, `set_by_task`, `match_parameters_of` and `tuned` belong to the row that defines the "
+                "variant with `set`"
             )
         if self.tasks and self.task:
             raise ValueError("give one of `tasks` (of the table's columns) and `task` (instead of the table's)")
@@ -128,7 +148,18 @@ class SectionConfig(Config):
     """A group of rows under one heading."""
 
     title: str
-    rows: list[RowConfig] = Field(min_length=1)
+    rows: list[RowConfig] = Field(default_factory=list, description="At least one, or `rows_of`.")
+    rows_of: str | None = Field(
+        default=None,
+        pattern=r"^\w+$",
+        description="A file of config/tables/ whose section of the same title has the rows, each on its tasks there.",
+    )
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> SectionConfig:
+        if bool(self.rows) == (self.rows_of is not None):
+            raise ValueError("give either `rows` or `rows_of`, a table with a section of the same title")
+        return self
 
 
 class PublishedMethod(Config):
@@ -185,6 +216,23 @@ class PredictedMasksFigure(Config):
         return clips
 
 
+class RelianceFigure(Config):
+    """The change of a measure under conditions: each row has a point with its interval for each of them."""
+
+    kind: Literal["reliance"]
+    title: str
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn; several sections are drawn one below the other."
+    )
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+    measure: Annotated[str, Field(pattern=r"^\w+$")] = Field(
+        default="metric", description="A measure of the task; 'metric' is its primary one."
+    )
+    conditions: list[Annotated[str, Field(pattern=r"^\w+$")]] = Field(
+        min_length=1, description="Names of config/conditions.yaml; each stream that they disturb has its own panel."
+    )
+
+
 class ExpectedBestFigure(Config):
     """What a tuned table's searches expect of fewer trials than were made; a panel for each section."""
 
@@ -196,7 +244,7 @@ class ExpectedBestFigure(Config):
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
 
 
-AnyFigure = MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure | ExpectedBestFigure
+AnyFigure = MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure | RelianceFigure | ExpectedBestFigure
 
 
 def drawn_sections(figure: AnyFigure) -> list[str]:
@@ -217,7 +265,8 @@ class TableConfig(Config):
     columns: list[ColumnName] = Field(
         min_length=1,
         description="`name[:measure][@task]`: 'metric' (with interval), 'mean' (without) and 'difference' are for the "
-        "task's own metric or a further measure.",
+        "task's own metric or a further measure; `reliance:condition[:measure][@task]` is its change under a condition "
+        "of config/conditions.yaml.",
     )
     configuration: str | None = Field(
         default=None,
@@ -284,7 +333,7 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
 
 def needs_results(columns: Iterable[str]) -> bool:
     """Tell whether a table of these columns needs trained runs."""
-    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, *RECORDED_COLUMNS) for column in columns)
+    return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, RELIANCE, *RECORDED_COLUMNS) for column in columns)
 
 
 def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:

@@ -18,10 +18,11 @@ from lavish.planning.tables.schema import (
     ExpectedBestFigure,
     FigureConfig,
     MetricAgainstCostFigure,
+    RelianceFigure,
     drawn_sections,
 )
 from lavish.reporting.comparison import TableSpec, parse_spec
-from lavish.reporting.figures import breakdown, expected_best, metric_against_cost, predicted_masks
+from lavish.reporting.figures import breakdown, expected_best, metric_against_cost, predicted_masks, reliance
 from lavish.reporting.figures.style import STYLE, NoResult
 
 _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
@@ -67,4 +68,6 @@ def _draw(table: TableSpec, task: str, options: FigureConfig) -> FigureCanvasAgg
         return breakdown.draw(table, task, options)
     if isinstance(options, ExpectedBestFigure):
         return expected_best.draw(table, task, options)
+    if isinstance(options, RelianceFigure):
+        return reliance.draw(table, task, options)
     return predicted_masks.draw(table, task, options)

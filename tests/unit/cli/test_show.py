@@ -116,6 +116,13 @@ def test_a_training_is_shown_with_what_differs_from_the_defaults(run, work, caps
     assert line(shown(capsys, run / "seed1", "--full"), "training.epochs").endswith(" 3")
 
 
+def test_evaluations_under_conditions_are_shown(run, capsys):
+    shutil.copytree(run / "seed0/test", run / "seed0/test-dark-12345678")
+    text = shown(capsys, run / "seed0")
+    shutil.rmtree(run / "seed0/test-dark-12345678")
+    assert line(text, "test-dark-12345678").split()[1:] == line(text, "test ").split()[1:]
+
+
 def test_a_run_is_shown_with_all_its_trainings(run, capsys):
     text = shown(capsys, run)
     assert "on val" in line(text, "seed0")

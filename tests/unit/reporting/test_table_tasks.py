@@ -283,7 +283,7 @@ def test_methods_with_published_numbers_only_have_a_section(spec: dict[str, Any]
     ("column", "message"),
     [
         ("metric:F_score:", "is not a column: write name, name:measure, name@task or name:measure@task"),
-        ("trainable_params:F_score", "only 'metric', 'mean', 'difference' have a measure"),
+        ("trainable_params:F_score", "only 'metric', 'mean', 'difference', 'reliance' have a measure"),
         (f"published@{S4}", "published numbers do not depend on the task"),
         (f"metrc@{S4}", "unknown column 'metrc' (did you mean 'metric'?)"),
     ],

@@ -37,6 +37,7 @@ def relative(path: Path | None, root: Path) -> str:
 def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) -> None:
     first, second = avsbench_s4.clips(s4, "train")
     assert (first.clip, second.clip) == ("-a_1", "b")
+    assert first.category == "dog_barking"
     assert relative(first.video, s4) == "s4_data/visual_frames/train/dog_barking/-a_1"
     assert relative(first.audio, s4) == "s4_data/audio_wav/train/dog_barking/-a_1.wav"
     assert relative(first.masks[0], s4) == "s4_data/gt_masks/train/dog_barking/-a_1/-a_1_1.png"
@@ -50,6 +51,7 @@ def test_clips_of_s4_are_those_of_the_csv_with_one_mask_in_training(s4: Path) ->
 def test_clips_of_ms3_have_all_masks_and_their_pictures_without_a_split(ms3: Path) -> None:
     first, second = avsbench_ms3.clips(ms3, "train")
     assert (first.clip, second.clip) == ("-a_1", "b_0")
+    assert first.category == ""
     assert relative(first.video, ms3) == "ms3_data/visual_frames/-a_1"
     assert relative(first.audio, ms3) == "ms3_data/audio_wav/train/-a_1.wav"
     assert [relative(mask, ms3) for mask in first.masks] == [
