@@ -28,7 +28,7 @@ from lavish.planning.run_labels import RunLabel
 from lavish.planning.tables.captions import describe_matches, describe_run, describe_runs
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
-from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
+from lavish.planning.tables.schema import TableConfig, drawn_sections, expanded, needs_results
 from lavish.planning.weights_lock import WeightsLock
 from lavish.runtime.gpus import gpu_is_visible
 
@@ -50,6 +50,11 @@ class Table:
         return needs_results(self.spec["columns"])
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds that its runs are trained with."""
+        return self.spec["seeds"]
+
+    @property
     def draws_predictions(self) -> bool:
         """Whether this is a figure of predictions instead of numbers."""
         return [figure["kind"] for figure in self.spec["figures"].values()] == ["predicted_masks"]
@@ -59,7 +64,6 @@ class Table:
 class Experiments:
     """Everything that a configuration defines, by name."""
 
-    seeds: list[int]
     device: Literal["cpu", "cuda"]
     """Where jobs run; for `device: auto` decided by what this machine has."""
     device_setting: Literal["auto", "cpu", "cuda"]
@@ -221,9 +225,9 @@ def _resolver(
         values = merge(values, _read_yaml(file))
     where = " + ".join(str(file) for file in files)
     config = parse(WorkflowConfig, merge(values, overrides), where)
-    repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
-    if repeated:
-        raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
+    for key, seeds in {"seeds": config.seeds, **{f"table_seeds.{k}": v for k, v in config.table_seeds.items()}}.items():
+        if repeated := {seed for seed in seeds if seeds.count(seed) > 1}:
+            raise LavishError(f"{where}: key '{key}': {min(repeated)} is listed more than once")
     named = [name for name, task in config.tasks.items() if "task" in task.changes or "task" in config.defaults]
     for name in config.tasks:
         if name not in named:  # a misspelt name would change nothing, and nobody would know
@@ -272,7 +276,6 @@ class _Resolver:
         self.base, self.base_file = base, base_file
         self.identities = identities
         self.experiments = Experiments(
-            seeds=config.seeds,
             device=("cuda" if gpu_is_visible() else "cpu") if config.device == "auto" else config.device,
             device_setting=config.device,
             jobs_per_gpu=config.jobs_per_gpu,
@@ -290,6 +293,9 @@ class _Resolver:
             if not file.is_file():
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
+        for name in self.config.table_seeds:
+            if not (TABLES / f"{name}.yaml").is_file():
+                raise LavishError(f"{self.where}: key 'table_seeds': no table '{name}'{did_you_mean(name, files)}")
         return [self._draft(name, file) for name, file in files.items()]
 
     def resolve(self) -> Experiments:
@@ -303,7 +309,7 @@ class _Resolver:
         table = parse(TableConfig, _read_yaml(file), str(file))
         config, where = self._configuration(table, file)
         try:
-            table = with_backbones(table, config.backbones)
+            table = expanded(table, config.backbones)
         except ValueError as error:
             raise LavishError(f"{file}: {error}") from None
         measures: dict[str, dict[str, Measure]] = {}
@@ -357,6 +363,7 @@ class _Resolver:
                         "variant": row.variant,
                         "label": row.label or variants[row.variant].label,
                         "task": variants[row.variant].task,
+                        "baseline": section.baseline,
                         "runs": {task: describe_run(run) for task, run in runs[row.variant].items()},
                         "missing": {task: error.short for task, error in missing[row.variant].items()},
                         "published": [published[id] for id in row.published],
@@ -392,7 +399,9 @@ class _Resolver:
                 for task in table.tasks
             },
             # A table of costs must not change with the seeds.
-            "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
+            "seeds": self.config.table_seeds.get(name, self.config.seeds)
+            if self.identities.needs_inputs
+            else config.seeds,
             "sections": sections,
             "facts": describe_runs(
                 [*baseline, *(run.config for run in unique.values())],

@@ -1,7 +1,7 @@
 """The columns of tables: what each one reads, its headings, cells, CSV fields and note.
 
-A new column is one entry of :data:`COLUMNS` and its name in :mod:`lavish.planning.tables.schema`. Cells hold plain
-text; tables.py turns it into markdown or LaTeX.
+A new column is one entry of :data:`COLUMNS` (of summary_columns.py, if it summarises) and its name in
+:mod:`lavish.planning.tables.schema`. Cells hold plain text; tables.py turns it into markdown or LaTeX.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def in_unit(measure: Measure) -> str:
 
 def measure_heading(comparison: Comparison, key: ColumnKey) -> str:
     """Return the name of a column's measure, and of its task if the table has several."""
-    return measure_words(comparison.measure(key.task, key.measure)) + _of_task(comparison, key)
+    return measure_words(comparison.measure(key.task, key.measure)) + of_task(comparison, key)
 
 
-def _of_task(comparison: Comparison, key: ColumnKey) -> str:
+def of_task(comparison: Comparison, key: ColumnKey) -> str:
+    """Return the task of a column for headings, if the table has several: ', AVE'."""
     spec = comparison.spec
     return f", {spec.title_of(key.task or spec.task)}" if len(spec.tasks) > 1 else ""
 
@@ -128,12 +129,12 @@ def p_value(p: float) -> str:
 
 
 def _metric_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{_of_task(comparison, key)}")
+    return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{of_task(comparison, key)}")
 
 
 def _mean_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
     measure = comparison.measure(key.task, key.measure)
-    return (f"{measure_words(measure)}{in_unit(measure)}{_of_task(comparison, key)}",)
+    return (f"{measure_words(measure)}{in_unit(measure)}{of_task(comparison, key)}",)
 
 
 def _estimate_of(row: Row, key: ColumnKey) -> Estimate | Missing | None:
@@ -153,7 +154,7 @@ def _metric_cells(row: Row, key: ColumnKey, marks: PublishedMarks) -> tuple[str,
 def _mean_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
     estimate = _estimate_of(row, key)
     if not isinstance(estimate, Estimate):
-        return (_reason(estimate),)
+        return (reason(estimate),)
     std = "" if estimate.std is None else f" ± {amount(estimate.std, estimate.measure)}"
     return (f"{amount(estimate.mean, estimate.measure)}{std}",)
 
@@ -243,7 +244,7 @@ def _counted(estimates: Sequence[Estimate]) -> str:
 
 
 def _difference_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    of = _of_task(comparison, key)
+    of = of_task(comparison, key)
     measure = comparison.measure(key.task, key.measure)
     words = "Difference" if key.measure is None else f"Difference in {measure_words(measure)}"
     unit = " (points)" if measure.unit == PERCENT else in_unit(measure)
@@ -258,7 +259,7 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
         return ("baseline", NOTHING)
     difference = result.differences.get(key.measure)
     if not isinstance(difference, Difference):
-        return (_reason(difference), NOTHING)
+        return (reason(difference), NOTHING)
     test = difference.test
     found, low, high = (change(value, difference.measure) for value in (test.difference, test.low, test.high))
     return (f"{found} [{low}, {high}]", p_value(difference.p_holm))
@@ -290,6 +291,8 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
         if found.test.high > found.test.difference
     ]
     wider = f", {statistics.median(ratios):.1f} times as wide (median)" if ratios else ""
+    own = [section.rows[0].baseline for section in comparison.spec.sections]
+    place = " of the same section" if any(own) else ""
     if len(keys) == 1:
         family = f"the {_comparisons(counts[0])} of this table"
     else:
@@ -301,7 +304,7 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
     units = [comparison.measure(key.task, key.measure).unit for key in keys]
     fractions = " in percentage points" if set(units) == {PERCENT} else ""
     return (
-        f"Differences to '{comparison.baseline.spec.label}' are{fractions} with {LEVEL_TEXT} interval, "
+        f"Differences to '{comparison.baseline.spec.label}'{place} are{fractions} with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected. Simultaneous intervals (Šidák's "
         f"correction for the same comparisons) are in the CSV{wider}."
@@ -321,11 +324,11 @@ def _cost_column(heading: str, field: str, unit: float, note: str) -> Column:
 
     def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
         value, result = count(row, key), row.of(key.task)
-        return (_reason(result and result.cost) if value is None else significant(value / unit),)
+        return (reason(result and result.cost) if value is None else significant(value / unit),)
 
     return Column(
         reads=lambda _: Reads(cost=True),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: count(row, key)},
         note=lambda *_: note,
@@ -343,7 +346,7 @@ def _setting_column(heading: str, field: str, note: Callable[[Comparison, Keys],
 
     return Column(
         reads=lambda _: Reads(),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: value(row, key)},
         note=note,
@@ -373,7 +376,7 @@ def _rate_note(comparison: Comparison, keys: Keys) -> str:
         )
         if own:
             text += f"; rows with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
-        texts.append(text + _of_task(comparison, key))
+        texts.append(text + of_task(comparison, key))
     return (
         "Learning rate: the maximum of the schedule for the parameters below the head (– without such parameters); "
         + "; ".join(texts)
@@ -389,13 +392,13 @@ def _measured_column(heading: str, field: str, measure: Callable[[tuple[Training
     def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
         run = _run(row.of(key.task))
         if not isinstance(run, RunResult):
-            return (_reason(run),)
+            return (reason(run),)
         measured = value(row, key)
         return ("not measured" if measured is None else significant(measured, 3),)
 
     return Column(
         reads=lambda _: Reads(records=True),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: value(row, key)},
         note=_measured_note,
@@ -493,7 +496,8 @@ def _published_fields(row: Row, _: ColumnKey) -> dict[str, Value]:
     }
 
 
-def _reason(result: object) -> str:
+def reason(result: object) -> str:
+    """Return the cell of a result that is not there."""
     return result.reason if isinstance(result, Missing) else NOTHING
 
 

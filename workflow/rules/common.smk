@@ -484,13 +484,13 @@ def records(table):
         "metrics": collect(
             "results/runs/{run}/seed{seed}/test/{file}",
             run=[run.name for run in table.runs],
-            seed=experiments.seeds,
+            seed=table.seeds,
             file=["metrics.json", "predictions.parquet"],
         ),
         "records": collect(
             "results/runs/{run}/seed{seed}/record.json",
             run=[run.name for run in table.runs],
-            seed=experiments.seeds,
+            seed=table.seeds,
         ),
     }
 
@@ -505,7 +505,7 @@ def examples(figure):
         "examples": collect(
             "results/runs/{run}/seed{seed}/test/examples.npz",
             run=[run.name for run in figure.runs],
-            seed=experiments.seeds[0],
+            seed=figure.seeds[0],
         )
     }
 

@@ -13,9 +13,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lavish.errors import LavishError, did_you_mean
 from lavish.io.atomic import replacing
-from lavish.planning.tables.schema import BreakdownFigure, FigureConfig, MetricAgainstCostFigure, drawn_sections
+from lavish.planning.tables.schema import (
+    BreakdownFigure,
+    FigureConfig,
+    LearningCurveFigure,
+    MetricAgainstCostFigure,
+    drawn_sections,
+)
 from lavish.reporting.comparison import TableSpec, parse_spec
-from lavish.reporting.figures import breakdown, metric_against_cost, predicted_masks
+from lavish.reporting.figures import breakdown, learning_curve, metric_against_cost, predicted_masks
 from lavish.reporting.figures.style import STYLE, NoResult
 
 _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
@@ -59,4 +65,6 @@ def _draw(table: TableSpec, task: str, options: FigureConfig) -> FigureCanvasAgg
         return metric_against_cost.draw(table, task, options)
     if isinstance(options, BreakdownFigure):
         return breakdown.draw(table, task, options)
+    if isinstance(options, LearningCurveFigure):
+        return learning_curve.draw(table, task, options)
     return predicted_masks.draw(table, task, options)
