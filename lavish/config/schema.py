@@ -640,8 +640,8 @@ class RunConfig(Config):
             return self
         if "composition" in self.randomise:
             raise ValueError(
-                "randomise: 'composition' is the draw of data.fraction, but all clips are used: give a fraction below "
-                "1, or remove it"
+                "`randomise` has 'composition', the draw of data.fraction, but all clips are used: give a fraction "
+                "below 1, or remove it"
             )
         if len(self.randomise) == len(SOURCES) - 1:
             raise ValueError("with all clips, `randomise` names all that a seed changes anyway: remove the key")
@@ -763,9 +763,6 @@ class WorkflowConfig(Config):
     """The whole of config/*.yaml: seeds, the defaults of a run, what each task changes, and the tables."""
 
     seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
-    table_seeds: dict[str, Annotated[list[int], Field(min_length=1)]] = Field(
-        default_factory=dict, description="Seeds of single tables, by their names, instead of `seeds`."
-    )
     defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
     tasks: dict[str, TaskDefaults] = Field(description="Changes of each task to the defaults.")
     backbones: list[RowChoice] = Field(default_factory=list, description="Backbones for rows with `each_backbone`.")

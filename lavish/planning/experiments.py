@@ -225,9 +225,9 @@ def _resolver(
         values = merge(values, _read_yaml(file))
     where = " + ".join(str(file) for file in files)
     config = parse(WorkflowConfig, merge(values, overrides), where)
-    for key, seeds in {"seeds": config.seeds, **{f"table_seeds.{k}": v for k, v in config.table_seeds.items()}}.items():
-        if repeated := {seed for seed in seeds if seeds.count(seed) > 1}:
-            raise LavishError(f"{where}: key '{key}': {min(repeated)} is listed more than once")
+    repeated = {seed for seed in config.seeds if config.seeds.count(seed) > 1}
+    if repeated:
+        raise LavishError(f"{where}: key 'seeds': {min(repeated)} is listed more than once")
     named = [name for name, task in config.tasks.items() if "task" in task.changes or "task" in config.defaults]
     for name in config.tasks:
         if name not in named:  # a misspelt name would change nothing, and nobody would know
@@ -293,9 +293,6 @@ class _Resolver:
             if not file.is_file():
                 known = [path.stem for path in TABLES.glob("*.yaml")]
                 raise LavishError(f"{self.where}: key 'tables': there is no {file}{did_you_mean(name, known)}")
-        for name in self.config.table_seeds:
-            if not (TABLES / f"{name}.yaml").is_file():
-                raise LavishError(f"{self.where}: key 'table_seeds': no table '{name}'{did_you_mean(name, files)}")
         return [self._draft(name, file) for name, file in files.items()]
 
     def resolve(self) -> Experiments:
@@ -399,9 +396,7 @@ class _Resolver:
                 for task in table.tasks
             },
             # A table of costs must not change with the seeds.
-            "seeds": self.config.table_seeds.get(name, self.config.seeds)
-            if self.identities.needs_inputs
-            else config.seeds,
+            "seeds": table.seeds(self.config.seeds if self.identities.needs_inputs else config.seeds),
             "sections": sections,
             "facts": describe_runs(
                 [*baseline, *(run.config for run in unique.values())],

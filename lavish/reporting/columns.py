@@ -291,8 +291,13 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
         if found.test.high > found.test.difference
     ]
     wider = f", {statistics.median(ratios):.1f} times as wide (median)" if ratios else ""
-    own = [section.rows[0].baseline for section in comparison.spec.sections]
-    place = " of the same section" if any(own) else ""
+    named = {row.spec.baseline or comparison.spec.baseline for row in comparison.rows if row.spec.runs}
+    labels: dict[str, str] = {}
+    for row in comparison.rows:
+        if row.spec.variant in named:
+            labels.setdefault(row.spec.variant, f"'{row.spec.label}'")
+    baselines = dict.fromkeys(labels.values())
+    place = "" if len(named) == 1 else " of the same section" if len(baselines) == 1 else ", by section,"
     if len(keys) == 1:
         family = f"the {_comparisons(counts[0])} of this table"
     else:
@@ -304,7 +309,7 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
     units = [comparison.measure(key.task, key.measure).unit for key in keys]
     fractions = " in percentage points" if set(units) == {PERCENT} else ""
     return (
-        f"Differences to '{comparison.baseline.spec.label}'{place} are{fractions} with {LEVEL_TEXT} interval, "
+        f"Differences to {' or '.join(baselines)}{place} are{fractions} with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected. Simultaneous intervals (Šidák's "
         f"correction for the same comparisons) are in the CSV{wider}."

@@ -242,6 +242,12 @@ class TableConfig(Config):
         pattern=r"^\w+$",
         description="File of config/ that is merged into config.yaml for this table, instead of `--configfile`.",
     )
+    seed_factor: int = Field(
+        default=1,
+        ge=1,
+        description="This table has so many times the configuration's seeds, counted on from the largest: a variance "
+        "needs more of them than a mean.",
+    )
     sections: list[SectionConfig] = Field(min_length=1)
     published_only: list[PublishedMethod] = Field(
         default_factory=list, description="Other methods with published numbers only, in a separate section."
@@ -281,6 +287,11 @@ class TableConfig(Config):
         """The rows of all sections."""
         return [row for section in self.sections for row in section.rows]
 
+    def seeds(self, of_all: list[int]) -> list[int]:
+        """Return the seeds of this table from those of the configuration."""
+        more = (self.seed_factor - 1) * len(of_all)
+        return [*of_all, *range(max(of_all) + 1, max(of_all) + 1 + more)]
+
     @property
     def tasks(self) -> list[str]:
         """The tasks whose results or costs the table prints, the main one first."""
@@ -296,7 +307,10 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
 def summarised(columns: Iterable[str], main: str) -> dict[str, str | None]:
     """Return by task the measure that summaries over tasks use: that of its first column 'metric' or 'mean'."""
     keys = [key for key in map(ColumnKey.of, columns) if key.name in ("metric", "mean")]
-    return {key.task or main: key.measure for key in reversed(keys)}
+    found: dict[str, str | None] = {}
+    for key in keys:
+        found.setdefault(key.task or main, key.measure)
+    return found
 
 
 def needs_results(columns: Iterable[str]) -> bool:

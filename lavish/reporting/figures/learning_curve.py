@@ -50,7 +50,7 @@ def draw(table: TableSpec, task: str, options: LearningCurveFigure) -> FigureCan
                 continue
             line = lines.setdefault(row.spec.label + (" †" if row.selected_on_test else ""), _Line())
             line.clips.append(int(found.run.records[0].values["training_clips"]))
-            line.fractions.append(float(found.spec.config.get("data", {}).get("fraction", 1.0)))
+            line.fractions.append(float(found.spec.settings.get("fraction") or 1.0))
             line.means.append(metric.factor * found.interval.mean)
             line.lows.append(metric.factor * found.interval.low)
             line.highs.append(metric.factor * found.interval.high)
@@ -111,7 +111,7 @@ def _label_lines(axes: Axes, canvas: FigureCanvasAgg, lines: dict[str, _Line]) -
             va="center",
             fontsize=10,
             color=colours[label],
-            arrowprops={"arrowstyle": "-", "color": colours[label], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colours[label], "linewidth": 0.7},
         )
         for mean, label in ends
     ]
