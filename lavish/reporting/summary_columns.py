@@ -71,10 +71,10 @@ def _rank_note(comparison: Comparison, _: Keys) -> str:
 def _few_tasks(count: int) -> str:
     if count == 1:
         return "One task: nothing is known about others."
+    every, p = "both" if count == 2 else f"all {count}", p_value(2.0 ** (1 - count))
     return (
         f"The intervals are for these {count} tasks, which tell little about others: even a row that beats another on "
-        f"all {count} has p = {p_value(2.0 ** (1 - count))} in a two-sided sign test over tasks, and p < 0.05 needs "
-        "six tasks."
+        f"{every} has p = {p} in a two-sided sign test over tasks, and p < 0.05 needs six tasks."
     )
 
 
@@ -85,8 +85,8 @@ def _improvement_note(comparison: Comparison, _: Keys) -> str:
     text = (
         "Probability of improvement (Agarwal et al., NeurIPS 2021): that a training of the row scores higher on these "
         "test clips than one of the baseline, over all pairs of seeds, ties counted half, averaged over tasks. "
-        f"Interval: Newcombe's for the Mann-Whitney statistic, combined over tasks by MOVER; a row that wins all "
-        f"{seeds**2} pairs on a task has [{least:.2f}, 1]."
+        f"Interval: Newcombe's for the Mann-Whitney statistic, combined over tasks by MOVER; a row that wins "
+        f"{'the only pair' if seeds == 1 else f'all {seeds**2} pairs'} on a task has [{least:.2f}, 1]."
     )
     printed = any(ColumnKey.of(column).name == "mean_rank" for column in comparison.spec.columns)
     return text if printed else f"{text} {_few_tasks(count)}"

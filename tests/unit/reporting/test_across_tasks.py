@@ -164,7 +164,7 @@ def test_notes_say_how_little_the_tasks_tell(spec: dict[str, Any], tmp_path: Pat
     text, _ = written(spec, tmp_path)
     assert "Mean rank: of the 3 different rows with results on all tasks" in text
     assert "by Accuracy (AVE) and mIoU validation threshold (S4)" in text
-    assert "has p = 0.50 in a two-sided sign test over tasks, and p < 0.05 needs six tasks" in text
+    assert "another on both has p = 0.50 in a two-sided sign test over tasks, and p < 0.05 needs six tasks" in text
     assert text.count("sign test") == 1
     least = probability_of_improvement([2, 2, 2], [1, 1, 1])[1]
     assert f"a row that wins all 9 pairs on a task has [{least:.2f}, 1]" in text
