@@ -23,6 +23,12 @@ from lavish.errors import LavishError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+Source = Literal["initialisation", "order", "composition"]
+SOURCES: tuple[Source, ...] = ("initialisation", "order", "composition")
+"""Sources of variance between trainings of one run."""
+FIXED_SEED = 2**31 - 1
+"""Seed of the sources that do not follow a run's seed; one that no list of seeds is likely to have."""
+
 KeptFeatures = Literal["pooled", "tokens", "stages"]
 """What is kept of the features of an image: the pooled feature, also the tokens of the last block, or of all stages."""
 
@@ -523,6 +529,13 @@ class TrainingConfig(Config):
     """Optimisation."""
 
     epochs: int = Field(default=50, ge=1)
+    passes: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda value: value == 1,
+        description="Passes over the training clips in an epoch, after which the selection metric is computed. As many "
+        "as 1 / data.fraction keep the steps, the schedule and the choice of checkpoints as with all clips.",
+    )
     batch_size: int = Field(default=2, ge=1, description="Units (clips or questions) per batch, or clips.")
     batch_of: Literal["units", "clips"] = Field(
         default="units",
@@ -665,6 +678,36 @@ class RunConfig(Config):
         description="The search whose result replaces values of the configuration; from `tuned: true` in a table.",
     )
 
+    randomise: tuple[Source, ...] = Field(
+        default=SOURCES,
+        exclude_if=lambda value: value == SOURCES,
+        description="What follows the seed of a training: the initial weights; the order of batches, with dropout, "
+        "other noise and sampled negatives; the clips that `data.fraction` draws. What is not named is the same for "
+        "every seed.",
+    )
+
+    @field_validator("randomise")
+    @classmethod
+    def _in_one_order(cls, named: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(source for source in SOURCES if source in named)
+
+    @model_validator(mode="after")
+    def _what_is_randomised_varies(self) -> RunConfig:
+        if self.randomise == SOURCES or self.data.fraction < 1:
+            return self
+        if "composition" in self.randomise:
+            raise ValueError(
+                "`randomise` has 'composition', the draw of data.fraction, but all clips are used: give a fraction "
+                "below 1, or remove it"
+            )
+        if len(self.randomise) == len(SOURCES) - 1:
+            raise ValueError("with all clips, `randomise` names all that a seed changes anyway: remove the key")
+        return self
+
+    def seed_of(self, source: Source, seed: int) -> int:
+        """Return the seed of a source of variance in the training with a seed."""
+        return seed if source in self.randomise else FIXED_SEED
+
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return the run with other values, by their keys, such as `training.lr_adapter`."""
         changes: dict[str, Any] = {}
@@ -764,12 +807,12 @@ class RunConfig(Config):
         return self
 
 
-class BackboneChoice(Config):
-    """A backbone for rows with `each_backbone`."""
+class RowChoice(Config):
+    """A backbone for rows with `each_backbone`, or another change that rows of a table are repeated with."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="Added to the variant of the row.")
-    label: str = Field(description="Added to the label of the row.")
-    set: dict[str, Any] = Field(description="Changes to the row; usually `backbone`, and sizes in `data`.")
+    label: str = Field(description="Added to the label of the row, or to the title of its section.")
+    set: dict[str, Any] = Field(description="Changes to the row, such as `backbone` and sizes in `data`.")
     set_by_task: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Further changes for single tasks; merged into `set`."
     )
@@ -794,9 +837,7 @@ class WorkflowConfig(Config):
     seeds: list[int] = Field(min_length=1, description="One training per row and seed.")
     defaults: dict[str, Any] = Field(description="The run configuration that rows start from.")
     tasks: dict[str, TaskDefaults] = Field(description="Changes of each task to the defaults.")
-    backbones: list[BackboneChoice] = Field(
-        default_factory=list, description="Backbones for rows with `each_backbone`."
-    )
+    backbones: list[RowChoice] = Field(default_factory=list, description="Backbones for rows with `each_backbone`.")
     tables: list[str] = Field(min_length=1, description="Names of files in config/tables/.")
     tuning: TuningConfig | Literal["none"] = Field(
         default="none",

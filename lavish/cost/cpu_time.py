@@ -46,7 +46,7 @@ def training_macs(trainings: Iterable[RunConfig]) -> float:
             of_clip[clip] = _clip_macs(config)
         if split not in of_split:
             of_split[split] = _training_clips(config)
-        passes = 1 if config.frozen else 2
+        passes = training.passes * (1 if config.frozen else 2)
         total += training.epochs * data.fraction * of_split[split] * passes * of_clip[clip]
     return total
 

@@ -31,7 +31,7 @@ from lavish.planning.search_spaces import with_search
 from lavish.planning.tables.captions import describe_matches, describe_run, describe_runs
 from lavish.planning.tables.draft import Draft
 from lavish.planning.tables.rows import check_figures, check_measures, resolve_rows
-from lavish.planning.tables.schema import TableConfig, drawn_sections, needs_results, with_backbones
+from lavish.planning.tables.schema import TableConfig, drawn_sections, expanded, needs_results
 from lavish.planning.tables.shared_rows import with_shared_rows
 from lavish.planning.weights_lock import WeightsLock
 from lavish.runtime.gpus import gpu_is_visible
@@ -54,6 +54,11 @@ class Table:
         return needs_results(self.spec["columns"])
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds that its runs are trained with."""
+        return self.spec["seeds"]
+
+    @property
     def draws_predictions(self) -> bool:
         """Whether this is a figure of predictions instead of numbers."""
         return [figure["kind"] for figure in self.spec["figures"].values()] == ["predicted_masks"]
@@ -68,7 +73,6 @@ class Table:
 class Experiments:
     """Everything that a configuration defines, by name."""
 
-    seeds: list[int]
     device: Literal["cpu", "cuda"]
     """Where jobs run; for `device: auto` decided by what this machine has."""
     device_setting: Literal["auto", "cpu", "cuda"]
@@ -297,7 +301,6 @@ class _Resolver:
         self.base, self.base_file = base, base_file
         self.identities = identities
         self.experiments = Experiments(
-            seeds=config.seeds,
             device=("cuda" if gpu_is_visible() else "cpu") if config.device == "auto" else config.device,
             device_setting=config.device,
             jobs_per_gpu=config.jobs_per_gpu,
@@ -329,7 +332,7 @@ class _Resolver:
         table = with_shared_rows(_read_table(file), file, functools.partial(_read_other, file))
         config, where = self._configuration(table, file)
         try:
-            table = with_backbones(table, config.backbones)
+            table = expanded(table, config.backbones)
         except ValueError as error:
             raise LavishError(f"{file}: {error}") from None
         measures: dict[str, dict[str, Measure]] = {}
@@ -385,6 +388,7 @@ class _Resolver:
                         "variant": row.variant,
                         "label": row.label or variants[row.variant].label,
                         "task": variants[row.variant].task,
+                        "baseline": section.baseline,
                         "runs": {
                             task: describe_run(run) | describe_streams(run.config)
                             for task, run in runs[row.variant].items()
@@ -423,7 +427,7 @@ class _Resolver:
                 for task in table.tasks
             },
             # A table of costs must not change with the seeds.
-            "seeds": self.config.seeds if self.identities.needs_inputs else config.seeds,
+            "seeds": table.seeds(self.config.seeds if self.identities.needs_inputs else config.seeds),
             "sections": sections,
             "facts": describe_runs(
                 [*baseline, *(run.config for run in unique.values())],
@@ -452,7 +456,7 @@ class _Resolver:
             run,
             tuning,
             rates=_defaults_of(draft.config, task, draft.where),
-            reported=self.config.seeds,
+            reported=draft.table.seeds(self.config.seeds),
             fixed=fixed,
             where=f"{draft.file}: row '{variant}', task '{task}'",
         )

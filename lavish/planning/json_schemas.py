@@ -26,11 +26,12 @@ def generate() -> dict[str, str]:
     config = _schema(WorkflowConfig)
     del config["required"]  # a file that is merged into another one has only the differing keys
     config["properties"]["defaults"] = _partial_run("The run configuration that rows start from.")
-    backbone = config["$defs"]["BackboneChoice"]["properties"]
-    backbone["set"] = _partial_run("Changes to the row; usually `backbone`, and sizes in `data`.")
-    backbone["set_by_task"]["additionalProperties"] = _partial_run("Changes for this task.")
     title = config["$defs"]["TaskDefaults"]["properties"]["title"]
     table = _schema(TableConfig)
+    for schema in (config, table):
+        choice = schema["$defs"]["RowChoice"]["properties"]
+        choice["set"] = _partial_run("Changes to the row, such as `backbone` and sizes in `data`.")
+        choice["set_by_task"]["additionalProperties"] = _partial_run("Changes for this task.")
     row = table["$defs"]["RowConfig"]["properties"]
     row["set"] = _partial_run("Changes to the task's defaults; without it the row repeats a variant from above.")
     row["set_by_task"]["additionalProperties"] = _partial_run("Changes for this task.")

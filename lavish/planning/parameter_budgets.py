@@ -41,6 +41,7 @@ _IRRELEVANT: dict[str, Any] = {
     "training": True,
     "normalisation": True,
     "select_on": True,
+    "randomise": True,
     "backbone": {"weights"},
     "backbones": {"visual": {"weights"}, "audio": {"weights"}},
     "data": {"name", "root", "sha256", "compose", "max_lost", "fraction"},

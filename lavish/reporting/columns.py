@@ -1,7 +1,7 @@
 """The columns of tables: what each one reads, its headings, cells, CSV fields and note.
 
-A new column is one entry of :data:`COLUMNS` and its name in :mod:`lavish.planning.tables.schema`. Cells hold plain
-text; tables.py turns it into markdown or LaTeX.
+A new column is one entry of :data:`COLUMNS` (of summary_columns.py, if it summarises) and its name in
+:mod:`lavish.planning.tables.schema`. Cells hold plain text; tables.py turns it into markdown or LaTeX.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def in_unit(measure: Measure) -> str:
 
 def measure_heading(comparison: Comparison, key: ColumnKey) -> str:
     """Return the name of a column's measure, and of its task if the table has several."""
-    return measure_words(comparison.measure(key.task, key.measure)) + _of_task(comparison, key)
+    return measure_words(comparison.measure(key.task, key.measure)) + of_task(comparison, key)
 
 
-def _of_task(comparison: Comparison, key: ColumnKey) -> str:
+def of_task(comparison: Comparison, key: ColumnKey) -> str:
+    """Return the task of a column for headings, if the table has several: ', AVE'."""
     spec = comparison.spec
     return f", {spec.title_of(key.task or spec.task)}" if len(spec.tasks) > 1 else ""
 
@@ -131,12 +132,12 @@ def p_value(p: float) -> str:
 
 
 def _metric_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{_of_task(comparison, key)}")
+    return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{of_task(comparison, key)}")
 
 
 def _mean_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
     measure = comparison.measure(key.task, key.measure)
-    return (f"{measure_words(measure)}{in_unit(measure)}{_of_task(comparison, key)}",)
+    return (f"{measure_words(measure)}{in_unit(measure)}{of_task(comparison, key)}",)
 
 
 def _estimate_of(row: Row, key: ColumnKey) -> Estimate | Missing | None:
@@ -156,7 +157,7 @@ def _metric_cells(row: Row, key: ColumnKey, marks: PublishedMarks) -> tuple[str,
 def _mean_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
     estimate = _estimate_of(row, key)
     if not isinstance(estimate, Estimate):
-        return (_reason(estimate),)
+        return (reason(estimate),)
     std = "" if estimate.std is None else f" ± {amount(estimate.std, estimate.measure)}"
     return (f"{amount(estimate.mean, estimate.measure)}{std}",)
 
@@ -246,7 +247,7 @@ def _counted(estimates: Sequence[Estimate]) -> str:
 
 
 def _difference_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    of = _of_task(comparison, key)
+    of = of_task(comparison, key)
     measure = comparison.measure(key.task, key.measure)
     words = "Difference" if key.measure is None else f"Difference in {measure_words(measure)}"
     unit = " (points)" if measure.unit == PERCENT else in_unit(measure)
@@ -265,7 +266,7 @@ def _difference_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str,
 def _tested_cells(difference: object) -> tuple[str, ...]:
     """Return the cells of a difference and of its p-value."""
     if not isinstance(difference, Difference):
-        return (_reason(difference), NOTHING)
+        return (reason(difference), NOTHING)
     test = difference.test
     found, low, high = (change(value, difference.measure) for value in (test.difference, test.low, test.high))
     return (f"{found} [{low}, {high}]", p_value(difference.p_holm))
@@ -301,6 +302,13 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
         if found.test.high > found.test.difference
     ]
     wider = f", {statistics.median(ratios):.1f} times as wide (median)" if ratios else ""
+    named = {row.spec.baseline or comparison.spec.baseline for row in comparison.rows if row.spec.runs}
+    labels: dict[str, str] = {}
+    for row in comparison.rows:
+        if row.spec.variant in named:
+            labels.setdefault(row.spec.variant, f"'{row.spec.label}'")
+    baselines = dict.fromkeys(labels.values())
+    place = "" if len(named) == 1 else " of the same section" if len(baselines) == 1 else ", by section,"
     if len(keys) == 1:
         family = f"the {_comparisons(counts[0])} of this table"
     else:
@@ -312,7 +320,7 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
     units = [comparison.measure(key.task, key.measure).unit for key in keys]
     fractions = " in percentage points" if set(units) == {PERCENT} else ""
     return (
-        f"Differences to '{comparison.baseline.spec.label}' are{fractions} with {LEVEL_TEXT} interval, "
+        f"Differences to {' or '.join(baselines)}{place} are{fractions} with {LEVEL_TEXT} interval, "
         f"paired by test clip and seed. p: two-sided paired test over {over}, Holm-corrected for {family} "
         "(a variant listed twice is compared once); the intervals are not corrected. Simultaneous intervals (Šidák's "
         f"correction for the same comparisons) are in the CSV{wider}."
@@ -321,7 +329,7 @@ def _difference_note(comparison: Comparison, keys: Keys) -> str:
 
 def _reliance_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
     assert key.condition is not None
-    of, measure = _of_task(comparison, key), comparison.measure(key.task, key.measure)
+    of, measure = of_task(comparison, key), comparison.measure(key.task, key.measure)
     words = "change" if key.measure is None else f"change in {measure_words(measure)}"
     unit = " (points)" if measure.unit == PERCENT else in_unit(measure)
     return (f"{comparison.spec.conditions[key.condition].title}: {words}{unit}{of}", f"p (Holm){of}")
@@ -371,11 +379,11 @@ def _cost_column(heading: str, field: str, unit: float, note: str) -> Column:
 
     def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
         value, result = count(row, key), row.of(key.task)
-        return (_reason(result and result.cost) if value is None else significant(value / unit),)
+        return (reason(result and result.cost) if value is None else significant(value / unit),)
 
     return Column(
         reads=lambda _: Reads(cost=True),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: count(row, key)},
         note=lambda *_: note,
@@ -393,7 +401,7 @@ def _setting_column(heading: str, field: str, note: Callable[[Comparison, Keys],
 
     return Column(
         reads=lambda _: Reads(),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: value(row, key)},
         note=note,
@@ -423,7 +431,7 @@ def _rate_note(comparison: Comparison, keys: Keys) -> str:
         )
         if own:
             text += f"; rows with another rate than the baseline's {common.get('learning_rate')}: {', '.join(own)}"
-        texts.append(text + _of_task(comparison, key))
+        texts.append(text + of_task(comparison, key))
     return (
         "Learning rate: the maximum of the schedule for the parameters below the head (– without such parameters); "
         + "; ".join(texts)
@@ -484,7 +492,7 @@ def _gap(row: Row, key: ColumnKey) -> tuple[float, float] | None:
 
 
 def _gap_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
-    measure, of = comparison.measure(key.task), _of_task(comparison, key)
+    measure, of = comparison.measure(key.task), of_task(comparison, key)
     points = " (points)" if measure.unit == PERCENT else in_unit(measure)
     return (f"Validation{in_unit(measure)}{of}", f"Validation − test{points}{of}")
 
@@ -492,7 +500,7 @@ def _gap_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
 def _gap_cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
     found, run = _gap(row, key), _run(row.of(key.task))
     if found is None or not isinstance(run, RunResult):
-        return (_reason(run), NOTHING)
+        return (reason(run), NOTHING)
     measure = run.definitions.get(run.metric, Measure(run.metric))
     return (amount(found[0], measure), change(found[1], measure))
 
@@ -518,13 +526,13 @@ def _measured_column(heading: str, field: str, measure: Callable[[tuple[Training
     def cells(row: Row, key: ColumnKey, _: PublishedMarks) -> tuple[str, ...]:
         run = _run(row.of(key.task))
         if not isinstance(run, RunResult):
-            return (_reason(run),)
+            return (reason(run),)
         measured = value(row, key)
         return ("not measured" if measured is None else significant(measured, 3),)
 
     return Column(
         reads=lambda _: Reads(records=True),
-        headings=lambda comparison, key: (heading + _of_task(comparison, key),),
+        headings=lambda comparison, key: (heading + of_task(comparison, key),),
         cells=cells,
         fields=lambda row, key: {field: value(row, key)},
         note=_measured_note,
@@ -622,7 +630,8 @@ def _published_fields(row: Row, _: ColumnKey) -> dict[str, Value]:
     }
 
 
-def _reason(result: object) -> str:
+def reason(result: object) -> str:
+    """Return the cell of a result that is not there."""
     return result.reason if isinstance(result, Missing) else NOTHING
 
 
@@ -658,8 +667,8 @@ COLUMNS: dict[str, Column] = {
     "tuning": Column(
         reads=lambda _: Reads(),
         headings=lambda comparison, key: (
-            f"Trials{_of_task(comparison, key)}",
-            f"Chosen{_of_task(comparison, key)}",
+            f"Trials{of_task(comparison, key)}",
+            f"Chosen{of_task(comparison, key)}",
         ),
         cells=_tuning_cells,
         fields=_tuning_fields,

@@ -6,10 +6,10 @@ Tables and figures both use it, so they agree.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -42,6 +42,9 @@ from lavish.reporting.statistics import (
     simultaneous,
 )
 
+Compared = tuple[Path, Path | None]
+"""Folders of a run and of the run that it is compared with."""
+_Key = TypeVar("_Key")
 LEVEL = 0.95
 LEVEL_TEXT = f"{100 * LEVEL:g} %"
 
@@ -93,13 +96,14 @@ class ConditionSpec(Config):
 class RowSpec(Config):
     """One row of a table: a variant, its run on each of its tasks, and the published numbers beside it.
 
-    `task` is the task of columns that name none, `missing` says why a run cannot be made on this machine. A row without
-    runs has only published numbers.
+    `task` is the task of columns that name none, `baseline` the variant it is compared with, if not the table's.
+    `missing` says why a run cannot be made on this machine. A row without runs has only published numbers.
     """
 
     variant: str
     label: str
     task: str
+    baseline: str | None = None
     runs: dict[str, RunSpec] = {}
     missing: dict[str, str] = {}
     published: list[PublishedNumber] = []
@@ -211,7 +215,8 @@ class Result:
     """
 
     spec: RunSpec | None
-    is_baseline: bool
+    baseline: Path | None
+    """Folder of the run that this one is compared with."""
     run: RunResult | Missing | None
     estimates: dict[str | None, Estimate | Missing]
     differences: dict[str | None, Difference | Missing]
@@ -222,6 +227,12 @@ class Result:
     """The run under each condition."""
     reliance: dict[tuple[str, str | None], Difference | Missing | NotApplicable] = field(default_factory=dict)
     """By condition and measure, the difference to the run without the condition."""
+    reference: dict[str | None, Estimate | Missing] = field(default_factory=dict)
+    """The baseline's estimates."""
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.spec is not None and self.spec.folder == self.baseline
 
     @property
     def interval(self) -> Interval | None:
@@ -231,12 +242,26 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What a row gives over all tasks of a table (:mod:`lavish.reporting.across_tasks`), estimates with their ends.
+
+    `probability_of_improvement` is None for a baseline, `ppt` if a measure is no fraction. `ranked` rows have a rank.
+    """
+
+    mean_rank: tuple[float, float, float]
+    probability_of_improvement: tuple[float, float, float] | None
+    ppt: float | None
+    ranked: int
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row with its results by task."""
+    """One row with its results by task, and their summary if the table prints one."""
 
     spec: RowSpec
     results: dict[str, Result]
     seeds: tuple[int, ...]
+    summary: Summary | Missing | None = None
 
     def of(self, task: str | None) -> Result | None:
         """Return the results for a task (None: the row's own), or None if it does not apply to the row."""
@@ -293,17 +318,24 @@ class Comparison:
         return [estimate for estimate in found if isinstance(estimate, Estimate)]
 
     def runs(self, task: str | None) -> dict[str, Result]:
-        """Return the runs of a task by the label of the first row that has each."""
-        found: dict[Path, tuple[str, Result]] = {}
-        for row in self.rows:
-            result = row.results.get(task or self.spec.task)
-            if result is not None and result.spec is not None:
-                found.setdefault(result.spec.folder, (row.spec.label, result))
-        labels = [label for label, _ in found.values()]
-        return {
-            label if labels.count(label) == 1 else f"{label} ({folder.name})": result
-            for folder, (label, result) in found.items()
-        }
+        """Return the runs of a task by the label of the first row that has each, with the section if that is not clear.
+
+        A run that sections compare with different baselines is there once for each.
+        """
+        found: dict[tuple[Path, Path | None], tuple[str, str, Result]] = {}
+        for title, rows in self.sections:
+            for row in rows:
+                result = row.results.get(task or self.spec.task)
+                if result is not None and result.spec is not None:
+                    found.setdefault((result.spec.folder, result.baseline), (row.spec.label, title, result))
+        labels = [label for label, _, _ in found.values()]
+        places = [(label, title) for label, title, _ in found.values()]
+        named: dict[str, Result] = {}
+        for (folder, _), (label, title, result) in found.items():
+            if labels.count(label) > 1:
+                label = f"{label} ({title if places.count((label, title)) == 1 else folder.name})"
+            named[label] = result
+        return named
 
     def tested(self, task: str | None, measure: str | None) -> dict[str, Difference]:
         """Return the comparisons of runs with the baseline by the label of each run."""
@@ -361,11 +393,17 @@ def compare(table: TableSpec, reads: Mapping[str, Reads]) -> Comparison:
 
     def compared(row: RowSpec) -> Row:
         absent = {task: _absent(Missing(reason), reads.get(task, Reads())) for task, reason in row.missing.items()}
-        return Row(
-            row, {task: results[task][run.folder] for task, run in row.runs.items()} | absent, tuple(table.seeds)
-        )
+        present = {task: results[task][run.folder, _baseline_of(table, row, task)] for task, run in row.runs.items()}
+        return Row(row, present | absent, tuple(table.seeds))
 
     return Comparison(table, tuple((section.title, tuple(map(compared, section.rows))) for section in table.sections))
+
+
+def _baseline_of(table: TableSpec, row: RowSpec, task: str) -> Path | None:
+    """Return the folder of the run that a row is compared with; None if that row is not run on the task."""
+    rows = (other for section in table.sections for other in section.rows)
+    wanted = row.baseline or table.baseline
+    return next((other.runs[task].folder for other in rows if other.variant == wanted and task in other.runs), None)
 
 
 def _absent(reason: Missing, reads: Reads) -> Result:
@@ -373,7 +411,7 @@ def _absent(reason: Missing, reads: Reads) -> Result:
     measures = reads.measures | reads.differences | {None}
     return Result(
         spec=None,
-        is_baseline=False,
+        baseline=None,
         run=reason,
         estimates=dict.fromkeys(measures, reason),
         differences=dict.fromkeys(reads.differences, reason),
@@ -382,20 +420,21 @@ def _absent(reason: Missing, reads: Reads) -> Result:
     )
 
 
-def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Result]:
-    """Return the results of all runs of one task by folder: variants of equal configuration share one."""
+def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Compared, Result]:
+    """Return the results of all runs of one task, by folder and baseline: variants of equal configuration share one."""
     rows = [row for section in table.sections for row in section.rows if task in row.runs]
     planned = {row.runs[task].folder: row.runs[task] for row in rows}
     searches = {folder: read_tuning(folder) for folder, spec in planned.items() if spec.config.get("tuning")}
     specs = {folder: _with_choice(spec, searches.get(folder)) for folder, spec in planned.items()}
-    baseline = next((row.runs[task].folder for row in rows if row.variant == table.baseline), None)
+    pairs = list(dict.fromkeys((row.runs[task].folder, _baseline_of(table, row, task)) for row in rows))
     runs: dict[Path, RunResult | Missing] = {}
     measures = reads.measures | reads.differences | {None}
     if reads.records or reads.measures or reads.differences or reads.reliance:
         runs = {folder: _read_run(spec, table, task) for folder, spec in specs.items()}
         _check_metrics(table, task, runs)
-    differences = {
-        measure: _differences(runs, baseline, measure, table.measure(task, measure)) for measure in reads.differences
+    estimates = {
+        folder: {name: _estimate(run, name, table.measure(task, name)) for name in measures}
+        for folder, run in runs.items()
     }
     disturbed = {
         name: {folder: _read_disturbed(spec, table, name, runs[folder]) for folder, spec in specs.items()}
@@ -405,21 +444,24 @@ def _compare_task(table: TableSpec, task: str, reads: Reads) -> dict[Path, Resul
         (name, measure): _reliance(runs, disturbed[name], measure, table.measure(task, measure))
         for name, measure in reads.reliance
     }
+    differences = {
+        measure: _differences(runs, pairs, measure, table.measure(task, measure)) for measure in reads.differences
+    }
+    costs = {folder: _read_cost(folder) if reads.cost else None for folder in specs}
     return {
-        folder: Result(
-            spec=spec,
-            is_baseline=folder == baseline,
-            run=runs.get(folder),
-            estimates={name: _estimate(runs[folder], name, table.measure(task, name)) for name in measures}
-            if runs
-            else {},
-            differences={measure: found[folder] for measure, found in differences.items() if folder in found},
-            cost=_read_cost(spec.folder) if reads.cost else None,
-            tuning=searches.get(folder),
-            disturbed={name: found[folder] for name, found in disturbed.items()},
-            reliance={key: found[folder] for key, found in reliance.items()},
+        pair: Result(
+            spec=specs[pair[0]],
+            baseline=pair[1],
+            run=runs.get(pair[0]),
+            estimates=estimates.get(pair[0], {}),
+            differences={measure: found[pair] for measure, found in differences.items() if pair in found},
+            cost=costs[pair[0]],
+            reference={} if pair[1] is None else estimates.get(pair[1], {}),
+            tuning=searches.get(pair[0]),
+            disturbed={name: found[pair[0]] for name, found in disturbed.items()},
+            reliance={key: found[pair[0]] for key, found in reliance.items()},
         )
-        for folder, spec in specs.items()
+        for pair in pairs
     }
 
 
@@ -501,20 +543,22 @@ def _estimate(run: RunResult | Missing, measure: str | None, definition: Measure
 
 
 def _differences(
-    runs: Mapping[Path, RunResult | Missing], baseline: Path | None, measure: str | None, definition: Measure
-) -> dict[Path, Difference | Missing]:
-    """Test every run once against the baseline, and correct over all tests."""
-    reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
-    tests: dict[Path, PairedTest | Missing] = {}
-    for folder, run in runs.items():
+    runs: Mapping[Path, RunResult | Missing], pairs: Sequence[Compared], measure: str | None, definition: Measure
+) -> dict[Compared, Difference | Missing]:
+    """Test every run once against its baseline, and correct over all tests."""
+    tests: dict[Compared, PairedTest | Missing] = {}
+    for pair in pairs:
+        folder, baseline = pair
         if folder == baseline:
             continue
+        run = runs[folder]
+        reference = runs[baseline] if baseline is not None else Missing("does not apply to this task")
         if isinstance(run, Missing):
-            tests[folder] = run
+            tests[pair] = run
         elif isinstance(reference, Missing):
-            tests[folder] = Missing(f"not compared: baseline {reference.reason}")
+            tests[pair] = Missing(f"not compared: baseline {reference.reason}")
         else:
-            tests[folder] = _test(run, reference, measure)
+            tests[pair] = _test(run, reference, measure)
     return _corrected(tests, definition)
 
 
@@ -562,14 +606,14 @@ def _reliance(
     return {**_corrected(tests, definition), **inapplicable}
 
 
-def _corrected(tests: Mapping[Path, PairedTest | Missing], definition: Measure) -> dict[Path, Difference | Missing]:
+def _corrected(tests: Mapping[_Key, PairedTest | Missing], definition: Measure) -> dict[_Key, Difference | Missing]:
     """Correct p-values and intervals over all tests that were made."""
-    made = {folder: test for folder, test in tests.items() if isinstance(test, PairedTest)}
-    missing = {folder: test for folder, test in tests.items() if isinstance(test, Missing)}
+    made = {key: test for key, test in tests.items() if isinstance(test, PairedTest)}
+    missing = {key: test for key, test in tests.items() if isinstance(test, Missing)}
     corrected = holm([test.p for test in made.values()])
     compared = {
-        folder: Difference(definition, test, p, ends)
-        for (folder, test), p, ends in zip(made.items(), corrected, simultaneous([*made.values()], LEVEL), strict=True)
+        key: Difference(definition, test, p, ends)
+        for (key, test), p, ends in zip(made.items(), corrected, simultaneous([*made.values()], LEVEL), strict=True)
     }
     return compared | missing
 

@@ -71,7 +71,7 @@ def _sentences(comparison: Comparison, key: ColumnKey) -> list[str]:
         if isinstance(estimate, Estimate) and estimate.interval is not None
     }
     for label, (_, components) in resampled.items():
-        if runs[label].is_baseline and components.variance > 0:
+        if runs[label] is comparison.baseline.of(key.task) and components.variance > 0:
             seeds, clips, residual = (f"{100 * share:.0f} %" for share in components.shares)
             sentences.append(f"Variance of the baseline's mean: seeds {seeds}, clips {clips}, residual {residual}.")
     apart = [label for label, (found, components) in resampled.items() if seeds_apart(found.by_seed, components)]

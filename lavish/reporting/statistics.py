@@ -191,8 +191,7 @@ def interval(
     layout = _layout(_matrix(scores))
     deviations = _bootstrap_deviations(layout, draws, np.random.default_rng(seed))
     tail = (1 - level) / 2
-    stretch = stats.t.ppf(tail, layout.degrees_of_freedom) / stats.norm.ppf(tail)
-    low, high = layout.mean + stretch * np.quantile(deviations, (tail, 1 - tail))
+    low, high = layout.mean + _stretch(layout, level) * np.quantile(deviations, (tail, 1 - tail))
     seeds = len(layout.seed_effects)
     return Interval(
         mean=layout.mean,
@@ -202,6 +201,15 @@ def interval(
         random_seeds=seeds > 1,
         components=layout.components,
     )
+
+
+def resampled_means(scores: ArrayLike, level: float, draws: int, seed: int | Sequence[int]) -> Scores:
+    """Return the means (draws,) of the bootstrap of :func:`interval`, whose percentiles are that interval's ends.
+
+    With the same `seed`, matrices of the same size have the same clips and seeds drawn, so their means stay paired.
+    """
+    layout = _layout(_matrix(scores))
+    return layout.mean + _stretch(layout, level) * _bootstrap_deviations(layout, draws, np.random.default_rng(seed))
 
 
 def paired_test(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
@@ -317,6 +325,12 @@ def _layout(scores: Scores) -> _Layout:
             units=units,
         ),
     )
+
+
+def _stretch(layout: _Layout, level: float) -> float:
+    """Return the factor that takes percentiles of the bootstrap's deviations as far out as those of Student's t."""
+    tail = (1 - level) / 2
+    return float(stats.t.ppf(tail, layout.degrees_of_freedom) / stats.norm.ppf(tail))
 
 
 def _bootstrap_deviations(layout: _Layout, draws: int, generator: np.random.Generator) -> Scores:

@@ -15,10 +15,11 @@ from pylatexenc.latexencode import unicode_to_latex
 from tabulate import tabulate
 
 from lavish.io.atomic import write_text
-from lavish.planning.tables.schema import ColumnKey, needs_results
+from lavish.planning.tables.schema import ACROSS_COLUMNS, ColumnKey, needs_results
+from lavish.reporting import columns
+from lavish.reporting.across_tasks import with_summaries
 from lavish.reporting.columns import (
     ALWAYS,
-    COLUMNS,
     DOUBLE_DAGGER,
     NOTHING,
     TEXT,
@@ -30,8 +31,10 @@ from lavish.reporting.columns import (
 from lavish.reporting.comparison import Comparison, Missing, Reads, Row, TableSpec, compare, parse_spec
 from lavish.reporting.records import seed_directory
 from lavish.reporting.resolution import resolution_notes
+from lavish.reporting.summary_columns import SUMMARIES
 
 _DAGGER = "†"
+COLUMNS = columns.COLUMNS | SUMMARIES
 
 
 def write_table(spec: dict[str, Any], out: Path) -> None:
@@ -41,7 +44,7 @@ def write_table(spec: dict[str, Any], out: Path) -> None:
     results.
     """
     table = parse_spec(spec)
-    comparison = compare(table, reads_of(table))
+    comparison = with_summaries(compare(table, reads_of(table)))
     texts = {"md": markdown(comparison), "csv": comma_separated(comparison), "tex": latex(comparison)}
     for suffix, text in texts.items():
         write_text(out.parent / f"{out.name}.{suffix}", text)
@@ -126,7 +129,8 @@ def _csv_keys(spec: TableSpec) -> list[ColumnKey]:
 
 
 def _fields(spec: TableSpec, row: Row, key: ColumnKey) -> dict[str, Value]:
-    prefix = f"{key.task or spec.task}_" if len(spec.tasks) > 1 and key.name != "published" else ""
+    across = key.name in (*ACROSS_COLUMNS, "published")
+    prefix = f"{key.task or spec.task}_" if len(spec.tasks) > 1 and not across else ""
     return {prefix + name: value for name, value in COLUMNS[key.name].fields(row, key).items()}
 
 

@@ -193,7 +193,7 @@ def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
     training = _reader(inputs, "train")
     selection = _reader(inputs, config.select_on)
     if config.data.fraction < 1:
-        training.restrict(config.data.fraction, seed)
+        training.restrict(config.data.fraction, config.seed_of("composition", seed))
     for reader in (training, selection):
         _hold(reader, device, inputs.jobs_per_gpu)
     # Collected before training, so that the record describes the inputs as they were read and invalid ones fail early.
@@ -212,7 +212,7 @@ def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
             training,
             selection,
             config.training,
-            seed=seed,
+            seed=config.seed_of("order", seed),
             device=device,
             out=out,
             identity=_identity(inputs),
@@ -307,7 +307,8 @@ def _device(inputs: RunInputs) -> torch.device:
     options = inputs.config.training
     device = choose(inputs.device, options.cpu_threads, inputs.jobs_per_gpu, tf32=options.tf32)
     check_device(device, options)
-    seed_everything(inputs.seed, deterministic=options.deterministic)
+    seed = inputs.config.seed_of("initialisation", inputs.seed)  # the model is built next
+    seed_everything(seed, deterministic=options.deterministic)
     return device
 
 

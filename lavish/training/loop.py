@@ -74,7 +74,7 @@ def train(
         model: the model; moved to `device`.
         training, selection: the training split, and the split whose metric selects the epoch.
         options: settings of the optimisation.
-        seed: random seed.
+        seed: random seed of all that happens in training; the model is initialised already.
         device: device to train on.
         out: folder to write.
         identity: hash of configuration and seed; the saved state of another run is ignored.
@@ -87,7 +87,7 @@ def train(
     optimizer = _optimizer(model, options, device)
     whole_clips = options.batch_of == "clips"
     rows = len(training.clips) if whole_clips else len(training)
-    steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.accumulate)
+    steps_per_epoch = math.ceil(options.passes * math.ceil(rows / options.batch_size) / options.accumulate)
     factor = schedule(options.schedule, steps_per_epoch, options.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
 
@@ -105,7 +105,8 @@ def train(
         torch.manual_seed(_mix(seed, progress.epoch))
         rng = np.random.default_rng([seed, progress.epoch])
         sample = training.by_clip if whole_clips else training.shuffled
-        batches = training.batches(sample(options.batch_size, rng), device, rng if model.task.negatives else None)
+        groups = [group for _ in range(options.passes) for group in sample(options.batch_size, rng)]
+        batches = training.batches(groups, device, rng if model.task.negatives else None)
         loss = _epoch(model, batches, step, optimizer, factor, progress, options, device)
         value = evaluate(model, forward, selection, options.batch_size, device, calibrate=True).value
         progress.history.append({"epoch": progress.epoch, "train_loss": loss, f"selection_{metric.name}": value})

@@ -168,6 +168,26 @@ def test_a_row_on_each_backbone_waits_for_the_weights_of_each(tmp_path: Path) ->
     assert jobs["pretrain"] == backbones + 1
 
 
+def test_a_table_with_more_seeds_and_parts_of_the_clips_trains_what_it_names(tmp_path: Path) -> None:
+    workflow = Workflow.with_small_table(tmp_path)
+    table = workflow.read("config/tables/small.yaml")
+    half = {"name": "half", "label": "half", "set": {"data": {"fraction": 0.5}, "training": {"passes": 2}}}
+    whole = {"name": "whole", "label": "all", "set": {}}
+    table["sections"].append({"title": "Parts", "rows": [{"variant": "lavish"}], "each": [half, whole]})
+    workflow.write("config/tables/small.yaml", table)
+    jobs = workflow.planned("results/table_small.md")
+    assert jobs["train"] == jobs["evaluate"] == 2 * (4 + 1), "on all clips it is the same run"
+    assert jobs["prepare"] == 3, "and all share the prepared splits"
+    workflow.write("config/tables/small.yaml", {**table, "seed_factor": 2})
+    jobs = workflow.planned("results/table_small.md", "results/figures/small_figure.svg")
+    assert jobs["train"] == jobs["evaluate"] == 4 * (4 + 1)
+    assert (jobs["table"], jobs["figure"]) == (1, 1)
+    result = workflow.call("results/table_small.md")
+    assert result.returncode == 0, result.stdout
+    (run,) = workflow.runs("lavish")
+    assert sorted(path.name for path in tmp_path.glob(f"results/runs/{run}/seed*")) == [f"seed{k}" for k in range(4)]
+
+
 def test_a_row_with_an_audio_backbone_waits_for_the_weights_of_both(tmp_path: Path) -> None:
     workflow = Workflow.with_small_table(tmp_path)
     table = workflow.read("config/tables/small.yaml")

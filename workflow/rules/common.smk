@@ -608,18 +608,18 @@ def records(table):
         "metrics": collect(
             "results/runs/{run}/seed{seed}/test/{file}",
             run=[run.name for run in table.runs],
-            seed=experiments.seeds,
+            seed=table.seeds,
             file=["metrics.json", "predictions.parquet"],
         ),
         "records": collect(
             "results/runs/{run}/seed{seed}/record.json",
             run=[run.name for run in table.runs],
-            seed=experiments.seeds,
+            seed=table.seeds,
         ),
         "disturbed": [
             f"results/runs/{run}/seed{seed}/{folder}/{file}"
             for run, folder in table.evaluations
-            for seed in experiments.seeds
+            for seed in table.seeds
             for file in ("metrics.json", "predictions.parquet")
         ],
     }
@@ -635,7 +635,7 @@ def examples(figure):
         "examples": collect(
             "results/runs/{run}/seed{seed}/test/examples.npz",
             run=[run.name for run in figure.runs],
-            seed=experiments.seeds[0],
+            seed=figure.seeds[0],
         )
     }
 

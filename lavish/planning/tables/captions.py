@@ -97,6 +97,7 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
         "size": f"{size} {config.adapter.options[size]}" if size else None,
         "learning_rate": config.training.lr_adapter if trained else None,
         "learning_rate_head": config.training.lr_head,
+        "fraction": config.data.fraction,
     }
 
 

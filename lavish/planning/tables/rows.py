@@ -74,13 +74,14 @@ def resolve_rows(table: TableConfig, file: Path, config: WorkflowConfig) -> dict
             row.match_parameters_of,
         )
     _check_matches(table, variants, file)
-    if table.baseline not in variants:
-        raise LavishError(
-            f"{file}: key 'baseline': no row defines '{table.baseline}'{did_you_mean(table.baseline, variants)}"
-        )
-    absent = [task for task in table.tasks if task not in variants[table.baseline].configs]
-    if absent:
-        raise LavishError(f"{file}: key 'baseline': row '{table.baseline}' is not run on task '{absent[0]}'")
+    own = [(f"section '{section.title}': ", section.baseline) for section in table.sections if section.baseline]
+    for where, baseline in [("", table.baseline), *own]:
+        if baseline not in variants:
+            hint = did_you_mean(baseline, variants)
+            raise LavishError(f"{file}: {where}key 'baseline': no row defines '{baseline}'{hint}")
+        absent = [task for task in table.tasks if task not in variants[baseline].configs]
+        if absent:
+            raise LavishError(f"{file}: {where}key 'baseline': row '{baseline}' is not run on task '{absent[0]}'")
     return variants
 
 

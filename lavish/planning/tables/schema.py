@@ -6,27 +6,29 @@ Plain data like :mod:`lavish.config.schema`, validated while the workflow is bei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from lavish.config.merging import merge
-from lavish.config.schema import BackboneChoice, Config
+from lavish.config.schema import Config, RowChoice
 from lavish.errors import did_you_mean
 
 # Only these columns need trainings; all others are counted or known beforehand.
-MEASURED_COLUMNS = ("metric", "mean", "difference")
+MEASURED_COLUMNS = ("metric", "mean", "difference", "variance_share")
 RELIANCE = "reliance"
 """The column of a condition, which has a measure as well."""
 RECORDED_COLUMNS = ("step_time", "throughput", "peak_memory", "adapter_size", "validation")
+ACROSS_COLUMNS = ("mean_rank", "probability_of_improvement", "ppt")
+"""Columns that summarise the measures of all tasks of a table."""
 OTHER_COLUMNS = (
     "trainable_params", "total_params", "adapter_gmacs", "total_gmacs", "published",
     "backbone", "latents", "direction", "position", "size", "learning_rate", "tuning",
     "adapter_gmacs_without_norms", "total_gmacs_without_norms", "classifier_params", "backbone_gmacs",
 )  # fmt: skip
-COLUMN_NAMES = (*MEASURED_COLUMNS, RELIANCE, *RECORDED_COLUMNS, *OTHER_COLUMNS)
+COLUMN_NAMES = (*MEASURED_COLUMNS, RELIANCE, *ACROSS_COLUMNS, *RECORDED_COLUMNS, *OTHER_COLUMNS)
 
 _COLUMN = re.compile(r"(?P<name>\w+)(:(?P<first>\w+))?(:(?P<second>\w+))?(@(?P<task>\w+))?")
 _COLUMN_SCHEMA = {
@@ -80,6 +82,8 @@ class ColumnKey:
             raise ValueError(f"column '{text}': only {names} have a measure")
         if key.name == "published" and key.task is not None:
             raise ValueError(f"column '{text}': published numbers do not depend on the task")
+        if key.name in ACROSS_COLUMNS and key.task is not None:
+            raise ValueError(f"column '{text}': it summarises all tasks of the table: remove '@{key.task}'")
         return key
 
 
@@ -154,11 +158,27 @@ class SectionConfig(Config):
         pattern=r"^\w+$",
         description="A file of config/tables/ whose section of the same title has the rows, each on its tasks there.",
     )
+    each: list[RowChoice] = Field(
+        default_factory=list,
+        description="The section is repeated with each of these changes to its rows: their names are appended to its "
+        "variants, and their labels to its title.",
+    )
+    baseline: str | None = Field(
+        default=None,
+        description="The variant that the rows of this section are compared with, instead of the table's; with `each` "
+        "the one with the same change.",
+    )
 
     @model_validator(mode="after")
     def _has_rows(self) -> SectionConfig:
         if bool(self.rows) == (self.rows_of is not None):
             raise ValueError("give either `rows` or `rows_of`, a table with a section of the same title")
+        return self
+
+    @model_validator(mode="after")
+    def _repeated_rows_have_no_published_numbers(self) -> SectionConfig:
+        if self.each and any(row.published or row.each_backbone for row in self.rows):
+            raise ValueError("rows of a section with `each` have neither `published` numbers nor `each_backbone`")
         return self
 
 
@@ -192,6 +212,17 @@ class BreakdownFigure(Config):
     measures: list[Annotated[str, Field(pattern=r"^\w+$")]] = Field(
         min_length=1, description="Measures of the task, from left to right; 'metric' is its primary one."
     )
+
+
+class LearningCurveFigure(Config):
+    """The metric against the number of training clips: one line through the rows of equal label."""
+
+    kind: Literal["learning_curve"]
+    title: str
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn, or of several."
+    )
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
 
 
 class PredictedMasksFigure(Config):
@@ -244,15 +275,20 @@ class ExpectedBestFigure(Config):
     task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
 
 
-AnyFigure = MetricAgainstCostFigure | BreakdownFigure | PredictedMasksFigure | RelianceFigure | ExpectedBestFigure
+AnyFigure = (
+    MetricAgainstCostFigure
+    | BreakdownFigure
+    | LearningCurveFigure
+    | PredictedMasksFigure
+    | RelianceFigure
+    | ExpectedBestFigure
+)
+FigureConfig = Annotated[AnyFigure, Field(discriminator="kind")]
 
 
 def drawn_sections(figure: AnyFigure) -> list[str]:
     """Return the titles of the sections that a figure draws."""
     return [figure.section] if isinstance(figure.section, str) else figure.section
-
-
-FigureConfig = Annotated[AnyFigure, Field(discriminator="kind")]
 
 
 class TableConfig(Config):
@@ -277,6 +313,12 @@ class TableConfig(Config):
         default=False,
         description="Each row's values of its method's `search_space` come from a search with the configuration's "
         "`tuning`, on validation.",
+    )
+    seed_factor: int = Field(
+        default=1,
+        ge=1,
+        description="This table has so many times the configuration's seeds, counted on from the largest: a variance "
+        "needs more of them than a mean.",
     )
     sections: list[SectionConfig] = Field(min_length=1)
     published_only: list[PublishedMethod] = Field(
@@ -309,6 +351,13 @@ class TableConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _summaries_have_something_to_summarise(self) -> TableConfig:
+        across = [column for column in self.columns if ColumnKey.of(column).name in ACROSS_COLUMNS]
+        if across and not summarised(self.columns, self.task):
+            raise ValueError(f"column '{across[0]}' summarises the columns 'metric' and 'mean': add one for each task")
+        return self
+
+    @model_validator(mode="after")
     def _published_methods_are_printed(self) -> TableConfig:
         if self.published_only and "published" not in self.columns:
             raise ValueError("`published_only` needs the column 'published'")
@@ -318,6 +367,11 @@ class TableConfig(Config):
     def rows(self) -> list[RowConfig]:
         """The rows of all sections."""
         return [row for section in self.sections for row in section.rows]
+
+    def seeds(self, of_all: list[int]) -> list[int]:
+        """Return the seeds of this table from those of the configuration."""
+        more = (self.seed_factor - 1) * len(of_all)
+        return [*of_all, *range(max(of_all) + 1, max(of_all) + 1 + more)]
 
     @property
     def tasks(self) -> list[str]:
@@ -331,21 +385,51 @@ def tasks_of(columns: Iterable[str], main: str) -> list[str]:
     return list(dict.fromkeys([main, *(task for task in named if task is not None)]))
 
 
+def summarised(columns: Iterable[str], main: str) -> dict[str, str | None]:
+    """Return by task the measure that summaries over tasks use: that of its first column 'metric' or 'mean'."""
+    keys = [key for key in map(ColumnKey.of, columns) if key.name in ("metric", "mean")]
+    found: dict[str, str | None] = {}
+    for key in keys:
+        found.setdefault(key.task or main, key.measure)
+    return found
+
+
 def needs_results(columns: Iterable[str]) -> bool:
     """Tell whether a table of these columns needs trained runs."""
     return any(ColumnKey.of(column).name in (*MEASURED_COLUMNS, RELIANCE, *RECORDED_COLUMNS) for column in columns)
 
 
-def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> TableConfig:
-    """Return the table with each row `each_backbone` replaced by one row per backbone.
+def expanded(table: TableConfig, backbones: Sequence[RowChoice]) -> TableConfig:
+    """Return the table with its sections and rows repeated: see :class:`SectionConfig` and :class:`RowConfig`.
 
-    A row without `set` repeats the variant it refers to on each backbone. Raises ValueError naming the row if there are
+    Each section with `each` becomes one section per change, and each row with `each_backbone` one row per backbone. A
+    row without `set` repeats the variant it refers to, with the change. Raises ValueError naming the row if there are
     no backbones or no row above defines the variant.
     """
     defined: dict[str, RowConfig] = {}
-    sections = []
+    sections: list[SectionConfig] = []
+    titles: dict[str, list[str]] = {}
     for section in table.sections:
-        rows: list[RowConfig] = []
+        if section.each:
+            sources = [_source(row, defined) for row in section.rows]
+            of_section = {row.variant for row in section.rows}
+            for choice in section.each:
+                rows = [
+                    _changed(row, source, choice, row.label or source.label or row.variant, of_section)
+                    for row, source in zip(section.rows, sources, strict=True)
+                ]
+                own = section.baseline
+                update = {
+                    "title": f"{section.title}: {choice.label}",
+                    "rows": rows,
+                    "each": [],
+                    "baseline": f"{own}_{choice.name}" if own in of_section else own,
+                }
+                sections.append(section.model_copy(update=update))
+                titles.setdefault(section.title, []).append(sections[-1].title)
+                defined |= {row.variant: row for row in rows}
+            continue
+        rows = []
         for row in section.rows:
             if not row.each_backbone:
                 rows.append(row)
@@ -354,28 +438,51 @@ def with_backbones(table: TableConfig, backbones: Sequence[BackboneChoice]) -> T
                 continue
             if not backbones:
                 raise ValueError(f"row '{row.variant}' is for each backbone, but the configuration has no `backbones`")
-            if row.set is None and row.variant not in defined:
-                raise ValueError(
-                    f"row '{row.variant}': refers to a variant that no row above defines"
-                    f"{did_you_mean(row.variant, defined)}; define it with `set` (`set: {{}}` for the defaults)"
-                )
-            source = row if row.set is not None else defined[row.variant]
+            source = _source(row, defined)
             label = row.label or source.label or row.variant
-            rows += [
-                source.model_copy(
-                    update={
-                        "variant": f"{row.variant}_{backbone.name}",
-                        "label": f"{label}, {backbone.label}",
-                        "set": merge(source.set or {}, backbone.set),
-                        "set_by_task": merge(source.set_by_task, backbone.set_by_task),
-                        "match_parameters_of": source.match_parameters_of
-                        and f"{source.match_parameters_of}_{backbone.name}",
-                        "published": [],
-                        "each_backbone": False,
-                    }
-                )
-                for backbone in backbones
-            ]
-            defined |= {made.variant: made for made in rows[-len(backbones) :]}
+            made = [_changed(row, source, one, f"{label}, {one.label}") for one in backbones]
+            rows += made
+            defined |= {row.variant: row for row in made}
         sections.append(section.model_copy(update={"rows": rows}))
-    return table.model_copy(update={"sections": sections})
+    figures = {
+        name: figure.model_copy(
+            update={"section": [new for title in drawn_sections(figure) for new in titles.get(title, [title])]}
+        )
+        if not titles.keys().isdisjoint(drawn_sections(figure)) and isinstance(figure, _DRAWS_SEVERAL)
+        else figure
+        for name, figure in table.figures.items()
+    }
+    return table.model_copy(update={"sections": sections, "figures": figures})
+
+
+_DRAWS_SEVERAL = (MetricAgainstCostFigure, LearningCurveFigure, RelianceFigure, ExpectedBestFigure)
+
+
+def _source(row: RowConfig, defined: Mapping[str, RowConfig]) -> RowConfig:
+    """Return the row itself, or the one above that defines its variant."""
+    if row.set is None and row.variant not in defined:
+        raise ValueError(
+            f"row '{row.variant}': refers to a variant that no row above defines"
+            f"{did_you_mean(row.variant, defined)}; define it with `set` (`set: {{}}` for the defaults)"
+        )
+    return row if row.set is not None else defined[row.variant]
+
+
+def _changed(
+    row: RowConfig, source: RowConfig, choice: RowChoice, label: str, repeated: Collection[str] | None = None
+) -> RowConfig:
+    """Return a row with a change; a size is matched to that of the changed variant, if it is `repeated` (None: all)."""
+    target = source.match_parameters_of
+    if target is not None and (repeated is None or target in repeated):
+        target = f"{target}_{choice.name}"
+    return source.model_copy(
+        update={
+            "variant": f"{row.variant}_{choice.name}",
+            "label": label,
+            "set": merge(source.set or {}, choice.set),
+            "set_by_task": merge(source.set_by_task, choice.set_by_task),
+            "match_parameters_of": target,
+            "published": [],
+            "each_backbone": False,
+        }
+    )

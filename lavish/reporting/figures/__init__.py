@@ -17,12 +17,20 @@ from lavish.planning.tables.schema import (
     BreakdownFigure,
     ExpectedBestFigure,
     FigureConfig,
+    LearningCurveFigure,
     MetricAgainstCostFigure,
     RelianceFigure,
     drawn_sections,
 )
 from lavish.reporting.comparison import TableSpec, parse_spec
-from lavish.reporting.figures import breakdown, expected_best, metric_against_cost, predicted_masks, reliance
+from lavish.reporting.figures import (
+    breakdown,
+    expected_best,
+    learning_curve,
+    metric_against_cost,
+    predicted_masks,
+    reliance,
+)
 from lavish.reporting.figures.style import STYLE, NoResult
 
 _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".png": {"Software": None}}
@@ -70,4 +78,6 @@ def _draw(table: TableSpec, task: str, options: FigureConfig) -> FigureCanvasAgg
         return expected_best.draw(table, task, options)
     if isinstance(options, RelianceFigure):
         return reliance.draw(table, task, options)
+    if isinstance(options, LearningCurveFigure):
+        return learning_curve.draw(table, task, options)
     return predicted_masks.draw(table, task, options)

@@ -26,6 +26,9 @@ def test_multiply_adds_are_those_of_the_backbones():
     there_and_back, segments, streams = 2, 2, 2
     assert training_macs([run]) == 3 * 7 * there_and_back * segments * streams * image
     assert training_macs([run, run]) == 2 * training_macs([run])
+    part = composed(7, training={"epochs": 3, "passes": 2})
+    part = part.model_copy(update={"data": part.data.model_copy(update={"fraction": 0.5})})
+    assert training_macs([part]) == training_macs([run])
     frozen = composed(7, training={"epochs": 3}, adapter={"method": "none"})
     assert training_macs([frozen]) == training_macs([run]) / 2
 

@@ -45,6 +45,32 @@ def test_smoke_is_small_for_every_task(task: str) -> None:
     assert smoke.data.format == of(task).data.format
 
 
+def test_learning_curves_end_at_the_runs_of_other_tables() -> None:
+    loaded = load([CONFIG], {"tuning": "none"})  # learning curves are not tuned
+    whole = loaded.table("little_data").spec["sections"][-1]
+    assert whole["title"] == "Training clips: 100 %"
+    others = {run.folder for table in ("ablation", "peft") for run in loaded.table(table).runs}
+    folders = [row["runs"]["event_localization"]["folder"] for row in whole["rows"]]
+    assert len(folders) == 6 and others.issuperset(folders)
+    for section in loaded.table("little_data").spec["sections"]:
+        for row in section["rows"]:
+            config = loaded.run(row["runs"]["event_localization"]["folder"].removeprefix("results/runs/")).config
+            assert config.data.fraction * config.training.passes == 1
+
+
+def test_sources_of_variance_differ_in_nothing_else() -> None:
+    loaded = load([CONFIG])
+    table = loaded.table("variance")
+    assert len(table.seeds) == 2 * len(loaded.table("ave").seeds)
+    *halves, whole = [run.config for run in table.runs]
+    assert {one.model_dump_json(exclude={"randomise"}) for one in halves} == {
+        halves[0].model_dump_json(exclude={"randomise"})
+    }
+    assert [len(one.randomise) for one in halves] == [3, 1, 1, 1, 0]
+    assert whole == loaded.run(loaded.table("ave").runs[3].name).config
+    assert halves[0].data.fraction == 0.5
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_av_pairs_changes_only_assets_and_numbers(task: str) -> None:
     pairs, default = of(task, "av_pairs"), of(task)

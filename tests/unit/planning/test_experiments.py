@@ -31,6 +31,7 @@ from lavish.errors import LavishError
 from lavish.planning import identities
 from lavish.planning.experiments import Experiments, load
 from lavish.planning.identities import MissingInput, Run
+from lavish.planning.parameter_budgets import Match
 from lavish.reporting.tables import write_table
 
 CONFIG = Path("config/config.yaml")
@@ -275,6 +276,91 @@ def test_a_repeated_variant_on_each_backbone_shares_runs() -> None:
     assert [row["label"] for row in rows] == ["LAVISH", "avish", "LAVISH, ViT", "LAVISH, deeper"]
     assert rows[2]["runs"] == rows[0]["runs"]
     assert rows[2]["published"] == []
+
+
+PARTS = [
+    {"name": "10", "label": "10 %", "set": {"data": {"fraction": 0.1}, "training": {"passes": 10}}},
+    {"name": "100", "label": "100 %", "set": {}},
+]
+
+
+def with_parts(**changes: Any) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        rows = [
+            {key: value for key, value in row.items() if key != "published"} for row in values["sections"][0]["rows"]
+        ]
+        values["sections"][0] |= {"rows": rows, "each": PARTS, **changes}
+        values["baseline"] = "lavish_100"
+
+    change(TABLE, edit)
+
+
+def test_a_section_is_repeated_with_each_change() -> None:
+    whole = {variant: run(variant).name for variant in ("lavish", "avish")}
+    with_parts(baseline="lavish")
+    change(TABLE, lambda values: values.update(figures={"f": {**FIGURE, "kind": "learning_curve"}}))
+    loaded = load([CONFIG])
+    sections = loaded.table("small").spec["sections"]
+    assert [section["title"] for section in sections] == ["All: 10 %", "All: 100 %"]
+    assert [[row["variant"] for row in section["rows"]] for section in sections] == [
+        ["lavish_10", "avish_10"], ["lavish_100", "avish_100"],
+    ]  # fmt: skip
+    assert [row["label"] for section in sections for row in section["rows"]] == ["LAVISH", "avish"] * 2
+    assert [row["baseline"] for section in sections for row in section["rows"]] == (
+        ["lavish_10"] * 2 + ["lavish_100"] * 2
+    )
+    folders = [row["runs"][TASK]["folder"].removeprefix("results/runs/") for row in sections[1]["rows"]]
+    assert folders == [*whole.values()], "without a change they are the same runs"
+    part = loaded.run(sections[0]["rows"][1]["runs"][TASK]["folder"].removeprefix("results/runs/")).config
+    assert (part.data.fraction, part.training.passes, part.adapter.options["latents"]) == (0.1, 10, 0)
+    assert loaded.table("small").spec["figures"]["f"]["section"] == ["All: 10 %", "All: 100 %"]
+    assert len(loaded.figure("f").runs) == 4
+
+
+def test_a_repeated_row_without_a_definition_repeats_one_from_above() -> None:
+    again = {"title": "Again", "rows": [{"variant": "avish", "label": "Once more"}], "each": PARTS}
+    change(TABLE, lambda values: values["sections"].append(again))
+    rows = load([CONFIG]).table("small").spec["sections"]
+    assert [row["rows"][0]["variant"] for row in rows] == ["lavish", "avish_10", "avish_100"]
+    assert rows[2]["rows"][0]["runs"] == rows[0]["rows"][1]["runs"]
+
+
+def test_a_size_is_matched_within_a_repeated_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    matched = {"variant": "lora", "set": {"adapter": {"method": "lora"}}, "match_parameters_of": "lavish"}
+    with_parts(rows=[{"variant": "lavish", "set": {}}, matched])
+    targets = []
+    monkeypatch.setattr(
+        "lavish.planning.experiments.sizes",
+        lambda requests: targets.extend(requests) or {name: Match(3, 10, 10, 8) for name in requests},
+    )
+    sections = load([CONFIG]).table("small").spec["sections"]
+    assert len(targets) == 2
+    assert [section["rows"][1]["runs"][TASK]["settings"]["size"] for section in sections] == ["rank 3", "rank 3"]
+
+
+def test_a_table_may_have_more_seeds() -> None:
+    change(TABLE, lambda values: values.update(seed_factor=3))
+    assert load([CONFIG], {"seeds": [0, 4]}).table("small").seeds == [0, 4, 5, 6, 7, 8]
+    change(TABLE, lambda values: values.update(seed_factor=1))
+    assert load([CONFIG], {"seeds": [3, 1]}).table("small").seeds == [3, 1]
+
+
+def test_rows_that_fix_a_source_of_variance_are_runs_of_their_own() -> None:
+    before = run("lavish").name
+    half = {"data": {"fraction": 0.5}}
+    with_rows(
+        *ROWS,
+        {"variant": "half", "set": half},
+        {"variant": "all", "set": {**half, "randomise": ["composition", "order", "initialisation"]}},
+        {"variant": "order", "set": {**half, "randomise": ["order"]}},
+        {"variant": "nothing", "set": {**half, "randomise": []}},
+    )
+    loaded = load([CONFIG])
+    names = {variant: run(variant, loaded).name for variant in ("lavish", "half", "all", "order", "nothing")}
+    assert names["lavish"] == before
+    assert names["all"] == names["half"], "in whichever order they are named"
+    assert len({*names.values()}) == 4
+    assert "randomise" not in run("all", loaded).config.model_dump(mode="json")
 
 
 def test_an_overlay_replaces_the_backbones() -> None:
@@ -526,6 +612,26 @@ def test_identity_of_a_weights_file_depends_on_content_not_path(tmp_path: Path) 
         (
             lambda t: t["sections"][0]["rows"][1].update(each_backbone=True, published=["known"]),
             "belong to one backbone",
+        ),
+        (
+            lambda t: t["sections"][0].update(each=PARTS),
+            "rows of a section with `each` have neither `published` numbers nor `each_backbone`",
+        ),
+        (
+            lambda t: t["sections"][0].update(baseline="lavsh"),
+            "section 'All': key 'baseline': no row defines 'lavsh' (did you mean 'lavish'?)",
+        ),
+        (
+            lambda t: t.update(columns=["trainable_params", "ppt"]),
+            "column 'ppt' summarises the columns 'metric' and 'm",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"randomise": ["order", "composition"]}),
+            "`randomise` has 'composition', the draw of data.fraction, but all clips are used: give a fraction below 1",
+        ),
+        (
+            lambda t: t["sections"][0]["rows"][1].update(set={"randomise": ["order", "initialisation"]}),
+            "`randomise` names all that a seed changes anyway: remove the key",
         ),
         (lambda t: t.update(published_only=[{"label": "M", "published": ["known"]}]), "needs the column 'published'"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import MEASURES
 from matplotlib.figure import Figure
 
 from lavish.errors import LavishError
-from lavish.reporting.figures import breakdown, predicted_masks, write_figure
+from lavish.reporting.figures import breakdown, learning_curve, predicted_masks, write_figure
 from lavish.reporting.statistics import interval
 
 TASK, MASKS = "question_answering", "segmentation_s4"
@@ -21,7 +22,7 @@ TASK, MASKS = "question_answering", "segmentation_s4"
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Collect the figures that are written."""
     seen: list[Figure] = []
-    for module in (breakdown, predicted_masks):
+    for module in (breakdown, learning_curve, predicted_masks):
 
         def spy(*arguments: Any, draw: Any = module.draw) -> Any:
             canvas = draw(*arguments)
@@ -89,6 +90,66 @@ def test_rows_without_a_result_or_of_another_task(
 def test_breakdown_is_the_same_twice(questions: dict[str, Any], tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         write_figure(questions, "figure", tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+# --- learning curves ---
+
+
+@pytest.fixture
+def curves(make_run: Any) -> dict[str, Any]:
+    """Two methods on a quarter and on all of 80 clips, and one that has not been run."""
+    generator = np.random.default_rng(2)
+    sections = []
+    for fraction in (0.25, 1.0):
+        rows = []
+        for number, name in enumerate(("A method", "Another one")):
+            folder = make_run(f"{number}_{fraction}", np.clip(generator.normal(0.5 * fraction, 0.05, (3, 40)), 0, 1))
+            for path in folder.glob("seed*/record.json"):
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"training_clips": int(80 * fraction)}))
+            rows.append(row(f"{number}_{fraction:g}".replace(".", "_"), TASK, folder) | {"label": name})
+            rows[-1]["runs"][TASK]["settings"] = {"fraction": fraction}
+        sections.append({"title": f"Clips: {fraction}", "rows": rows})
+    sections[0]["rows"].append(row("absent", TASK, make_run.root / "absent"))
+    values = table({"kind": "learning_curve"}, *sections[0]["rows"])
+    titles = [section["title"] for section in sections]
+    values["figures"]["figure"]["section"] = titles
+    return values | {"sections": sections}
+
+
+def test_a_line_goes_through_the_rows_of_a_label(curves: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
+    write_figure(curves, "figure", tmp_path / "a.svg")
+    [axes] = drawn[0].axes
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["20\n25 %", "80\n100 %"]
+    assert [line.get_label() for line in axes.containers] == ["A method", "Another one"]
+    generator = np.random.default_rng(2)
+    scores = [np.clip(generator.normal(0.5 * fraction, 0.05, (3, 40)), 0, 1) for fraction in (0.25, 0.25, 1.0, 1.0)]
+    for number, container in enumerate(axes.containers):
+        line, _, [bars] = container.lines
+        expected = [interval(scores[number]), interval(scores[2 + number])]
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [100 * found.mean for found in expected])
+        np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [20, 80], rtol=0.02)
+        ends = [segment[:, 1] for segment in bars.get_segments()]
+        np.testing.assert_allclose(ends, [(100 * found.low, 100 * found.high) for found in expected])
+    note = " ".join(drawn[0].get_supxlabel().split())
+    assert "Not drawn: Row absent, Clips: 0.25 (not run: seed0/record.json is missing)." in note
+
+
+def test_labels_of_lines_do_not_overlap(curves: dict[str, Any], tmp_path: Path, drawn: list[Figure]) -> None:
+    write_figure(curves, "figure", tmp_path / "a.svg")
+    canvas = drawn[0].canvas
+    canvas.draw()
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
+    assert len(boxes) == 2
+    low, high = sorted(boxes, key=lambda box: box.y0)
+    assert low.y1 <= high.y0, "both lines end at about the same accuracy"
+    assert max(box.x1 for box in boxes) <= drawn[0].bbox.x1
+
+
+def test_learning_curves_are_the_same_twice(curves: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        write_figure(curves, "figure", tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 

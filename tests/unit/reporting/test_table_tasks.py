@@ -14,7 +14,7 @@ from conftest import MEASURES
 
 from lavish.config.hashing import canonical_json
 from lavish.errors import LavishError
-from lavish.reporting.comparison import parse_spec
+from lavish.reporting.comparison import Reads, compare, parse_spec
 from lavish.reporting.power import minimum_detectable_difference
 from lavish.reporting.statistics import clip_values, holm, interval, paired_test
 from lavish.reporting.tables import write_table
@@ -130,6 +130,43 @@ def test_holm_corrects_within_a_measure_of_a_task(
         in text
     )
     assert "1 comparison of mIoU, S4" in text
+
+
+def test_a_section_has_its_own_baseline(spec: dict[str, Any], scores: dict[str, np.ndarray], tmp_path: Path) -> None:
+    spec["columns"] = ["metric", "difference"]
+    (section,) = spec["sections"]
+    rows = [{**row, "baseline": "frozen"} for row in section["rows"]]
+    spec["sections"] = [section, {"title": "Against frozen", "rows": rows}]
+    write_table(spec, tmp_path / "table")
+    lines = {
+        (line["section"], line["variant"]): line
+        for line in csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    }
+    there, back = lines["Rows", "frozen"], lines["Against frozen", "lavish"]
+    expected = paired_test(scores["ave"], scores["ave_frozen"])
+    assert float(back["difference"]) == pytest.approx(expected.difference, rel=1e-6) == -float(there["difference"])
+    assert float(back["p"]) == pytest.approx(expected.p, rel=1e-6)
+    text = (tmp_path / "table.md").read_text()
+    first, second = text.split("## Against frozen")
+    assert re.search(r"\| LAVISH .* baseline \|", first) and re.search(r"\| Frozen .* baseline \|", second)
+    assert "Differences to 'LAVISH' or 'Frozen', by section, are in percentage points" in text
+    assert "Holm-corrected for the 4 comparisons of this table" in text
+    assert text.count("Variance of the baseline's mean") == 1
+    spec["sections"].pop()
+    write_table(spec, tmp_path / "table")
+    assert "Differences to 'LAVISH' are in percentage points" in (tmp_path / "table.md").read_text()
+
+
+def test_rows_of_one_label_are_named_with_their_section(spec: dict[str, Any], tmp_path: Path) -> None:
+    """In notes, as in the warning of seeds that dominate."""
+    spec["columns"] = ["metric"]
+    lavish, frozen, audio = spec["sections"][0]["rows"]
+    spec["sections"] = [
+        {"title": "One", "rows": [lavish, {**frozen, "label": "Same"}]},
+        {"title": "Two", "rows": [{**audio, "label": "Same"}]},
+    ]
+    runs = compare(parse_spec(spec), {AVE: Reads(measures=frozenset({None}))}).runs(None)
+    assert [*runs] == ["LAVISH", "Same (One)", "Same (Two)"]
 
 
 def test_variants_with_the_same_run_are_one_comparison(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -283,7 +320,10 @@ def test_methods_with_published_numbers_only_have_a_section(spec: dict[str, Any]
     ("column", "message"),
     [
         ("metric:F_score:", "is not a column: write name, name:measure, name@task or name:measure@task"),
-        ("trainable_params:F_score", "only 'metric', 'mean', 'difference', 'reliance' have a measure"),
+        (
+            "trainable_params:F_score",
+            "only 'metric', 'mean', 'difference', 'variance_share', 'reliance' have a measure",
+        ),
         (f"published@{S4}", "published numbers do not depend on the task"),
         (f"metrc@{S4}", "unknown column 'metrc' (did you mean 'metric'?)"),
     ],
