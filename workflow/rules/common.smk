@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
@@ -23,7 +24,8 @@ from lavish.errors import LavishError
 from lavish.io.atomic import write_text
 from lavish.io.locks import locked
 from lavish.planning.experiments import load
-from lavish.planning.frozen_features import audio_encoder_features
+from lavish.planning.frozen_features import audio_encoder_features, frozen_features
+from lavish.planning.identities import MissingInput
 from lavish.planning.run_labels import INDEX, update_index
 from lavish.runtime import fork_client
 from lavish.runtime.gpus import gpu_is_visible, usable_gpus
@@ -49,7 +51,8 @@ def or_stop(function, *arguments):
     try:
         return function(*arguments)
     except LavishError as error:
-        logger.error(str(error))
+        lack = lack_of_gpu() if isinstance(error, MissingInput) else ""
+        logger.error(f"{error}\nBesides, {lack}" if lack else str(error))
         sys.exit(1)
 
 
@@ -197,6 +200,28 @@ def check_device():
         logger.info(f"Jobs run on the CPU ({setting}), although there is a GPU: `--config device=auto` uses it.")
 
 
+def lack_of_gpu():
+    """Return what a call would be refused for, as far as it is known without torch: that this machine has no GPU."""
+    if not gpu or on_cluster or not workflow.local_exec or gpu_is_visible():
+        return ""
+    return (
+        f"`device: {experiments.device_setting}` wants a GPU, and this machine has no NVIDIA GPU to be seen: "
+        "`--config device=cpu` uses the CPU."
+    )
+
+
+def foretell_device():
+    """Say in a dry run what `device: auto` has chosen, and what the call would be refused for."""
+    if experiments.device_setting == "auto" and not on_cluster:
+        logger.info(
+            "Jobs would run on the GPU: `device: auto` found an NVIDIA GPU here."
+            if gpu
+            else "Jobs would run on the CPU: `device: auto` found no NVIDIA GPU here."
+        )
+    if lack := lack_of_gpu():
+        logger.info(f"This call would be refused: {lack}")
+
+
 def take_lock():
     """Refuse to run beside another Snakemake in the same folder.
 
@@ -243,7 +268,7 @@ def remove_incomplete():
 
 def prepared(function):
     """Take the lock, share the GPUs among jobs on this machine, correct the times of files and remove incomplete ones
-    before a function of the workflow writes or deletes something. Dry runs and the jobs themselves do none of this.
+    before a function of the workflow writes or deletes something. Dry runs and the jobs themselves do none of this; a dry run says where jobs would run.
     """
 
     @functools.wraps(function)
@@ -257,6 +282,8 @@ def prepared(function):
                 remove_incomplete()
             if plugin and plugin.common_settings.local_exec:
                 share_gpus()
+        if dry and function.__name__ == "execute":
+            foretell_device()
         return function(*arguments, **options)
 
     return call
@@ -412,10 +439,26 @@ def features_folder(run, features):
     return f"results/data/features/{run.data.name}/{features.name}"
 
 
-def features_files(run, splits):
-    """Features that a run reads: those of its separate audio encoder, and of its frozen backbone."""
-    found = [audio_encoder_features(run), *experiments.frozen_features(run).values()]
-    return [f"{features_folder(run, one)}/{split}.npy" for one in found if one is not None for split in splits]
+def features_files(run, splits, outputs):
+    """Features that a run reads: those of its separate audio encoder, and of its frozen backbone.
+
+    A job that has made its outputs keeps the features of the backbone that it read, or its lack of them: another device
+    and `cache_features` change neither its results nor its name, and other inputs would repeat it. What is forced or made
+    again is made as the configuration says.
+    """
+
+    def files(features):
+        return [f"{features_folder(run, one)}/{split}.npy" for one in features if one is not None for split in splits]
+
+    frozen = files(experiments.frozen_features(run).values())
+    possible = files(frozen_features(run).values())
+    settings = workflow.dag_settings
+    forced = settings.forceall or settings.forcetargets or settings.forcerun
+    if possible and not forced and workflow.is_main_process and all(map(os.path.exists, outputs)):
+        recorded = workflow.persistence.input(IOFile(outputs[0]))
+        if recorded is not None:
+            frozen = [file for file in possible if file in recorded]
+    return files([audio_encoder_features(run)]) + frozen
 
 
 # --- runs ---
@@ -447,22 +490,34 @@ def backbone_weights(wildcards):
     return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
 
 
+def outputs_of(rule, wildcards):
+    return [output.format(**wildcards) for output in getattr(rules, rule).output]
+
+
 def training_features(wildcards):
     run = run_of(wildcards)
-    return features_files(run, run.training_splits)
+    return features_files(run, run.training_splits, outputs_of("train", wildcards))
 
 
-def evaluated_features(wildcards):
-    return features_files(run_of(wildcards), [wildcards.split])
+def evaluated_features(rule):
+    """Return the input function of a rule that reads a split. Its job is made again with the checkpoint it reads."""
+
+    def features(wildcards):
+        outputs = outputs_of(rule, wildcards) + outputs_of("train", wildcards)
+        return features_files(run_of(wildcards), [wildcards.split], outputs)
+
+    return features
 
 
-def features_arguments(wildcards):
-    """The options with the folders of the features that a run reads."""
+def features_arguments(wildcards, input):
+    """The options with the folders of the features that a job reads."""
     run = run_of(wildcards)
     separate = audio_encoder_features(run)
     arguments = [] if separate is None else ["--audio-features", features_folder(run, separate)]
-    for stream, features in experiments.frozen_features(run).items():
-        arguments += ["--frozen-features", f"{stream}={features_folder(run, features)}"]
+    for stream, features in frozen_features(run).items():
+        folder = features_folder(run, features)
+        if any(f"{folder}/" in file for file in input.features):
+            arguments += ["--frozen-features", f"{stream}={folder}"]
     return arguments
 
 

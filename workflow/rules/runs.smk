@@ -52,7 +52,7 @@ rule evaluate:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        features=ancient(evaluated_features),
+        features=ancient(evaluated_features("evaluate")),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         metrics=report(
@@ -92,7 +92,7 @@ rule examples:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        features=ancient(evaluated_features),
+        features=ancient(evaluated_features("examples")),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
         examples="results/runs/{run}/seed{seed}/{split}/examples.npz",
