@@ -174,7 +174,7 @@ class Experiments:
 
     def frozen_features(self, run: Run) -> dict[str, Features]:
         """Return, by stream, the features of the frozen backbone that a run reads instead of images."""
-        return frozen_features(run, self.device) if self.cache_features else {}
+        return frozen_features(run) if self.cache_features and self.device == "cpu" else {}
 
     def condition(self, identity: str) -> NamedCondition:
         """Return a condition by its name with the hash of what it does."""
@@ -187,7 +187,8 @@ class Experiments:
     @functools.cached_property
     def _features(self) -> dict[str, Features]:
         runs = self.runs.values()
-        found = [features for run in runs for features in self.frozen_features(run).values()]
+        # Also those that this configuration does not use: a job that has read them keeps them as inputs.
+        found = [features for run in runs for features in frozen_features(run).values()]
         found += [features for run in runs if (features := audio_encoder_features(run)) is not None]
         return {features.name: features for features in found}
 

@@ -56,11 +56,11 @@ def audio_encoder_features(run: Run) -> Features | None:
     return Features(weights.name, "audio_encoder", weights, weights.config)
 
 
-def frozen_features(run: Run, device: str) -> dict[str, Features]:
-    """Return, by stream, the features of the frozen backbones that a run on `device` reads instead of images."""
+def frozen_features(run: Run) -> dict[str, Features]:
+    """Return, by stream, the features of the frozen backbones that a run on a CPU may read instead of images."""
     config: RunConfig = run.config
     reads = class_attribute("tasks", config.task.name, "head_reads")
-    if reads is None or not config.frozen or device != "cpu":
+    if reads is None or not config.frozen:
         return {}
     sizes, backbones = config.data.image_sizes(), config.used_backbones()
     described = {

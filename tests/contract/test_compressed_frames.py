@@ -87,7 +87,7 @@ def test_features_of_a_frozen_backbone_are_those_of_the_pixels(tmp_path: Path) -
     provide_weights(config.backbone, tmp_path / "vit.safetensors")
     identities = Identities()
     identities.needs_inputs = False
-    features = frozen_features(identities.run(config), "cpu")["visual"].config
+    features = frozen_features(identities.run(config))["visual"].config
     files = []
     for name in ("array", "pictures"):
         files.append(tmp_path / f"{name}.npy")

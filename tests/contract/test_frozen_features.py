@@ -70,7 +70,7 @@ def encoded(
     """Compute the features of a run as the workflow does, and return its inputs with them."""
     data = folder / config.task.name
     weights, *others = [folder / f"{one.model}.safetensors" for one in config.used_backbones()]
-    found = frozen_features(planned(config), "cpu")
+    found = frozen_features(planned(config))
     for stream, features in found.items():
         own = others[0] if others and stream == "audio" else weights
         for split in splits:

@@ -103,3 +103,33 @@ def test_a_second_option_for_configuration_files(tmp_path: Path, option: str) ->
         "`--configfile` is there twice: give it once, with all files: `--configfile a.yaml b.yaml`"
     )
     assert workflow.planned("--configfile", str(file), str(file))["table"] == 1
+
+
+def test_missing_data_and_a_missing_gpu_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    workflow = Workflow.with_small_table(tmp_path)
+    workflow.set_row("lavish", set={"data": {"name": "official", "root": "data/AVE", "compose": None}})
+    data, gpu = message(workflow, "results/table_small.md", "--config", "device=cuda").splitlines()[-2:]
+    assert "there is no folder data/AVE" in data
+    assert gpu.startswith("Besides, `device: cuda` wants a GPU, and this machine has no NVIDIA GPU to be seen")
+    assert "no NVIDIA GPU" not in message(workflow, "results/table_small.md")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("auto", "Jobs would run on the CPU: `device: auto` found no NVIDIA GPU here."),
+        ("cuda", "This call would be refused: `device: cuda` wants a GPU"),
+    ],
+)
+def test_a_dry_run_says_where_jobs_would_run(
+    finished: Workflow, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = finished.call("--dry-run", "--config", f"device={setting}")
+    assert result.returncode == 0, result.stdout
+    assert said in result.stdout
+    # Jobs of a cluster run elsewhere.
+    elsewhere = ("--workflow-profile", "profiles/slurm", "--executor", "dryrun", "--config", f"device={setting}")
+    assert "Jobs would run" not in (there := finished.call("--dry-run", *elsewhere).stdout)
+    assert "refused" not in there

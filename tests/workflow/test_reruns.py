@@ -118,6 +118,33 @@ def test_deleted_features_repeat_nothing(edited: Workflow) -> None:
     assert not edited.planned(target)
 
 
+@pytest.mark.parametrize("first", ["cache_features=auto", "cache_features=none"])
+def test_where_a_frozen_row_runs_repeats_no_job(edited: Workflow, first: str) -> None:
+    """Whether its jobs read the features of the backbone or compute them, their results are the same."""
+    edited.set_row("avish", set={"adapter": {"method": "none"}})
+    target = "results/table_small.md"
+    made = edited.call(target, "--config", first)
+    assert made.returncode == 0, made.stdout
+    read = [*edited.folder.glob("results/data/features/*/visual_*/*.npy")]
+    assert len(read) == (3 if first.endswith("auto") else 0)
+    for setting in ("device=cpu", "device=cuda", "cache_features=none", "cache_features=auto"):
+        assert not edited.planned(target, "--config", setting), setting
+    shutil.rmtree(edited.folder / "results/data/features")
+    assert not edited.planned(target, "--config", "device=cuda")
+    # What is made anew is made as the configuration says.
+    [run] = edited.runs("avish")
+    shutil.rmtree(edited.folder / "results/runs" / run)
+    (edited.folder / "results/table_small.md").unlink()
+    jobs = {"train": 2, "evaluate": 2, "cost": 1, "table": 1}
+    assert edited.planned(target, "--config", "device=cuda") == jobs
+    assert edited.planned(target)["encode"] == 6
+    assert edited.call(target).returncode == 0
+    assert not edited.planned(target, "--config", "device=cuda")
+    for device, reads in [("cuda", False), ("cpu", True)]:
+        forced = edited.call(target, "--config", f"device={device}", "-R", "train", "--dry-run", "--printshellcmds")
+        assert ("--frozen-features visual=" in forced.stdout) == reads, forced.stdout
+
+
 def test_data_can_be_composed_and_prepared_again(edited: Workflow) -> None:
     """Snakemake deletes the declared output first, and the arrays stay."""
     for rule in ("prepare", "compose"):

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
@@ -23,7 +24,8 @@ from lavish.errors import LavishError
 from lavish.io.atomic import write_text
 from lavish.io.locks import locked
 from lavish.planning.experiments import load
-from lavish.planning.frozen_features import audio_encoder_features
+from lavish.planning.frozen_features import audio_encoder_features, frozen_features
+from lavish.planning.identities import MissingInput
 from lavish.planning.run_labels import INDEX, update_index
 from lavish.planning.search_spaces import one_trial
 from lavish.runtime import fork_client
@@ -53,7 +55,8 @@ def or_stop(function, *arguments):
     try:
         return function(*arguments)
     except LavishError as error:
-        logger.error(str(error))
+        lack = lack_of_gpu() if isinstance(error, MissingInput) else ""
+        logger.error(f"{error}\nBesides, {lack}" if lack else str(error))
         sys.exit(1)
 
 
@@ -201,6 +204,28 @@ def check_device():
         logger.info(f"Jobs run on the CPU ({setting}), although there is a GPU: `--config device=auto` uses it.")
 
 
+def lack_of_gpu():
+    """Return what a call would be refused for, as far as it is known without torch: that this machine has no GPU."""
+    if not gpu or on_cluster or not workflow.local_exec or gpu_is_visible():
+        return ""
+    return (
+        f"`device: {experiments.device_setting}` wants a GPU, and this machine has no NVIDIA GPU to be seen: "
+        "`--config device=cpu` uses the CPU."
+    )
+
+
+def foretell_device():
+    """Say in a dry run what `device: auto` has chosen, and what the call would be refused for."""
+    if experiments.device_setting == "auto" and not on_cluster:
+        logger.info(
+            "Jobs would run on the GPU: `device: auto` found an NVIDIA GPU here."
+            if gpu
+            else "Jobs would run on the CPU: `device: auto` found no NVIDIA GPU here."
+        )
+    if lack := lack_of_gpu():
+        logger.info(f"This call would be refused: {lack}")
+
+
 def take_lock():
     """Refuse to run beside another Snakemake in the same folder.
 
@@ -247,7 +272,8 @@ def remove_incomplete():
 
 def prepared(function):
     """Take the lock, share the GPUs among jobs on this machine, correct the times of files and remove incomplete ones
-    before a function of the workflow writes or deletes something. Dry runs and the jobs themselves do none of this.
+    before a function of the workflow writes or deletes something. Dry runs and the jobs themselves do none of this; a dry run
+    says where jobs would run.
     """
 
     @functools.wraps(function)
@@ -261,6 +287,8 @@ def prepared(function):
                 remove_incomplete()
             if plugin and plugin.common_settings.local_exec:
                 share_gpus()
+        if dry and function.__name__ == "execute":
+            foretell_device()
         return function(*arguments, **options)
 
     return call
@@ -424,20 +452,31 @@ def features_folder(run, features):
     return f"results/data/features/{run.data.name}/{features.name}"
 
 
-def features_read(run, disturbed=None):
-    """Streams and features that a run reads of them, but of a disturbed stream: those of its separate audio encoder, and
-    of its frozen backbone.
+def features_files(run, splits, outputs, disturbed=None):
+    """Features that a run reads of the streams that are not disturbed: those of its separate audio encoder, and of its
+    frozen backbone.
+
+    A job that has made its outputs keeps the features of the backbone that it read, or its lack of them: another device
+    and `cache_features` change neither its results nor its name, and other inputs would repeat it. What is forced or made
+    again is made as the configuration says.
     """
-    found = [("audio", audio_encoder_features(run)), *experiments.frozen_features(run).items()]
-    return [(stream, features) for stream, features in found if features is not None and stream != disturbed]
 
+    def files(features):
+        return [
+            f"{features_folder(run, one)}/{split}.npy"
+            for stream, one in features.items()
+            if one is not None and stream != disturbed
+            for split in splits
+        ]
 
-def features_files(run, splits, disturbed=None):
-    return [
-        f"{features_folder(run, features)}/{split}.npy"
-        for _, features in features_read(run, disturbed)
-        for split in splits
-    ]
+    frozen, possible = files(experiments.frozen_features(run)), files(frozen_features(run))
+    settings = workflow.dag_settings
+    forced = settings.forceall or settings.forcetargets or settings.forcerun
+    if possible and not forced and workflow.is_main_process and all(map(os.path.exists, outputs)):
+        recorded = workflow.persistence.input(IOFile(outputs[0]))
+        if recorded is not None:
+            frozen = [file for file in possible if file in recorded]
+    return files({"audio": audio_encoder_features(run)}) + frozen
 
 
 # --- runs ---
@@ -479,39 +518,46 @@ def backbone_weights(wildcards):
     return weights_of_run(run_of(wildcards))
 
 
+def outputs_of(rule, wildcards):
+    return [output.format(**wildcards) for output in getattr(rules, rule).output]
+
+
 def training_features(wildcards):
     run = run_of(wildcards)
-    return features_files(run, run.training_splits)
+    return features_files(run, run.training_splits, outputs_of("train", wildcards))
 
 
-def evaluated_features(wildcards):
-    return features_files(run_of(wildcards), [wildcards.split])
+def evaluated_features(rule):
+    """Return the input function of a rule that reads a split. Its job is made again with the checkpoint it reads."""
+
+    def features(wildcards):
+        outputs = outputs_of(rule, wildcards) + outputs_of("train", wildcards)
+        return features_files(run_of(wildcards), [wildcards.split], outputs)
+
+    return features
 
 
 def undisturbed_features(wildcards):
     """Features on disk are those of the split as it is: a disturbed stream is encoded in the evaluation."""
-    return features_files(run_of(wildcards), ["test"], disturbed=condition_of(wildcards).stream)
+    outputs = outputs_of("evaluate_condition", wildcards) + outputs_of("train", wildcards)
+    return features_files(run_of(wildcards), ["test"], outputs, disturbed=condition_of(wildcards).stream)
 
 
-def features_arguments(wildcards):
-    return features_arguments_of(run_of(wildcards))
+def features_arguments(wildcards, input):
+    return folders_of_features(run_of(wildcards), input)
 
 
-def features_arguments_of(run, disturbed=None):
-    """The options with the folders of the features that a run reads."""
+def folders_of_features(run, input):
+    """The options with the folders of the features that a job of a run reads."""
+    found = [("--audio-features", "", audio_encoder_features(run))]
+    found += [("--frozen-features", f"{stream}=", features) for stream, features in frozen_features(run).items()]
+    folders = [(option, prefix, features_folder(run, one)) for option, prefix, one in found if one is not None]
     return [
         word
-        for stream, features in features_read(run, disturbed)
-        for word in (
-            ("--audio-features", features_folder(run, features))
-            if features.kind == "audio_encoder"
-            else ("--frozen-features", f"{stream}={features_folder(run, features)}")
-        )
+        for option, prefix, folder in folders
+        if any(f"{folder}/" in file for file in input.features)
+        for word in (option, f"{prefix}{folder}")
     ]
-
-
-def undisturbed_arguments(wildcards):
-    return features_arguments_of(run_of(wildcards), disturbed=condition_of(wildcards).stream)
 
 
 def disturbed_encoder(wildcards):
@@ -546,11 +592,11 @@ def search_weights(wildcards):
 
 def search_features(wildcards):
     run = search_of(wildcards)
-    return features_files(run, run.training_splits)
+    return features_files(run, run.training_splits, outputs_of("trial", wildcards))
 
 
-def search_features_arguments(wildcards):
-    return features_arguments_of(search_of(wildcards))
+def search_features_arguments(wildcards, input):
+    return folders_of_features(search_of(wildcards), input)
 
 
 def search_folder(wildcards):

@@ -120,7 +120,7 @@ rule evaluate:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        features=ancient(evaluated_features),
+        features=ancient(evaluated_features("evaluate")),
         tuned=ancient(choice),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:
@@ -183,7 +183,7 @@ rule evaluate_condition:
         config=run_config,
         condition=condition_config,
         data=prepared_folder,
-        features=undisturbed_arguments,
+        features=features_arguments,
         encoder=disturbed_encoder_arguments,
         tuned=tuned_arguments,
         device=device_arguments,
@@ -202,7 +202,7 @@ rule examples:
     input:
         stores=ancient(evaluation_stores),
         weights=ancient(backbone_weights),
-        features=ancient(evaluated_features),
+        features=ancient(evaluated_features("examples")),
         tuned=ancient(choice),
         best="results/runs/{run}/seed{seed}/best.safetensors",
     output:

@@ -828,3 +828,16 @@ def test_the_device_follows_the_machine_only_if_asked(monkeypatch: pytest.Monkey
     assert load([CONFIG]).device == load([CONFIG], {"device": "cpu"}).device == "cpu"
     assert load([CONFIG], {"device": "cuda"}).device == "cuda"
     assert load([CONFIG]).runs.keys() == automatic.runs.keys()
+
+
+@pytest.mark.parametrize("setting", [{"device": "cuda"}, {"cache_features": "none"}])
+def test_features_of_the_frozen_backbone_are_read_on_a_cpu_unless_switched_off(setting: dict[str, str]) -> None:
+    with_rows(*ROWS, {"variant": "none", "set": {"adapter": {"method": "none"}}})
+    default, other = load([CONFIG]), load([CONFIG], setting)
+    frozen = [run for run in default.runs.values() if default.frozen_features(run)]
+    assert frozen
+    for run in frozen:
+        assert not other.frozen_features(run)
+        # A job that has read them keeps them as inputs.
+        for features in default.frozen_features(run).values():
+            assert other.features_named(features.name) == features
