@@ -21,6 +21,9 @@ from lavish.data.store.computed import ComputedRows
 from lavish.data.store.store import SplitStore
 from lavish.errors import LavishError
 
+_Change = Callable[[int, np.ndarray], np.ndarray]
+"""Of a clip and its waveform (samples,), float32 in the unit of int16."""
+
 
 def disturb(store: SplitStore, condition: Condition, means: Mapping[str, Any]) -> None:
     """Put a split under a condition: replace its arrays of the stream that is disturbed.
@@ -35,46 +38,53 @@ def disturb(store: SplitStore, condition: Condition, means: Mapping[str, Any]) -
             a shift changes nothing.
     """
     if isinstance(condition, Swap):
-        partners = other_clips(store, condition.seed)
-        if condition.stream == "visual":
-            frames = store.frames
-            store.frames = ComputedRows(frames.shape, lambda clip: frames[partners[clip]])
-        else:
-            mels, waveforms = store.log_mels, store.waveforms
-            store.log_mels = ComputedRows(mels.shape, lambda clip: mels[partners[clip]])
-            store.waveforms = ComputedRows(waveforms.shape, lambda clip: waveforms[partners[clip]])
+        _swap(store, condition)
     elif isinstance(condition, MissingStream):
-        _remove(store, condition.stream, np.asarray(means[condition.stream], np.float32))
-    elif isinstance(condition, Silence | Noise | Shift):
-        _change_sound(store, _change_of_sound(store, condition))
+        # In float32, so that nothing but zeros is left after normalisation.
+        mean = np.asarray(means[condition.stream], np.float32)
+        if condition.stream == "visual":
+            store.frames = _constant(mean, store.frames.shape)
+        else:
+            store.log_mels = _constant(mean, store.log_mels.shape)
+            store.waveforms = _constant(np.float32(0), store.waveforms.shape)
+    elif isinstance(condition, Silence):
+        silence = np.zeros(store.waveforms.shape[1:], np.float32)
+        store.log_mels = _constant(_prepared(store)(silence), store.log_mels.shape)
+        store.waveforms = _constant(silence, store.waveforms.shape)
+    elif isinstance(condition, Noise | Shift):
+        _change_sound(store, _with_noise(store, condition) if isinstance(condition, Noise) else _late(store, condition))
     else:
         _change_frames(store, condition)
 
 
-def _remove(store: SplitStore, stream: str, mean: np.ndarray) -> None:
-    """Make a stream constant. In float32, so that nothing but zeros is left after normalisation."""
-    if stream == "visual":
-        frame = np.broadcast_to(mean, store.frames.shape[1:])
-        store.frames = ComputedRows(store.frames.shape, lambda _: frame)
+def _constant(row: np.ndarray | np.float32, shape: tuple[Any, ...]) -> ComputedRows:
+    row = np.broadcast_to(row, shape[1:])
+    return ComputedRows(shape, lambda _: row)
+
+
+def _swap(store: SplitStore, condition: Swap) -> None:
+    partners = other_clips(store, condition.seed)
+    if condition.stream == "visual":
+        frames = store.frames
+        store.frames = ComputedRows(frames.shape, lambda clip: frames[partners[clip]])
     else:
-        mels, zeros = np.broadcast_to(mean, store.log_mels.shape[1:]), np.zeros(store.waveforms.shape[1:], np.float32)
-        store.log_mels = ComputedRows(store.log_mels.shape, lambda _: mels)
-        store.waveforms = ComputedRows(store.waveforms.shape, lambda _: zeros)
+        mels, waveforms = store.log_mels, store.waveforms
+        store.log_mels = ComputedRows(mels.shape, lambda clip: mels[partners[clip]])
+        store.waveforms = ComputedRows(waveforms.shape, lambda clip: waveforms[partners[clip]])
 
 
-def _change_of_sound(store: SplitStore, condition: Silence | Noise | Shift) -> Callable[[int, np.ndarray], np.ndarray]:
-    """Return the function of a clip and its waveform (samples,), in the unit of int16, that returns the changed one."""
-    if isinstance(condition, Silence):
-        return lambda _, waveform: np.zeros_like(waveform)
-    if isinstance(condition, Noise):
-        ratio, seed = 10 ** (-condition.snr_db / 20), condition.seed
+def _with_noise(store: SplitStore, condition: Noise) -> _Change:
+    ratio = 10 ** (-condition.snr_db / 20)
 
-        def with_noise(clip: int, waveform: np.ndarray) -> np.ndarray:
-            # Not rounded and not clipped to int16, which would change the ratio of loud clips.
-            noise = _generator(store, clip, seed).standard_normal(len(waveform), np.float32)
-            return waveform + np.float32(ratio * waveform.std()) * noise
+    def change(clip: int, waveform: np.ndarray) -> np.ndarray:
+        # Not rounded and not clipped to int16, which would change the ratio of loud clips.
+        noise = _generator(store, clip, condition.seed).standard_normal(len(waveform), np.float32)
+        return waveform + np.float32(ratio * waveform.std()) * noise
 
-        return with_noise
+    return change
+
+
+def _late(store: SplitStore, condition: Shift) -> _Change:
     segments = store.log_mels.shape[1]
     if condition.segments % segments == 0:
         raise LavishError(
@@ -86,24 +96,30 @@ def _change_of_sound(store: SplitStore, condition: Silence | Noise | Shift) -> C
     return lambda _, waveform: np.roll(waveform, samples)
 
 
-def _change_sound(store: SplitStore, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
-    import torch
-
-    from lavish.data.decoding.spectrogram import log_mels
-
-    recorded = store.waveforms
-    spectrogram: dict[str, Any] = store.manifest["config"]["spectrogram"]
-    segments = store.log_mels.shape[1]
+def _change_sound(store: SplitStore, change: _Change) -> None:
+    recorded, prepared = store.waveforms, _prepared(store)
 
     def sound(clip: int) -> np.ndarray:
         return change(clip, np.asarray(recorded[clip], np.float32))
 
-    def mels(clip: int) -> np.ndarray:
-        waveform = torch.from_numpy(sound(clip)) / FULL_SCALE
-        return log_mels(waveform, segments=segments, **spectrogram).numpy().astype(np.float16)
-
     store.waveforms = ComputedRows(recorded.shape, sound)
-    store.log_mels = ComputedRows(store.log_mels.shape, mels)
+    store.log_mels = ComputedRows(store.log_mels.shape, lambda clip: prepared(sound(clip)))
+
+
+def _prepared(store: SplitStore) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that gives the log-mels of a waveform (samples,) in the unit of int16, as they are stored."""
+    import torch
+
+    from lavish.data.decoding.spectrogram import log_mels
+
+    spectrogram: dict[str, Any] = store.manifest["config"]["spectrogram"]
+    segments = store.log_mels.shape[1]
+
+    def mels(waveform: np.ndarray) -> np.ndarray:
+        sound = torch.from_numpy(waveform) / FULL_SCALE
+        return log_mels(sound, segments=segments, **spectrogram).numpy().astype(np.float16)
+
+    return mels
 
 
 def _change_frames(store: SplitStore, condition: Blur | Darken) -> None:
