@@ -14,7 +14,7 @@ READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test test-faults test-fuzz test-cluster check reference format schemas lock
+.PHONY: help environment table smoke test test-faults test-fuzz test-cluster check docs reference format schemas lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,11 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation site in .docs/site/; any warning or broken link is an error
+	$(BIN)/python docs/site/stage.py .docs/pages
+	PYTHONPATH=docs/site $(BIN)/zensical build --strict
+	@echo "Open .docs/site/index.html; to search: python3 -m http.server --directory .docs/site"
+
 reference: $(READY)  ## copy the main table and its figure to results/reference/, with where they came from
 	$(BIN)/python benchmarks/reference.py ablation
 
@@ -66,7 +71,7 @@ schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/co
 	$(BIN)/python -m lavish.planning.json_schemas
 
 lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command 'make lock' --output-file requirements.lock $(UPGRADE)
 
 # uv takes a tenth of the time; pip knows of mirrors and proxies that only it was told of. Bytecode is made here, as pip
