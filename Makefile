@@ -5,21 +5,30 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
 BIN := $(VENV)/bin
 # Stamps that carry a checksum: a changed lock makes a new environment, a changed pyproject.toml installs lavish again.
-checksum = $(shell $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:16])' $(1))
+checksum = $(shell $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:16])' $(1) 2>/dev/null)
 PACKAGES := $(VENV)/packages-$(call checksum,requirements.lock)
 SLURM := $(abspath $(VENV))/slurm-$(call checksum,profiles/slurm/requirements.txt)
 READY := $(VENV)/lavish-$(call checksum,pyproject.toml)
+LIGHT := .venv-light/packages-$(call checksum,requirements-light.lock)
+# `TORCH=cpu` leaves out the CUDA libraries, for an index with CPU builds of torch: docs/containers.md.
+TORCH ?= cuda
 
 # Tests and tools share the machine by processes, not by threads.
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment table smoke test test-faults test-fuzz test-cluster check reference format schemas lock
+.PHONY: help environment demo table smoke report test test-faults test-fuzz test-cluster check docs light sbom submissions \
+    reference format schemas lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(READY)  ## build .venv from requirements.lock
+
+demo: $(READY)  ## two rows with one seed in under two minutes, in .demo/
+	@mkdir -p .demo && ln -sfn ../config .demo/config
+	$(BIN)/snakemake --cores $(CORES) --quiet rules host --directory .demo --configfile config/demo.yaml
+	@echo && cat .demo/results/table_demo.md && echo && echo "The page: $(CURDIR)/.demo/results/table_demo.md"
 
 table: $(READY)  ## the main table and its figure with the embedded default
 	$(BIN)/snakemake --cores $(CORES) results/table_ablation.md results/figures/accuracy_against_cost.svg
@@ -29,6 +38,9 @@ smoke: $(READY)  ## every table and figure in minutes, in .smoke/: shows that ev
 	@mkdir -p .smoke && ln -sfn ../config .smoke/config
 	$(BIN)/snakemake --cores $(CORES) --directory .smoke --configfile config/smoke.yaml
 	@echo && ls .smoke/results/table_*.md .smoke/results/figures/*.svg
+
+report: smoke  ## the smoke tables with all records in one page, .smoke/report.html
+	$(BIN)/snakemake --directory .smoke --configfile config/smoke.yaml --report .smoke/report.html
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
@@ -54,6 +66,22 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation site in .docs/site/; any warning or broken link is an error
+	$(BIN)/python docs/site/stage.py .docs/pages
+	PYTHONPATH=docs/site $(BIN)/zensical build --strict
+	@echo "Open .docs/site/index.html; to search: python3 -m http.server --directory .docs/site"
+
+light: $(LIGHT)  ## .venv-light: reads and plots results, without torch (0.7 GB)
+	.venv-light/bin/lavish compare results/reference results/reference > /dev/null
+	@echo "Without torch: .venv-light/bin/lavish show, compare, merge, table, figure, power"
+
+sbom: $(READY)  ## what .venv contains, with licences, as CycloneDX: sbom.cdx.json
+	$(BIN)/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file sbom.cdx.json $(BIN)/python
+
+submissions: $(READY)  ## check the results in submissions/
+	$(BIN)/lavish submit-check $(wildcard submissions/*/)
+
 reference: $(READY)  ## copy the main table and its figure to results/reference/, with where they came from
 	$(BIN)/python benchmarks/reference.py ablation
 
@@ -66,21 +94,19 @@ schemas: $(READY)  ## write workflow/schemas/ anew from the classes of lavish/co
 	$(BIN)/python -m lavish.planning.json_schemas
 
 lock: $(READY)  ## pin what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command 'make lock' --output-file requirements.lock $(UPGRADE)
+	$(BIN)/uv pip compile --group pyproject.toml:light --constraint requirements.lock --python-version 3.11 --no-annotate \
+	    --quiet --custom-compile-command 'make lock' --output-file requirements-light.lock $(UPGRADE)
 
-# uv takes a tenth of the time; pip knows of mirrors and proxies that only it was told of. Bytecode is made here, as pip
-# does, because every step of a table would else compile a thousand modules where Python may not write any.
 $(PACKAGES):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "$(PYTHON) is $$($(PYTHON) --version), lavish needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "Building $(VENV) from requirements.lock (some 5 GB; takes minutes)"
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps $$(grep '^uv==' requirements.lock)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements.lock || \
-	    $(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
-	touch $@
+	@sh workflow/envs/build.sh "$(PYTHON)" $(VENV) requirements.lock 6 $(TORCH)
+	@touch $@
+
+$(LIGHT): pyproject.toml
+	@sh workflow/envs/build.sh "$(PYTHON)" .venv-light requirements-light.lock 1
+	.venv-light/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
 $(SLURM): | $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ --requirement profiles/slurm/requirements.txt

@@ -65,7 +65,8 @@ def build_encoder(
         method: one of :func:`available_methods`, the path of a file with a method, or 'none' for the frozen backbone.
         options: of the method; docs/methods.md lists them.
         direction: 'both', audio to visual ('a2v'), visual to audio ('v2a'), or 'none'.
-        position, arrangement: the sublayers with adapters, and whether these read a sublayer's input or its output.
+        position: the sublayers with adapters.
+        arrangement: whether adapters read a sublayer's input ('parallel') or its output ('sequential').
         layers: the blocks to adapt: 'all', 'first 4', 'last 4' or a list of indices.
         modalities: the streams of the encoder.
         weights: 'pretrained' (from the model hub), 'random', the path of a safetensors file, or a mapping as under the

@@ -1,4 +1,4 @@
-"""Commands that print something: `lavish show`, `power`, `compare`, `merge`, `methods` and `check-method`."""
+"""Commands that print something: `lavish show`, `status`, `power`, `compare`, `merge`, `methods` and `check-method`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def add_to(commands: Subparsers) -> None:
     show = add_command(commands, "show", _show, "print the configuration and the results of a run")
     show.add_argument("run", type=Path, metavar="RUN", help="results/runs/<run>, or one of its seed<k>")
     show.add_argument("--full", action="store_true", help="print the whole resolved configuration")
+
+    status = add_command(commands, "status", _status, "print what of a workflow is done, runs, and is to come")
+    status.add_argument(
+        "results", type=Path, nargs="?", default=Path("results"), metavar="RESULTS", help="(default: %(default)s)"
+    )
 
     summary = "print how many seeds or test clips a table needs to find a difference"
     power = add_command(commands, "power", _power, summary)
@@ -62,6 +67,12 @@ def _show(options: argparse.Namespace) -> None:
     from lavish.cli.show import show
 
     print(show(options.run, options.configfile, full=options.full))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from lavish.cli.status import status
+
+    print(status(options.results))
 
 
 def _power(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from lavish.cli.arguments import (
     WEIGHT_KINDS,
@@ -30,6 +30,7 @@ from lavish.config.validation import parse
 from lavish.errors import LavishError
 from lavish.planning.tables.schema import EXAMPLE_CLIPS
 from lavish.runtime.cpu_dispatch import require
+from lavish.training.monitor import Kind
 
 if TYPE_CHECKING:
     from lavish.training.jobs import RunInputs
@@ -116,6 +117,8 @@ def _add_runs(commands: Subparsers) -> None:
     evaluate.add_argument("--audio-encoder-weights", type=Path, help=help_text)
     help_text = "folder to write (default: <run>/<split>, or a folder named after the condition)"
     evaluate.add_argument("--out", type=Path, help=help_text)
+    help_text = "also write the course of the training for this program, to results/monitor/"
+    train.add_argument("--monitor", choices=get_args(Kind), default="none", help=help_text)
     for parser in (evaluate, examples):
         parser.add_argument("--split", choices=SPLITS, required=True)
         parser.add_argument("--run", type=Path, required=True, help="folder that `lavish train` wrote")
@@ -242,6 +245,7 @@ def _run_inputs(options: argparse.Namespace, *, tuned: bool = True) -> RunInputs
         options.audio_features,
         options.device,
         options.jobs_per_gpu,
+        getattr(options, "monitor", "none"),
         audio_weights=others[0] if others else None,
         frozen_features=dict(options.frozen_features),
     )

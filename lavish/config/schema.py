@@ -874,6 +874,11 @@ class WorkflowConfig(Config):
         description="Fork jobs on this machine from one process that has imported all libraries (Linux). Without "
         "it every job starts its own interpreter: equal results, two seconds more per job.",
     )
+    monitor: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none",
+        description="Also write the course of each training to results/monitor/, for TensorBoard or as offline runs "
+        "for Weights & Biases; the package must be installed. No part of identities.",
+    )
     all_tasks: bool = Field(
         default=False,
         description="Run all rows on all tasks of the columns, ignoring the rows' `tasks`.",

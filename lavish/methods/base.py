@@ -146,7 +146,8 @@ class Method(nn.Module, ABC):
         """Return what is added to the residual stream besides the sublayer's own output; streams may be omitted.
 
         Args:
-            blocks, position: the sublayer of each stream.
+            blocks: the block of each stream.
+            position: the sublayer of these blocks.
             tokens: its input, (B, N, C).
             branches: its output, (B, N, C).
             context: this forward pass.

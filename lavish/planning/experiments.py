@@ -82,6 +82,7 @@ class Experiments:
     cache_features: bool
     """Whether features of frozen backbones are computed once."""
     fork_server: bool
+    monitor: str
     """Whether the workflow starts a fork server for its jobs."""
     tables: dict[str, Table] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
@@ -307,6 +308,7 @@ class _Resolver:
             jobs_per_gpu=config.jobs_per_gpu,
             cache_features=config.cache_features == "auto",
             fork_server=config.fork_server,
+            monitor=config.monitor,
             runs=self.identities.runs,
             searches=self.identities.searches,
             data=self.identities.data,

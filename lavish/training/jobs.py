@@ -19,6 +19,7 @@ from lavish.errors import LavishError
 from lavish.io.atomic import write_json
 from lavish.io.locks import locked
 from lavish.provenance import RECIPE_VERSION
+from lavish.training.monitor import Kind, monitor
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,8 @@ class RunInputs:
     """`cpu` or `cuda`."""
     jobs_per_gpu: int = 1
     """Jobs that may share a GPU of this machine."""
+    monitor: Kind = "none"
+    """Where the course of a training is written besides history.csv."""
 
 
 def pretrain(
@@ -206,7 +209,8 @@ def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
         },
     }
     model = _model(inputs, training)
-    with refused_operators_named():
+    values = config.model_dump(mode="json")
+    with refused_operators_named(), monitor(inputs.monitor, out.absolute(), values) as report:
         result = train_model(
             model,
             training,
@@ -216,6 +220,7 @@ def _train(inputs: RunInputs, out: Path) -> dict[str, Any]:
             device=device,
             out=out,
             identity=_identity(inputs),
+            report=report,
         )
     return {
         "config": config.model_dump(mode="json"),

@@ -24,6 +24,7 @@ from lavish.training.capture import Function, captured
 from lavish.training.checkpoint import Progress, TrainingState, save_tensors
 from lavish.training.device import autocast, mark, peak_memory, place, seconds_between
 from lavish.training.evaluation import evaluate, forward_pass
+from lavish.training.monitor import Report, silent
 from lavish.training.schedule import schedule
 
 KEPT_STEP_SECONDS = 1000
@@ -64,6 +65,7 @@ def train(
     device: torch.device,
     out: Path,
     identity: str,
+    report: Report = silent,
 ) -> TrainingResult:
     """Train `model`, keep the epoch that is best on `selection`, and write ``best.safetensors`` and ``history.csv``.
 
@@ -78,6 +80,7 @@ def train(
         device: device to train on.
         out: folder to write.
         identity: hash of configuration and seed; the saved state of another run is ignored.
+        report: called after each epoch with its row of the history and the clips (or units) per second.
 
     Raises:
         Diverged: the loss is not finite.
@@ -99,6 +102,7 @@ def train(
     state = TrainingState(out / "resume.safetensors", identity, model, optimizer, scaler)
     metric = model.task.metric
     progress = state.load(device) or Progress(best_value=-math.inf if metric.higher_is_better else math.inf)
+    units_per_step = min(options.batch_size * options.accumulate, rows)
     bar = tqdm(total=options.epochs, initial=progress.epoch, desc="epochs", unit="epoch", mininterval=1.0)
     while progress.epoch < options.epochs and progress.epoch - progress.best_epoch <= options.patience:
         started = time.perf_counter()
@@ -113,10 +117,19 @@ def train(
         if metric.better(value, progress.best_value):
             progress.best_epoch, progress.best_value = progress.epoch, value
             save_tensors(out / "best_so_far.safetensors", model.trainable_state())
+        rate = units_per_step / median(progress.step_seconds)
+        report(progress.epoch, {**progress.history[-1], f"{options.batch_of}_per_second": rate})
         progress.epoch += 1
         progress.seconds += time.perf_counter() - started
         state.save(progress)
-        bar.set_postfix({"loss": f"{loss:.4f}", metric.name: f"{value:.4f}", "best": f"{progress.best_value:.4f}"})
+        bar.set_postfix(
+            {
+                "loss": f"{loss:.4f}",
+                metric.name: f"{value:.4f}",
+                "best": f"{progress.best_value:.4f}",
+                f"{options.batch_of}/s": f"{rate:.1f}",
+            }
+        )
         bar.update()
     bar.close()
     if progress.best_epoch < 0:
@@ -135,7 +148,7 @@ def train(
         epochs=progress.epoch,
         wall_seconds=progress.seconds,
         step_seconds_median=median(progress.step_seconds),
-        units_per_step=min(options.batch_size * options.accumulate, rows),
+        units_per_step=units_per_step,
         peak_memory_bytes=peak_memory(device),
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -262,3 +264,15 @@ def test_the_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_documentation_shows_the_example() -> None:
     example = (ROOT / "examples/plain_training_loop.py").read_text()
     assert f"```python\n{example}```\n" in (ROOT / "docs/python_api.md").read_text()
+
+
+def test_the_documentation_analyses_results(make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: Path = make_run("event_localization-0a1b2c3d", SCORES)
+    update_index(run.parent / "index.csv", [RunLabel(run.name, "ave", "event_localization", "a", "A")], ["ave"])
+    shutil.copytree(run.parent, tmp_path / "shown/results")
+    monkeypatch.chdir(tmp_path / "shown")
+    page = (ROOT / "docs/python_api.md").read_text()
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "load_results" in text]
+    names: dict[str, Any] = {"lavish": lavish}
+    exec(block, names)
+    assert len(names["results"]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,22 @@ def test_a_dry_run_says_where_jobs_would_run(
     elsewhere = ("--workflow-profile", "profiles/slurm", "--executor", "dryrun", "--config", f"device={setting}")
     assert "Jobs would run" not in (there := finished.call("--dry-run", *elsewhere).stdout)
     assert "refused" not in there
+
+
+def test_progress_counts_jobs(finished: Workflow, edited: Workflow) -> None:
+    output = (finished.folder / "output.txt").read_text()
+    lines = re.findall(r"^(\d+) of (\d+) jobs done, (\d+) running, (\d+) to come", output, re.MULTILINE)
+    assert lines and lines[-1] == (lines[-1][1], lines[-1][1], "0", "0")
+    assert all(int(done) + int(running) + int(rest) == int(total) for done, total, running, rest in lines)
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    quiet = edited.call("--quiet", "progress")
+    assert quiet.returncode == 0 and "to come" not in quiet.stdout
+
+
+def test_the_monitor_is_an_argument_of_trainings_alone(edited: Workflow) -> None:
+    assert edited.planned("--config", "monitor=tensorboard") == {}
+    edited.set_row("avish", set={"adapter": {"options": {"latents": 4}}})
+    done = edited.call("--dry-run", "--printshellcmds", "--config", "monitor=tensorboard")
+    commands = [line for line in done.stdout.splitlines() if "set -x; lavish" in line]
+    assert {"--monitor tensorboard" in line for line in commands if "lavish train" in line} == {True}
+    assert not [line for line in commands if "lavish train" not in line and "--monitor" in line]

@@ -30,6 +30,7 @@ from lavish.planning.run_labels import INDEX, update_index
 from lavish.planning.search_spaces import one_trial
 from lavish.runtime import fork_client
 from lavish.runtime.gpus import gpu_is_visible, usable_gpus
+from lavish.runtime.progress import show_progress
 
 
 wildcard_constraints:
@@ -156,6 +157,7 @@ def preparing_workers(wildcards):
 # The device comes from the configuration (`--config device=cuda`, or `config:` in a profile), because that reaches the
 # jobs on other machines, and resources of the command line do not.
 gpu = int(experiments.device == "cuda")
+monitor_arguments = [] if experiments.monitor == "none" else ["--monitor", experiments.monitor]
 device_arguments = ["--device", experiments.device] + gpu * ["--jobs-per-gpu", str(experiments.jobs_per_gpu)]
 
 
@@ -343,6 +345,11 @@ def start_fork_server():
     global fork_server  # its standard input is open as long as this process lives
     if workflow.local_exec and experiments.fork_server:
         fork_server = fork_client.start()
+
+
+def print_progress():
+    """Print how many jobs are done, run and are to come, and when the last one may end."""
+    show_progress(logger, {job.jobid: job.rule.name for job in workflow.dag.needrun_jobs()})
 
 
 def write_index():

@@ -107,12 +107,14 @@ rule train:
         features=features_arguments,
         tuned=tuned_arguments,
         device=device_arguments,
+        monitor=monitor_arguments,
         out=subpath(output.record, parent=True),
     message:
         "Training {wildcards.run} with seed {wildcards.seed}"
     shell:
         "( set -x; lavish train --config {params.config:q} --seed {wildcards.seed} --data {params.data:q}"
-        " --weights {input.weights:q} {params.features:q} {params.tuned:q} {params.device:q} --out {params.out:q} )"
+        " --weights {input.weights:q} {params.features:q} {params.tuned:q} {params.device:q} {params.monitor:q}"
+        " --out {params.out:q} )"
         " &> {log:q}"
 
 
