@@ -48,7 +48,7 @@ function measuresSpec(rows, x, y) {
   const axis = (one) => ({ type: "quantitative", title: one.title, scale: { zero: false } });
   const whisker = (a, b, from, to) => ({
     transform: [{ filter: `isValid(datum.${from})` }],
-    mark: { type: "rule", opacity: 0.6 },
+    mark: { type: "rule", opacity: 0.6, aria: false },
     encoding: { [a]: { field: from, ...axis(a === "x" ? x : y) }, [`${a}2`]: { field: to }, [b]: { field: b, ...axis(b === "x" ? x : y) } },
   });
   return {
@@ -60,6 +60,7 @@ function measuresSpec(rows, x, y) {
       { window: [{ op: "min", field: "up", as: "best" }], sort: order, frame: [null, 0], ignorePeers: true },
       { window: [{ op: "lag", field: "best", as: "before" }], sort: order },
       { calculate: "!isValid(datum.before) || datum.up < datum.before", as: "front" },
+      { calculate: "datum.label + ': ' + datum.xText + '; ' + datum.yText + (datum.front ? '; on the Pareto front' : '')", as: "said" },
     ],
     encoding: { color: { field: "kind", title: "Method", type: "nominal" } },
     layer: [
@@ -67,7 +68,7 @@ function measuresSpec(rows, x, y) {
       ...(rows.some((row) => row.yLow !== null) ? [whisker("y", "x", "yLow", "yHigh")] : []),
       {
         transform: [{ filter: "datum.front" }],
-        mark: { type: "line", strokeDash: [4, 3], interpolate: y.better === "higher" === (x.better === "lower") ? "step-after" : "step-before" },
+        mark: { type: "line", aria: false, strokeDash: [4, 3], interpolate: y.better === "higher" === (x.better === "lower") ? "step-after" : "step-before" },
         encoding: { x: { field: "x", ...axis(x) }, y: { field: "y", ...axis(y) }, color: { value: colour("--quiet") } },
       },
       {
@@ -77,12 +78,13 @@ function measuresSpec(rows, x, y) {
           y: { field: "y", ...axis(y) },
           shape: { field: "front", title: "Pareto front", scale: { domain: [true, false], range: ["diamond", "circle"] }, legend: { labelExpr: "datum.value ? 'on the front' : 'behind it'" } },
           href: { field: "link" },
+          description: { field: "said" },
           tooltip: [{ field: "label", title: "Row" }, { field: "xText", title: x.title }, { field: "yText", title: y.title }],
         },
       },
       {
         transform: [{ filter: "datum.front" }],
-        mark: { type: "text", align: "left", dx: 8, dy: -7, limit: 180 },
+        mark: { type: "text", aria: false, align: "left", dx: 8, dy: -7, limit: 180 },
         encoding: { x: { field: "x", ...axis(x) }, y: { field: "y", ...axis(y) }, text: { field: "label" }, color: { value: colour("--text") } },
       },
     ],
@@ -161,7 +163,11 @@ function setUp(DataTable, element) {
     paging: false,
     order: [],
     autoWidth: false,
-    columnDefs: [{ targets: heads.flatMap((_, index) => (initially[index] ? [] : [index])), visible: false }],
+    columnDefs: [
+      { targets: heads.flatMap((_, index) => (initially[index] ? [] : [index])), visible: false },
+      // The best comes first at the first click.
+      { targets: columns.filter((column) => column.better === "higher").map((column) => column.index), orderSequence: ["desc", "asc", ""] },
+    ],
     layout: { topStart: { buttons: [{ extend: "colvis", text: "Columns" }] }, topEnd: "search", bottomStart: "info", bottomEnd: null },
     language: { search: "Search", info: "_TOTAL_ rows", infoFiltered: "of _MAX_", infoEmpty: "No rows", zeroRecords: "No row matches" },
   });
@@ -185,7 +191,7 @@ function setUp(DataTable, element) {
 
 // The task hides the columns of the others; all filters hide rows.
 function filter() {
-  const chosen = Object.fromEntries(all("select", filters).map((select) => [select.dataset.filter, select.value]));
+  const chosen = Object.fromEntries(all("select", filters).map((select) => [select.name, select.value]));
   let rows = 0;
   for (const { api, section, initially, taskOf } of tables) {
     api.columns().every((index) => {
