@@ -157,6 +157,12 @@ def _add_tables(commands: Subparsers) -> None:
     figure.add_argument("--figure", required=True, help="name of the figure in the table's file")
     figure.add_argument("--out", type=Path, required=True, help="SVG, PDF or PNG file to write")
 
+    site = add_command(commands, "site", alone(_site, "index.html"), "write the results page of tables")
+    site.add_argument("--table", required=True, nargs="+", help="JSON texts or the paths of JSON files")
+    help_text = "options of Snakemake that plan the same runs, for the commands that the page shows"
+    site.add_argument("--invocation", default="", help=help_text)
+    site.add_argument("--out", type=Path, required=True, help="folder to write")
+
 
 def _compose(options: argparse.Namespace) -> None:
     from lavish.data.synthetic.composer import compose
@@ -289,3 +295,9 @@ def _figure(options: argparse.Namespace) -> None:
     from lavish.reporting.figures import write_figure
 
     write_figure(read_values(options.table, "--table"), options.figure, options.out)
+
+
+def _site(options: argparse.Namespace) -> None:
+    from lavish.reporting.site.page import write_site
+
+    write_site([read_values(table, "--table") for table in options.table], options.out, options.invocation)

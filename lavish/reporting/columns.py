@@ -131,6 +131,13 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def significance(difference: object) -> str:
+    """Return the mark of a difference: '**' for a corrected p < 0.01, '*' for one < 0.05, else ''."""
+    if not isinstance(difference, Difference):
+        return ""
+    return "**" if difference.p_holm < 0.01 else "*" if difference.p_holm < 0.05 else ""
+
+
 def _metric_headings(comparison: Comparison, key: ColumnKey) -> tuple[str, ...]:
     return (*_mean_headings(comparison, key), f"{LEVEL_TEXT} interval{of_task(comparison, key)}")
 

@@ -9,6 +9,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from lavish.config.measures import Measure
 from lavish.errors import LavishError
 
 FILE = "tuning.json"
@@ -29,6 +30,13 @@ class Tuning:
     trials: tuple[float | None, ...]
     seeds: tuple[int, ...]
     at_edge: dict[str, str]
+
+    def expected_best(self, measure: Measure) -> list[float]:
+        """Return the expected best of 1, 2, ... trials; one that diverged has the measure's worst value."""
+        known = [value for value in self.trials if value is not None]
+        limit = measure.limits[0 if measure.higher_is_better else 1]
+        worst = (min if measure.higher_is_better else max)(known) if limit is None else limit
+        return expected_best(self.trials, worst, higher_is_better=measure.higher_is_better)
 
 
 def read_tuning(run: Path) -> Tuning | None:

@@ -35,6 +35,7 @@ from lavish.reporting.summary_columns import SUMMARIES
 
 _DAGGER = "†"
 COLUMNS = columns.COLUMNS | SUMMARIES
+_MAIN_COSTS = ("trainable_params", "total_params", "adapter_gmacs", "total_gmacs")
 
 
 def write_table(spec: dict[str, Any], out: Path) -> None:
@@ -76,8 +77,8 @@ def markdown(comparison: Comparison) -> str:
             colalign=_alignment(comparison, keys),
         )
         parts += [f"## {title}", body]
-    parts += ["## Notes", "\n".join(f"- {note}" for note in _notes(comparison))]
-    if sources := _sources(comparison):
+    parts += ["## Notes", "\n".join(f"- {note}" for note in notes_of(comparison))]
+    if sources := sources_of(comparison):
         parts += ["### Sources of published numbers", "\n".join(f"{number}. {text}" for number, text in sources)]
     return "\n\n".join(parts) + "\n"
 
@@ -177,7 +178,7 @@ def latex(comparison: Comparison) -> str:
     for index, title in reversed(titles.items()):
         heading = rf"\multicolumn{{{len(headings)}}}{{l}}{{\textit{{{unicode_to_latex(title)}}}}} \\"
         body[index:index] = [r"\midrule", heading] if index else [heading]
-    notes = [*_notes(comparison), *(f"[{number}] {text}" for number, text in _sources(comparison))]
+    notes = [*notes_of(comparison), *(f"[{number}] {text}" for number, text in sources_of(comparison))]
     return "\n".join(
         [
             r"% Needs \usepackage{booktabs}.",
@@ -204,6 +205,25 @@ def _keys(comparison: Comparison) -> list[ColumnKey]:
     return [ColumnKey.of(column) for column in comparison.spec.columns]
 
 
+def main_keys(comparison: Comparison) -> list[ColumnKey]:
+    """Return the columns that answer the question of a table.
+
+    They are, for each task, the measures that are tested, with their differences, else its first measure; then the
+    trainable parameters. In a table of costs they are parameters and multiply-adds.
+    """
+    spec, keys = comparison.spec, _keys(comparison)
+    if not needs_results(spec.columns):
+        return [key for key in keys if key.name in _MAIN_COSTS]
+    found: list[ColumnKey] = []
+    for task in spec.tasks:
+        mine = [key for key in keys if (key.task or spec.task) == task]
+        tested = [key.measure for key in mine if key.name == "difference"]
+        values = [key for key in mine if key.name in ("metric", "mean")]
+        shown = tested or [value.measure for value in values[:1]]
+        found += [key for key in mine if key.name in ("metric", "mean", "difference") and key.measure in shown]
+    return [*found, *[key for key in keys if key.name == "trainable_params"][:1]]
+
+
 def _headings(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
     return ["Variant", *(text for key in keys for text in COLUMNS[key.name].headings(comparison, key))]
 
@@ -220,12 +240,11 @@ def _alignment(comparison: Comparison, keys: list[ColumnKey]) -> list[str]:
 def _lines(comparison: Comparison, rows: tuple[Row, ...], keys: list[ColumnKey]) -> list[list[str]]:
     marks = PublishedMarks.of(comparison)
     return [
-        [row.spec.label + _marks(row), *(cell for key in keys for cell in COLUMNS[key.name].cells(row, key, marks))]
-        for row in rows
+        [label_of(row), *(cell for key in keys for cell in COLUMNS[key.name].cells(row, key, marks))] for row in rows
     ]
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def notes_of(comparison: Comparison) -> list[str]:
     """Return the notes below the table: facts from the workflow, then the convention of each column once."""
     spec = comparison.spec
     notes = [f"{key[:1].upper()}{key[1:].replace('_', ' ')}: {text}" for key, text in spec.facts.items()]
@@ -283,9 +302,10 @@ def _by_metric(comparison: Comparison) -> str:
     )
 
 
-def _marks(row: Row) -> str:
+def label_of(row: Row) -> str:
+    """Return the label of a row with the marks that the notes explain."""
     marks = (_DAGGER if row.selected_on_test else "") + (DOUBLE_DAGGER if row.deviations else "")
-    return f" {marks}" if marks else ""
+    return f"{row.spec.label} {marks}".rstrip()
 
 
 def _labels_with(comparison: Comparison, practice: str) -> str:
@@ -293,7 +313,8 @@ def _labels_with(comparison: Comparison, practice: str) -> str:
     return ", ".join(f"'{label}'" for label in labels)
 
 
-def _sources(comparison: Comparison) -> list[tuple[int, str]]:
+def sources_of(comparison: Comparison) -> list[tuple[int, str]]:
+    """Return the sources of published numbers, each with its footnote number."""
     if "published" not in comparison.spec.columns:
         return []
     published = {number.id: number for row in comparison.rows for number in row.spec.published}

@@ -39,6 +39,7 @@ case $command in
   examples) leave "$run/$split/examples.npz" ;;
   evaluate) leave "${out:-$run/$split}/metrics.json" "${out:-$run/$split}/predictions.parquet" ;;
   table) leave "$out.md" "$out.csv" "$out.tex" ;;
+  site) leave "$out/index.html" ;;
   fork-server) echo "$socket" >> server.txt; echo ready; cat > /dev/null; echo ended >> server.txt ;;
   *) leave "$out" ;;
 esac

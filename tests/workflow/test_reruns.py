@@ -39,12 +39,12 @@ def test_a_deleted_cost_is_counted_again(edited: Workflow) -> None:
 
 def test_adding_a_seed_trains_only_that_seed(edited: Workflow) -> None:
     edited.change("config/config.yaml", seeds=[0, 1, 2])
-    assert edited.planned() == {"train": 4, "evaluate": 4, "table": 1, "figure": 1}
+    assert edited.planned() == {"train": 4, "evaluate": 4, "table": 1, "figure": 1, "site": 1}
 
 
 def test_a_label_changes_only_the_table_and_the_figure(edited: Workflow) -> None:
     edited.set_row("avish", label="Direct attention")
-    assert edited.planned() == {"table": 1, "figure": 1}
+    assert edited.planned() == {"table": 1, "figure": 1, "site": 1}
 
 
 def test_a_figure_ignores_rows_of_other_sections(edited: Workflow) -> None:
@@ -54,14 +54,14 @@ def test_a_figure_ignores_rows_of_other_sections(edited: Workflow) -> None:
         "rows": [{"variant": "lavish"}, {"variant": "v2a", "set": {"fusion": {"direction": "v2a"}}}],
     }
     edited.write("config/tables/small.yaml", {**table, "sections": [*table["sections"], other]})
-    assert edited.planned() == {"train": 2, "evaluate": 2, "cost": 1, "table": 1}
+    assert edited.planned() == {"train": 2, "evaluate": 2, "cost": 1, "table": 1, "site": 1}
 
 
 def test_a_default_that_all_rows_share_reruns_all_trainings_but_no_data(edited: Workflow) -> None:
     config = edited.read("config/config.yaml")
     config["defaults"]["training"]["epochs"] += 1
     edited.write("config/config.yaml", config)
-    assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 4, "table": 1, "figure": 1}
+    assert edited.planned() == {"train": 8, "evaluate": 8, "cost": 4, "table": 1, "figure": 1, "site": 1}
 
 
 def test_another_frame_size_repeats_preparation_but_not_composition(edited: Workflow) -> None:
@@ -79,13 +79,13 @@ def test_the_command_line_overrides_files(edited: Workflow) -> None:
 
 def test_a_renamed_variant_repeats_only_the_table(edited: Workflow) -> None:
     edited.set_row("avish", variant="without_latents")
-    assert edited.planned() == {"table": 1, "figure": 1}
+    assert edited.planned() == {"table": 1, "figure": 1, "site": 1}
 
 
 def test_a_new_table_that_sorts_first_repeats_nothing(edited: Workflow) -> None:
     edited.write("config/tables/another.yaml", {**edited.read("config/tables/small.yaml"), "figures": {}})
     edited.change("config/config.yaml", tables=["another", "small"])
-    assert edited.planned() == {"table": 1}
+    assert edited.planned() == {"table": 1, "site": 1}
 
 
 def test_the_index_says_what_the_folders_hold(edited: Workflow) -> None:

@@ -3,6 +3,7 @@ import contextlib
 import functools
 import os
 import queue
+import shlex
 import shutil
 import signal
 import sys
@@ -650,6 +651,14 @@ def tuned_arguments(wildcards):
 # --- tables ---
 
 
+def invocation(wildcards):
+    """The options of this call that decide what is planned, for the commands that the results page shows."""
+    files = [str(file) for file in config_files[1:]]
+    given = sorted(workflow.config_settings.config.items())
+    values = [f"{key}={value if isinstance(value, str) else canonical_json(value)}" for key, value in given]
+    return shlex.join([*(["--configfile", *files] if files else []), *(["--config", *values] if values else [])])
+
+
 def records(table):
     """The small files that a table or figure is made from, so that it can be remade without weights or data."""
     costs = {"costs": collect("results/runs/{run}/cost.json", run=[run.name for run in table.runs])}
@@ -700,6 +709,23 @@ def figure_records(wildcards):
 
 def table_spec(wildcards):
     return specification("table", wildcards.table, table_of(wildcards).spec)
+
+
+def site_specs(wildcards):
+    """The tables of the page: all that can be made on this machine."""
+    return [specification("table", name, table.spec) for name, table in sorted(experiments.tables.items())]
+
+
+def site_records(wildcards):
+    """What the tables of the page are made from, and the example predictions that figures show."""
+    found = {}
+    for files in [
+        *map(records, experiments.tables.values()),
+        *(examples(figure) for figure in map(experiments.figure, experiments.figure_names) if figure.draws_predictions),
+    ]:
+        for kind, paths in files.items():
+            found.setdefault(kind, {}).update(dict.fromkeys(paths))
+    return {kind: list(paths) for kind, paths in found.items()}
 
 
 def figure_spec(wildcards):

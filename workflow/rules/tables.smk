@@ -1,6 +1,7 @@
 # REQUIRED INPUTS: records, metrics, predictions, examples and costs of runs (runs.smk)
 # OUTPUTS: results/table_<name>.md, .csv, .tex
 #          results/figures/<name>.svg
+#          results/site/
 
 
 rule table:
@@ -62,3 +63,26 @@ rule figure:
         "Drawing figure {wildcards.figure}"
     shell:
         "( set -x; lavish figure --table {input.spec:q} --figure {wildcards.figure} --out {output.svg:q} ) &> {log:q}"
+
+
+rule site:
+    input:
+        unpack(site_records),
+        specs=site_specs,
+    output:
+        folder=directory("results/site"),
+    log:
+        "results/logs/site.log",
+    localrule: True
+    conda:
+        "../envs/lavish.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        invocation=invocation,
+    message:
+        "Writing the results page"
+    shell:
+        "( set -x; lavish site --table {input.specs:q} --invocation={params.invocation:q} --out {output.folder:q} ) &> {log:q}"

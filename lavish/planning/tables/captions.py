@@ -90,6 +90,7 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
     size = budget_option(method)
     trained = adapted or any(each.tune_norms for each in config.used_backbones())
     return {
+        "kind": _kind(config, crosses),
         "backbone": " + ".join(each.model for each in config.used_backbones()),
         "latents": config.adapter.options.get("latents") if crosses else None,
         "direction": config.fusion.direction if crosses else "none",
@@ -99,6 +100,15 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | None]:
         "learning_rate_head": config.training.lr_head,
         "fraction": config.data.fraction,
     }
+
+
+def _kind(config: RunConfig, crosses: bool) -> str:
+    """Return what kind of method a run has, for filters."""
+    if config.modalities != "audio_visual":
+        return "single modality"
+    if config.adapter.method == "none":
+        return "frozen backbone"
+    return "reads the other stream" if crosses else "each stream alone"
 
 
 def _describe_data(data: DataConfig) -> str:

@@ -14,7 +14,6 @@ from lavish.planning.tables.schema import ExpectedBestFigure
 from lavish.reporting.columns import in_unit, measure_words
 from lavish.reporting.comparison import Reads, Row, TableSpec, compare
 from lavish.reporting.figures.style import COLOURS, NoResult
-from lavish.reporting.searches import expected_best
 
 _STYLES = ("-", "--", ":")
 _NOTE = (
@@ -55,10 +54,7 @@ def draw(table: TableSpec, task: str, options: ExpectedBestFigure) -> FigureCanv
 def _draw_row(axes: Axes, row: Row, task: str, measure: Measure, number: int) -> None:
     tuning = row.results[task].tuning
     assert tuning is not None
-    known = [value for value in tuning.trials if value is not None]
-    limit = measure.limits[0 if measure.higher_is_better else 1]
-    worst = (min if measure.higher_is_better else max)(known) if limit is None else limit
-    values = expected_best(tuning.trials, worst, higher_is_better=measure.higher_is_better)
+    values = tuning.expected_best(measure)
     axes.plot(
         range(1, len(values) + 1),
         [measure.factor * value for value in values],

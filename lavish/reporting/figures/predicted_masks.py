@@ -26,8 +26,8 @@ _ARRAYS = {"clips": 1, "frames": 5, "truth": 4, "predicted": 4}
 
 
 @dataclass(frozen=True)
-class _Predictions:
-    """The predictions of one training for some clips, as :class:`lavish.training.examples.ExamplePredictions`."""
+class ExamplePredictions:
+    """The predictions of one training for some clips, as :mod:`lavish.training.examples` writes them."""
 
     clips: tuple[str, ...]
     frames: NDArray[np.uint8]
@@ -43,13 +43,13 @@ def examples_file(run: Path, seed: int) -> Path:
 def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCanvasAgg:
     """Draw all rows of `table`, each by its first seed; raises :class:`NoResult` if none has examples."""
     seed = table.seeds[0]
-    found: dict[str, _Predictions] = {}
+    found: dict[str, ExamplePredictions] = {}
     excluded = []
     for row in table.sections[0].rows:
         path = examples_file(row.runs[task].folder, seed)
         mark = " †" if row.runs[task].select_on == "test" else ""
         if path.is_file():
-            found[row.label + mark] = _read(path)
+            found[row.label + mark] = read_examples(path)
         else:
             excluded.append(f"{row.label} (not run: seed{seed}/test/examples.npz is missing)")
     if not found:
@@ -91,7 +91,8 @@ def draw(table: TableSpec, task: str, options: PredictedMasksFigure) -> FigureCa
     return canvas
 
 
-def _read(path: Path) -> _Predictions:
+def read_examples(path: Path) -> ExamplePredictions:
+    """Read what :func:`examples_file` names; LavishError if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in _ARRAYS}
@@ -101,4 +102,4 @@ def _read(path: Path) -> _Predictions:
         if values[name].ndim != axes or len(values[name]) != len(values["clips"]):
             raise LavishError(f"{path}: '{name}' has the shape {values[name].shape}: remove it and run its job again")
     clips = tuple(str(clip) for clip in values.pop("clips"))
-    return _Predictions(clips, **values)
+    return ExamplePredictions(clips, **values)
