@@ -79,8 +79,13 @@ sbom: $(READY)  ## what .venv contains, with licences, as CycloneDX: sbom.cdx.js
 	$(BIN)/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	    --output-file sbom.cdx.json $(BIN)/python
 
+# BASE is the commit that a change starts from: of what was published there, nothing may change.
 submissions: $(READY)  ## check the results in submissions/
-	$(BIN)/lavish submit-check $(wildcard submissions/*/)
+	@changed=$$(git diff --name-only --diff-filter=MDRT $(or $(BASE),HEAD) -- submissions/); [ -z "$$changed" ] || \
+	    { echo "make: published results are never edited, make a new submission instead: $$changed" >&2; exit 1; }
+	@set -e; for folder in $(patsubst %/,%,$(wildcard submissions/*/)); do \
+	    published=; ! git cat-file -e "$(or $(BASE),HEAD):$$folder" 2>/dev/null || published=--published; \
+	    $(BIN)/lavish submit-check $$published "$$folder"; done; echo "submissions checked"
 
 reference: $(READY)  ## copy the main table and its figure to results/reference/, with where they came from
 	$(BIN)/python benchmarks/reference.py ablation

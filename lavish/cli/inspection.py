@@ -1,4 +1,4 @@
-"""Commands that print something: `lavish show`, `status`, `power`, `compare`, `merge`, `methods` and `check-method`."""
+"""Commands that print or check something: `lavish show`, `status`, `compare`, `submit-check`, `methods` and others."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def add_to(commands: Subparsers) -> None:
     merge = add_command(commands, "merge", _merge, summary)
     merge.add_argument("sources", type=Path, nargs="+", metavar="RESULTS", help="folders of results, which have runs/")
     merge.add_argument("--into", type=Path, default=Path("results"), metavar="RESULTS", help="(default: %(default)s)")
+
+    summary = "check folders of configuration and records that are to be published; status 1 if anything is wrong"
+    submit = add_command(commands, "submit-check", _submit_check, summary)
+    submit.add_argument(
+        "folders", type=Path, nargs="*", metavar="DIR", help="folder of a submission (docs/submitting.md)"
+    )
+    help_text = "published earlier: do not compare names and code with this version"
+    submit.add_argument("--published", action="store_true", help=help_text)
+    submit.add_argument("--seal", action="store_true", help="write SHA256SUMS first, for a new submission")
 
     methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
@@ -108,6 +117,21 @@ def _merge(options: argparse.Namespace) -> None:
 
     counts = merge(options.sources, options.into)
     print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())) or "nothing to copy")
+
+
+def _submit_check(options: argparse.Namespace) -> int:
+    from lavish.reporting.submissions import check, seal
+
+    failed = 0
+    for folder in options.folders:
+        if options.seal:
+            seal(folder)
+        found = check(folder, published=options.published)
+        failed += bool(found)
+        print("\n".join(found) or f"{folder}: can be published", flush=True)
+    if not options.folders:
+        print("no submissions")
+    return int(failed > 0)
 
 
 def _check_method(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_the_image_is_built_from_files_that_exist() -> None:
     assert sources and all((ROOT / source).exists() for source in sources)
     left_out = (ROOT / ".containerignore").read_text().split()
     assert {".venv*", ".docs", ".demo"} <= set(left_out)
+
+
+def test_the_badges_say_what_the_project_says() -> None:
+    badges = runpy.run_path(str(ROOT / "docs/site/badges.py"))["badges"]()
+    assert badges
+    for name, text in badges.items():
+        assert (ROOT / f"docs/site/{name}.svg").read_text() == text, "run docs/site/badges.py"
+        assert f"docs/site/{name}.svg" in (ROOT / "README.md").read_text()
 
 
 def test_no_file_names_a_registry() -> None:

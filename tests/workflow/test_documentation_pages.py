@@ -20,7 +20,9 @@ from harness import ROOT, Workflow, snakemake
 import lavish
 from lavish.cli.main import _parser
 from lavish.config.schema import RunConfig, WorkflowConfig
+from lavish.config.validation import parse
 from lavish.planning.experiments import load
+from lavish.reporting.submissions import Submission
 
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob(".github/**/*.md")]
@@ -88,6 +90,9 @@ def test_configurations_are_valid(values: dict, tmp_path: Path, monkeypatch: pyt
     shutil.copytree(ROOT / "config", "config")
     if "method_paths" in values or "event_presence" in values or "sections" in values:
         return  # files and tables of other tests
+    if "authors" in values:
+        parse(Submission, values, "page")
+        return
     if not values.keys() <= WorkflowConfig.model_fields.keys():
         assert values.keys() <= RunConfig.model_fields.keys()
         values = {"defaults": values, "tables": ["cost"]}
