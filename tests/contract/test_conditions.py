@@ -114,7 +114,7 @@ def test_features_on_disk_are_those_of_the_other_stream(task: str, name: str, fo
     computing = inputs_of(config, folder)
     identities = Identities()
     identities.needs_inputs = False
-    for stream, features in frozen_features(identities.run(config), "cpu").items():
+    for stream, features in frozen_features(identities.run(config)).items():
         encode(features.config, computing.weights, computing.data / "test", tmp_path / stream / "test.npy")
     train(computing, tmp_path / "run")
     stream = named(name).stream
