@@ -29,8 +29,8 @@ sys.exit(main(sys.argv[1:]))
 """
 # What `dependencies` have and the group has not, by the names that are imported.
 REFUSED = {
-    "av", "fvcore", "huggingface_hub", "PIL", "psutil", "safetensors", "snakemake", "timm", "torch", "torchaudio",
-    "torchvision", "tqdm",
+    "av", "fvcore", "huggingface_hub", "itables", "jinja2", "PIL", "psutil", "safetensors", "snakemake", "timm", "torch",
+    "torchaudio", "torchvision", "tqdm", "vl_convert",
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def names(requirements: list[str]) -> set[str]:
 def test_the_group_has_the_bounds_of_the_dependencies() -> None:
     group, all_of_them = PROJECT["dependency-groups"]["light"], PROJECT["project"]["dependencies"]
     assert set(group) - {"setuptools>=77"} <= set(all_of_them)
-    installed_as = {"pillow": "PIL"}
+    installed_as = {"pillow": "PIL", "vl-convert-python": "vl_convert"}
     assert {installed_as.get(name, name) for name in names(all_of_them) - names(group)} == REFUSED
 
 
