@@ -29,8 +29,8 @@ sys.exit(main(sys.argv[1:]))
 """
 # What `dependencies` have and the group has not, by the names that are imported.
 REFUSED = {
-    "av", "fvcore", "huggingface_hub", "itables", "jinja2", "PIL", "psutil", "safetensors", "snakemake", "timm", "torch",
-    "torchaudio", "torchvision", "tqdm", "vl_convert",
+    "av", "fvcore", "huggingface_hub", "itables", "jinja2", "PIL", "psutil", "safetensors", "snakemake", "timm",
+    "torch", "torchaudio", "torchvision", "tqdm", "vl_convert",
 }  # fmt: skip
 
 
