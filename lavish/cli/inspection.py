@@ -38,7 +38,9 @@ def add_to(commands: Subparsers) -> None:
     merge.add_argument("sources", type=Path, nargs="+", metavar="RESULTS", help="folders of results, which have runs/")
     merge.add_argument("--into", type=Path, default=Path("results"), metavar="RESULTS", help="(default: %(default)s)")
 
-    methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
+    methods = add_command(
+        commands, "methods", _methods, "list the methods with their parameters and costs (a minute for all)"
+    )
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
     methods.add_argument("--backbone", metavar="NAME", help="a timm name, at the image size of its pretraining")
     methods.add_argument("--task", default="event_localization", help="key of the configuration (default: %(default)s)")
@@ -96,7 +98,7 @@ def _merge(options: argparse.Namespace) -> None:
     from lavish.reporting.merging import merge
 
     counts = merge(options.sources, options.into)
-    print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())) or "nothing to copy")
+    print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())))
 
 
 def _check_method(options: argparse.Namespace) -> int:

@@ -33,10 +33,13 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
         runs = source / "runs"
         if not runs.is_dir():
             raise LavishError(f"{runs}: no such folder: give folders of results, which have a folder 'runs'")
+        found = plan.counts.total()
         for run in sorted(path for path in runs.iterdir() if path.is_dir()):
             for folder in seed_directories(run).values():
                 plan.add_training(folder)
             plan.add_cost(run / "cost.json")
+        if plan.counts.total() == found:
+            raise LavishError(f"{runs}: neither a training nor a cost.json in it: give folders of results with runs")
     plan.carry_out()
     return plan.counts
 
