@@ -52,7 +52,9 @@ def add_to(commands: Subparsers) -> None:
     submit.add_argument("--published", action="store_true", help=help_text)
     submit.add_argument("--seal", action="store_true", help="write SHA256SUMS first, for a new submission")
 
-    methods = add_command(commands, "methods", _methods, "list the methods with their parameters and costs")
+    methods = add_command(
+        commands, "methods", _methods, "list the methods with their parameters and costs (a minute for all)"
+    )
     methods.add_argument("method", nargs="*", metavar="METHOD", help="only these (default: all)")
     methods.add_argument("--backbone", metavar="NAME", help="a timm name, at the image size of its pretraining")
     methods.add_argument("--task", default="event_localization", help="key of the configuration (default: %(default)s)")
@@ -116,7 +118,7 @@ def _merge(options: argparse.Namespace) -> None:
     from lavish.reporting.merging import merge
 
     counts = merge(options.sources, options.into)
-    print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())) or "nothing to copy")
+    print("\n".join(f"{count:6} {what}" for what, count in sorted(counts.items())))
 
 
 def _submit_check(options: argparse.Namespace) -> int:

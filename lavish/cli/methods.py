@@ -49,6 +49,11 @@ def list_methods(start: RunConfig, names: Sequence[str], backbone: str | None) -
     if backbone is not None:
         bare = _on(bare, backbone)
     lines = [["none", *_counts(bare), "", "", "The frozen backbone and a head"]]
+    if not names:
+        print(
+            f"{len(known)} methods are built and counted: about a minute; `lavish methods NAME` counts one",
+            file=sys.stderr,
+        )
     for name in names or known:
         print(f"counting {name}", file=sys.stderr)
         try:

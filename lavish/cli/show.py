@@ -24,7 +24,7 @@ from lavish.reporting.searches import read_tuning
 
 _CONFIG = Path("config/config.yaml")
 # Filled in by the workflow, or paths: not choices of the configuration.
-_NO_CHOICE = {"sha256", "root", "path"}
+_NO_CHOICE = {"sha256", "root", "path", "code"}
 _ABSENT = "-"
 
 
@@ -182,10 +182,15 @@ def _configuration(
         defaults = _defaults(task, configfiles)
     except LavishError as error:
         return [("Configuration", [*whole[1], ("", f"(not compared with the defaults: {error})")])]
+    for key in chosen:
+        # A backbone of the audio stream replaces the shared one; keys of a backbone that is not given are none.
+        shared = defaults.get(key.replace("backbones.audio.", "backbone."))
+        if key.startswith("backbones.") and shared is not None:
+            defaults.setdefault(key, shared)
     changed = [
         (key, f"{chosen.get(key, _ABSENT)}  (default: {defaults.get(key, _ABSENT)})")
         for key in dict.fromkeys([*chosen, *defaults])
-        if chosen.get(key) != defaults.get(key) and key.rpartition(".")[2] not in _NO_CHOICE
+        if chosen.get(key, "null") != defaults.get(key, "null") and key.rpartition(".")[2] not in _NO_CHOICE
     ]
     names = " + ".join(str(file) for file in (_CONFIG, *configfiles))
     compared = (f"Differs from {names}", changed or [("", "nothing")])

@@ -18,7 +18,7 @@ from lavish.models.interfaces import Blocks, ForwardContext, MethodContext, Stre
 
 
 class Mbt(Method):
-    """From block L_f on, a few tokens join the sequences of both streams; after each block their values are averaged.
+    """In the last third of the blocks, a few tokens join both sequences; after each block their values are averaged.
 
         [x | b_x] = block([x | b]),   [y | b_y] = block([y | b]),   b <- (b_x + b_y) / 2
 

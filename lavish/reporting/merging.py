@@ -34,6 +34,7 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
         runs = source / "runs"
         if not runs.is_dir():
             raise LavishError(f"{runs}: no such folder: give folders of results, which have a folder 'runs'")
+        found = plan.counts.total()
         for run in sorted(path for path in runs.iterdir() if path.is_dir()):
             for folder in seed_directories(run).values():
                 plan.add_training(folder)
@@ -41,6 +42,8 @@ def merge(sources: Sequence[Path], target: Path) -> Counter[str]:
             plan.add_file(run / "tuning.json", "choices of searches")
         for record in sorted(source.glob("trials/*/trial*/seed*/record.json")):
             plan.add_trial(record)
+        if plan.counts.total() == found:
+            raise LavishError(f"{runs}: neither a training nor a cost.json in it: give folders of results with runs")
     plan.carry_out()
     return plan.counts
 

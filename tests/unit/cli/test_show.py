@@ -123,6 +123,20 @@ def test_evaluations_under_conditions_are_shown(run, capsys):
     assert line(text, "test-dark-12345678").split()[1:] == line(text, "test ").split()[1:]
 
 
+def test_of_a_separate_audio_backbone_only_what_differs_from_the_shared_one_is_shown(run, work, capsys, tmp_path):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    record = json.loads((copy / "seed0/record.json").read_text())
+    config = record["config"]
+    own = config["backbone"] | {"spec": config["backbone"]["spec"] | {"in_chans": 1}, "spectrogram": None}
+    config["backbones"] = {"use": "separate", "visual": None, "audio": own}
+    config["adapter"]["code"] = "0a1b2c3d"
+    (copy / "seed0/record.json").write_text(json.dumps(record))
+    text = shown(capsys, copy / "seed0")
+    lines = text[text.index("Differs from") :].split("\n\n")[0].splitlines()[1:]
+    keys = {"adapter.options.latents", "backbones.use", "backbones.audio.spec.in_chans"}
+    assert {one.split()[0] for one in lines} == keys
+
+
 def test_a_run_is_shown_with_all_its_trainings(run, capsys):
     text = shown(capsys, run)
     assert "on val" in line(text, "seed0")

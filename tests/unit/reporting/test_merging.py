@@ -150,3 +150,8 @@ def test_the_command(first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "     3 trainings\n" in capsys.readouterr().out
     assert main(["merge", str(tmp_path)]) == 1
     assert "runs: no such folder: give folders of results" in capsys.readouterr().err
+    empty = tmp_path / "empty/runs"
+    empty.mkdir(parents=True)
+    assert main(["merge", str(first), str(empty.parent), "--into", str(tmp_path / "more")]) == 1
+    assert f"{empty}: neither a training nor a cost.json in it" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
