@@ -72,7 +72,7 @@ rule site:
     output:
         folder=directory("results/site"),
     log:
-        "results/logs/site.log",
+        "results/logs/site/site.log",
     localrule: True
     conda:
         "../envs/lavish.yaml"
