@@ -65,8 +65,7 @@ class AudioVisualExperts(Method):
         router_noise: standard deviation of the noise on the router's logits in training (0, 0, 0.01, 0.01).
         temporal_gates: 'features' (AVE), 'none' (AVQA), or 'maps' (AVS); see ``TemporalGates``. It must suit the
             task: 'features' stays untrained if the head does not use pooled features, as for segmentation.
-        temporal_width: width d of the temporal gates, a multiple of 4 (256).
-        gamma: weight of the temporal gates (0.1).
+        temporal_width, gamma: width d of the temporal gates, a multiple of 4, and their weight (256, 0.1).
     """
 
     cross_modal = True

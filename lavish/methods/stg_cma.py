@@ -63,11 +63,7 @@ class StgCma(Method):
     cross_modal = True
     temporal = True
     budget_option = "reduction"
-    search_space = {
-        "lr_adapter": ("log", 0.0625, 8.0),
-        "reduction": ("choices", 4, 8, 16),
-        "drop_path": ("choices", 0.0, 0.1, 0.2),
-    }
+    search_space = {"reduction": ("choices", 4, 8, 16), "drop_path": ("choices", 0.0, 0.1, 0.2)}
 
     def __init__(self, context: MethodContext, *, reduction: int | str = 16, drop_path: float = 0.2) -> None:
         super().__init__()

@@ -5,8 +5,8 @@ A method declares in its class what is searched and where::
     search_space = {"lr_adapter": ("log", 0.25, 32), "alpha": ("choices", 4.0, 8.0, 16.0)}
 
 Learning rates (`lr_adapter`, `lr_head`) are multiples of the task's own, because those that work differ by orders of
-magnitude between backbones; other names are options of the method. A method that declares none searches the learning
-rate of its parameters, a run without a method that of the head.
+magnitude between backbones; other names are options of the method. The learning rate of a method's parameters is
+searched in any case, of a run without a method that of the head.
 """
 
 from __future__ import annotations
@@ -68,10 +68,6 @@ def with_search(
             space[f"training.{name}"] = dimension
         elif name not in left_out:
             space[f"adapter.options.{name}"] = _dimension(declared)
-    if not space:
-        raise LavishError(
-            f"{where}: nothing is left to be searched: declare more in `search_space`, or fix fewer options"
-        )
     seeds = (seed for seed in itertools.count(FIRST_SEED) if seed not in reported)
     search = SearchConfig(
         trials=tuning.trials,
@@ -96,7 +92,7 @@ def declared_space(method: str) -> dict[str, tuple[Any, ...]]:
     """
     if method == "none":
         return _WITHOUT_METHOD
-    declared = class_attribute("methods", method, "search_space", _DEFAULT)
+    declared = class_attribute("methods", method, "search_space", {})
     where = f"{method_path('methods', method)}: search_space"
     if not isinstance(declared, dict):
         raise SourceError(f"{where} is {declared!r}: write a dictionary of names and ranges")
@@ -111,7 +107,7 @@ def declared_space(method: str) -> dict[str, tuple[Any, ...]]:
             continue
         for value in dimension[1:]:
             check_options("methods", method, {name: value})
-    return declared
+    return _DEFAULT | declared
 
 
 def _check(dimension: Any, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ PRODUCTS = {
     "train": ["runs/*/seed*/best.safetensors", "runs/*/seed*/history.csv", "runs/*/seed*/record.json"],
     "evaluate": ["runs/*/seed*/test"],
     "cost": ["runs/*/cost.json"],
-    "table": ["table_*", "figures/*"],
+    "table": ["table_*", "figures/*", "site"],
 }
 DEPENDENT = {
     "compose": ["prepare", "encode", "trial", "choose", "train", "evaluate", "cost"],
@@ -246,14 +247,17 @@ def begin(stage: str, reference: Reference, workflow: Path) -> None:
             path.unlink()
 
 
+_REMADE = ("results/table_", "results/figures", "results/site")
+
+
 def finished_outputs(workflow: Path) -> set[Path]:
-    """Return the outputs of the jobs that Snakemake has noted as finished or failed, apart from tables and figures.
+    """Return the outputs of the jobs that Snakemake has noted as finished or failed, apart from tables, figures, page.
 
     They are remade in a moment, and whenever a record is newer.
     """
     notes = (workflow / ".snakemake/metadata").glob("*")
     names = {base64.urlsafe_b64decode(note.name).decode() for note in notes}
-    return {workflow / name for name in names if not name.startswith(("results/table_", "results/figures"))}
+    return {workflow / name for name in names if not name.startswith(_REMADE)}
 
 
 def results(workflow: Path) -> list[Path]:
@@ -276,5 +280,7 @@ def compare(whole: Path, workflow: Path) -> list[str]:
 
 
 def _content(path: Path) -> object:
-    """Return the content of a file; of records, without the times in them."""
+    """Return the content of a file; of records and the page, without the times in them."""
+    if path.suffix == ".html":
+        return re.sub(r"<td class=\"number\">\d+ s</td>", "", path.read_text())
     return steady(json.loads(path.read_bytes())) if path.suffix == ".json" else path.read_bytes()

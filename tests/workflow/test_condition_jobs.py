@@ -22,7 +22,7 @@ def with_columns(workflow: Workflow, *columns: str) -> Workflow:
 def test_a_column_of_reliance_on_finished_runs_trains_nothing(edited: Workflow) -> None:
     with_columns(edited, "reliance:silence", "reliance:dark")
     # Four rows with two seeds under two conditions.
-    assert edited.planned() == {"evaluate_condition": 16, "table": 1}
+    assert edited.planned() == {"evaluate_condition": 16, "table": 1, "site": 1}
     result = edited.call()
     assert result.returncode == 0, result.stdout
     assert not edited.planned()
@@ -34,9 +34,9 @@ def test_an_edited_condition_repeats_its_evaluations_only_and_a_title_none(edite
     assert edited.call().returncode == 0
     dark = edited.read("config/conditions.yaml")["dark"]
     edited.change("config/conditions.yaml", dark={**dark, "title": "Night"})
-    assert edited.planned() == {"table": 1}
+    assert edited.planned() == {"table": 1, "site": 1}
     edited.change("config/conditions.yaml", dark={**dark, "factor": 0.3})
-    assert edited.planned() == {"evaluate_condition": 8, "table": 1}
+    assert edited.planned() == {"evaluate_condition": 8, "table": 1, "site": 1}
     edited.change("config/conditions.yaml", dark=dark)
     assert not edited.planned()
 
@@ -53,7 +53,7 @@ def test_a_figure_needs_the_evaluations_of_its_own_conditions(edited: Workflow) 
     table = edited.read("config/tables/small.yaml")
     edited.change("config/tables/small.yaml", figures={**table["figures"], "reliance": FIGURE})
     # The specification of a table names its figures.
-    assert edited.planned() == {"evaluate_condition": 16, "figure": 1, "table": 1}
+    assert edited.planned() == {"evaluate_condition": 16, "figure": 1, "table": 1, "site": 1}
 
 
 @pytest.fixture(scope="module")

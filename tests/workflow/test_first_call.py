@@ -48,7 +48,8 @@ def make(
     clone: Path, *arguments: str, python: str = "./stub-python", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", *arguments, f"PYTHON={python}"]
-    variables = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "HTTPS_PROXY")}
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "HTTPS_PROXY")  # of a `make test` that runs this test
+    variables = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(
         command, cwd=clone, env={"FAIL": "", **variables, **environment}, capture_output=True, text=True
     )

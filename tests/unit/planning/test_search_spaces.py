@@ -124,10 +124,12 @@ def test_a_space_that_cannot_be_searched_is_an_error(space: str, said: str, tmp_
     assert said in str(error.value)
 
 
-def test_nothing_left_to_search_and_selection_on_the_test_split_are_errors(defaults: RunConfig, tmp_path: Path) -> None:
-    name = declaring('{"width": ("choices", 4, 8)}', tmp_path)
-    with pytest.raises(LavishError, match="row: nothing is left to be searched"):
-        searched(with_method(defaults, name))
+def test_the_learning_rate_is_searched_in_any_case(defaults: RunConfig, tmp_path: Path) -> None:
+    search = searched(with_method(defaults, declaring('{"width": ("choices", 4, 8)}', tmp_path))).tuning
+    assert search is not None and [*search.space] == ["training.lr_adapter"]
+
+
+def test_selection_on_the_test_split_is_an_error(defaults: RunConfig) -> None:
     with pytest.raises(LavishError, match="row: select_on is 'test'"):
         searched(defaults.model_copy(update={"select_on": "test"}))
 
