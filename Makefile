@@ -28,7 +28,7 @@ environment: $(READY)  ## build .venv from requirements.lock
 demo: $(READY)  ## two rows with one seed in under two minutes, in .demo/
 	@mkdir -p .demo && ln -sfn ../config .demo/config
 	$(BIN)/snakemake --cores $(CORES) --quiet rules host --directory .demo --configfile config/demo.yaml
-	@echo && cat .demo/results/table_demo.md && echo && echo "The page: $(CURDIR)/.demo/results/table_demo.md"
+	@echo && cat .demo/results/table_demo.md && echo && echo "The page: $(CURDIR)/.demo/results/site/index.html"
 
 table: $(READY)  ## the main table and its figure with the embedded default
 	$(BIN)/snakemake --cores $(CORES) results/table_ablation.md results/figures/accuracy_against_cost.svg

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout, UnixFileLock
+from safetensors import SafetensorError, safe_open
 
 from lavish.errors import LavishError
 from lavish.planning.run_labels import read_labels
@@ -100,13 +100,11 @@ def _training(results: Path, folder: Path, label: str) -> Training:
 
 
 def _saved_epoch(path: Path) -> int | None:
-    """Return the epoch in the header of the resumable state, which is a safetensors file; None if there is none."""
+    """Return the epoch in the header of the resumable state; None if there is none."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, 10**8)))
-        return int(json.loads(header["__metadata__"]["progress"])["epoch"])
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        with safe_open(path, framework="numpy") as state:
+            return int(json.loads((state.metadata() or {})["progress"])["epoch"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 
 

@@ -36,5 +36,14 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with other values, by their keys, such as ``training.lr_adapter``."""
+    merged = dict(base)
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        merged[first] = with_values(merged.get(first, {}), {rest: value}) if rest else value
+    return merged
+
+
 def _is_another(tag: str | None, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return tag is not None and tag in new and tag in old and old[tag] != new[tag]

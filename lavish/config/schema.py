@@ -6,7 +6,6 @@ is being parsed.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from lavish.config.merging import merge
+from lavish.config.merging import with_values
 from lavish.config.options import add_source, check_options, has_sites, is_cross_modal, option_model
 from lavish.config.source_code import code_digest
 from lavish.config.sources import SourceError, add_file, external_file
@@ -677,7 +676,6 @@ class RunConfig(Config):
         exclude_if=lambda value: value is None,
         description="The search whose result replaces values of the configuration; from `tuned: true` in a table.",
     )
-
     randomise: tuple[Source, ...] = Field(
         default=SOURCES,
         exclude_if=lambda value: value == SOURCES,
@@ -710,11 +708,7 @@ class RunConfig(Config):
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return the run with other values, by their keys, such as `training.lr_adapter`."""
-        changes: dict[str, Any] = {}
-        for key, value in values.items():
-            *parents, last = key.split(".")
-            functools.reduce(lambda inner, parent: inner.setdefault(parent, {}), parents, changes)[last] = value
-        return RunConfig.model_validate(merge(self.model_dump(mode="json"), changes))
+        return RunConfig.model_validate(with_values(self.model_dump(mode="json"), values))
 
     def used_backbones(self) -> tuple[BackboneConfig, ...]:
         """Return the backbone of the model's streams, then that of the audio stream if it has its own."""

@@ -454,7 +454,7 @@ class _Resolver:
         fixed = {*changes.get("adapter", {}).get("options", {})}
         matched = [one.match_parameters_of for one in draft.table.rows]
         if row.match_parameters_of is not None or variant in matched:
-            fixed.add(budget_option(run.adapter.method) or "")
+            fixed |= {option for option in [budget_option(run.adapter.method)] if option is not None}
         return with_search(
             run,
             tuning,

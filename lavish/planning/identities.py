@@ -161,6 +161,10 @@ class Identities:
             chosen_options("methods", resolved.adapter.method, resolved.adapter.options),
             chosen_options("tasks", resolved.task.name, resolved.task.options),
         ]
+        if config.tuning is not None:
+            # What the search replaces is not what the run is trained with.
+            for section, *_, replaced in (key.split(".") for key in config.tuning.space):
+                (content.get("training", {}) if section == "training" else options[0]).pop(replaced, None)
         frozen = [backbone.name, *(own.name for own in own_audio), audio_encoder.name if audio_encoder else None]
         part = [] if config.data.fraction == 1 else [{"fraction": config.data.fraction}]
 

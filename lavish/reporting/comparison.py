@@ -5,7 +5,6 @@ Tables and figures both use it, so they agree.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from lavish.config.measures import Measure
-from lavish.config.merging import merge
+from lavish.config.merging import with_values
 from lavish.config.schema import Config
 from lavish.config.validation import parse
 from lavish.errors import LavishError
@@ -469,16 +468,15 @@ def _with_choice(spec: RunSpec, tuning: Tuning | None) -> RunSpec:
     """Return a run with the values that its search has chosen, in its configuration and in what columns print."""
     if tuning is None:
         return spec
-    config, settings = dict(spec.config), dict(spec.settings)
+    settings = dict(spec.settings)
     for key, value in tuning.values.items():
-        config = merge(config, functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value))
         name = key.rpartition(".")[2]
         printed = {"lr_adapter": "learning_rate", "lr_head": "learning_rate_head"}.get(name, name)
         if settings.get(printed) is not None:
             settings[printed] = value
         elif str(settings.get("size")).split(" ")[0] == name:
             settings["size"] = f"{name} {value}"
-    return spec.model_copy(update={"config": config, "settings": settings})
+    return spec.model_copy(update={"config": with_values(spec.config, tuning.values), "settings": settings})
 
 
 def _read_run(spec: RunSpec, table: TableSpec, task: str) -> RunResult | Missing:

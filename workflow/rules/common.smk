@@ -359,11 +359,10 @@ def write_index():
 
 
 def run_of(wildcards):
+    """The run of a job; for a trial one of those that its search is for, which differ only in the number of trials."""
+    if "search" in wildcards.keys():
+        return or_stop(experiments.search, wildcards.search)
     return or_stop(experiments.run, wildcards.run)
-
-
-def search_of(wildcards):
-    return or_stop(experiments.search, wildcards.search)
 
 
 def data_of(wildcards):
@@ -494,13 +493,10 @@ def run_config(wildcards):
     return canonical_json(run_of(wildcards).config)
 
 
-def stores_of(run):
-    """The splits that a training may read; the test split only if the run says `select_on: test`."""
-    return [store_file(run.data, split) for split in run.training_splits]
-
-
 def training_stores(wildcards):
-    return stores_of(run_of(wildcards))
+    """The splits that a training may read; the test split only if the run says `select_on: test`."""
+    run = run_of(wildcards)
+    return [store_file(run.data, split) for split in run.training_splits]
 
 
 def evaluation_stores(wildcards):
@@ -509,30 +505,28 @@ def evaluation_stores(wildcards):
     return [store_file(data, split) for split in dict.fromkeys([wildcards.get("split", "test"), "train"])]
 
 
-def folder_of(run):
-    return f"results/data/prepared/{run.data.name}"
-
-
 def prepared_folder(wildcards):
-    return folder_of(run_of(wildcards))
-
-
-def weights_of_run(run):
-    """The files of the backbone and, if the audio stream has its own, of that one."""
-    return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
+    return f"results/data/prepared/{run_of(wildcards).data.name}"
 
 
 def backbone_weights(wildcards):
-    return weights_of_run(run_of(wildcards))
+    """The files of the backbone and, if the audio stream has its own, of that one."""
+    run = run_of(wildcards)
+    return [weights_file(weights) for weights in (run.backbone, run.audio_backbone) if weights is not None]
 
 
 def outputs_of(rule, wildcards):
     return [output.format(**wildcards) for output in getattr(rules, rule).output]
 
 
-def training_features(wildcards):
-    run = run_of(wildcards)
-    return features_files(run, run.training_splits, outputs_of("train", wildcards))
+def training_features(rule):
+    """Return the input function of a rule that trains."""
+
+    def features(wildcards):
+        run = run_of(wildcards)
+        return features_files(run, run.training_splits, outputs_of(rule, wildcards))
+
+    return features
 
 
 def evaluated_features(rule):
@@ -552,11 +546,8 @@ def undisturbed_features(wildcards):
 
 
 def features_arguments(wildcards, input):
-    return folders_of_features(run_of(wildcards), input)
-
-
-def folders_of_features(run, input):
-    """The options with the folders of the features that a job of a run reads."""
+    """The options with the folders of the features that a job reads."""
+    run = run_of(wildcards)
     found = [("--audio-features", "", audio_encoder_features(run))]
     found += [("--frozen-features", f"{stream}=", features) for stream, features in frozen_features(run).items()]
     folders = [(option, prefix, features_folder(run, one)) for option, prefix, one in found if one is not None]
@@ -590,34 +581,9 @@ def training_threads(wildcards):
 # --- hyperparameter search ---
 
 
-def search_stores(wildcards):
-    return stores_of(search_of(wildcards))
-
-
-def search_weights(wildcards):
-    return weights_of_run(search_of(wildcards))
-
-
-def search_features(wildcards):
-    run = search_of(wildcards)
-    return features_files(run, run.training_splits, outputs_of("trial", wildcards))
-
-
-def search_features_arguments(wildcards, input):
-    return folders_of_features(search_of(wildcards), input)
-
-
-def search_folder(wildcards):
-    return folder_of(search_of(wildcards))
-
-
-def search_threads(wildcards):
-    return search_of(wildcards).config.training.cpu_threads
-
-
 def search_config(wildcards):
     """The configuration of a trial, which does not depend on how many there are."""
-    config = search_of(wildcards).config
+    config = run_of(wildcards).config
     return canonical_json(config.model_copy(update={"tuning": one_trial(config.tuning)}))
 
 

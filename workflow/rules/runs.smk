@@ -14,9 +14,9 @@
 # none of the tables'.
 rule trial:
     input:
-        stores=ancient(search_stores),
-        weights=ancient(search_weights),
-        features=ancient(search_features),
+        stores=ancient(training_stores),
+        weights=ancient(backbone_weights),
+        features=ancient(training_features("trial")),
     output:
         record="results/trials/{search}/trial{trial}/seed{seed}/record.json",
     log:
@@ -24,15 +24,15 @@ rule trial:
     priority: 60
     conda:
         "../envs/lavish.yaml"
-    threads: search_threads
+    threads: training_threads
     resources:
         gpu=gpu,
         mem_mb=4000,
         runtime=1440,
     params:
         config=search_config,
-        data=search_folder,
-        features=search_features_arguments,
+        data=prepared_folder,
+        features=features_arguments,
         device=device_arguments,
         out=subpath(output.record, parent=True),
     message:
@@ -79,7 +79,7 @@ rule train:
     input:
         stores=ancient(training_stores),
         weights=ancient(backbone_weights),
-        features=ancient(training_features),
+        features=ancient(training_features("train")),
         tuned=ancient(choice),
     output:
         weights="results/runs/{run}/seed{seed}/best.safetensors",

@@ -189,49 +189,54 @@ class PublishedMethod(Config):
     published: list[str] = Field(min_length=1, description="Ids of lines of config/published.csv.")
 
 
-class MetricAgainstCostFigure(Config):
+class BaseFigure(Config):
+    """What all figures of a table have."""
+
+    title: str
+    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
+
+
+class SectionFigure(BaseFigure):
+    """A figure of the rows of one section."""
+
+    section: str = Field(description="Title of the section whose rows are drawn.")
+
+
+class SectionsFigure(BaseFigure):
+    """A figure of the rows of one or several sections, which it tells apart."""
+
+    section: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="Title of the section whose rows are drawn, or of several."
+    )
+
+
+class MetricAgainstCostFigure(SectionsFigure):
     """Each row is a point: its metric against its cost."""
 
     kind: Literal["metric_against_cost"]
-    title: str
-    section: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="Title of the section whose rows are drawn; several sections have different colours."
-    )
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
     cost: Literal["adapter_gmacs", "total_gmacs", "trainable_params"] = "adapter_gmacs"
     front: bool = Field(default=False, description="Mark the Pareto front.")
 
 
-class BreakdownFigure(Config):
+class BreakdownFigure(SectionFigure):
     """Several measures of each row, with their intervals."""
 
     kind: Literal["breakdown"]
-    title: str
-    section: str = Field(description="Title of the section whose rows are drawn.")
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
     measures: list[Annotated[str, Field(pattern=r"^\w+$")]] = Field(
         min_length=1, description="Measures of the task, from left to right; 'metric' is its primary one."
     )
 
 
-class LearningCurveFigure(Config):
+class LearningCurveFigure(SectionsFigure):
     """The metric against the number of training clips: one line through the rows of equal label."""
 
     kind: Literal["learning_curve"]
-    title: str
-    section: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="Title of the section whose rows are drawn, or of several."
-    )
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
 
 
-class PredictedMasksFigure(Config):
+class PredictedMasksFigure(SectionFigure):
     """Predicted masks: one line per test clip with its frame, its true mask and the mask of each row."""
 
     kind: Literal["predicted_masks"]
-    title: str
-    section: str = Field(description="Title of the section whose rows are drawn.")
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
     clips: int = Field(
         default=4, ge=1, description="Number of test clips, the first of the 8 that are stored for each run."
     )
@@ -247,15 +252,10 @@ class PredictedMasksFigure(Config):
         return clips
 
 
-class RelianceFigure(Config):
+class RelianceFigure(SectionsFigure):
     """The change of a measure under conditions: each row has a point with its interval for each of them."""
 
     kind: Literal["reliance"]
-    title: str
-    section: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="Title of the section whose rows are drawn; several sections are drawn one below the other."
-    )
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
     measure: Annotated[str, Field(pattern=r"^\w+$")] = Field(
         default="metric", description="A measure of the task; 'metric' is its primary one."
     )
@@ -264,15 +264,10 @@ class RelianceFigure(Config):
     )
 
 
-class ExpectedBestFigure(Config):
+class ExpectedBestFigure(SectionsFigure):
     """What a tuned table's searches expect of fewer trials than were made; a panel for each section."""
 
     kind: Literal["expected_best"]
-    title: str
-    section: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="Titles of the sections whose rows are drawn."
-    )
-    task: str | None = Field(default=None, description="One of the table's tasks; by default its main one.")
 
 
 AnyFigure = (
@@ -448,14 +443,11 @@ def expanded(table: TableConfig, backbones: Sequence[RowChoice]) -> TableConfig:
         name: figure.model_copy(
             update={"section": [new for title in drawn_sections(figure) for new in titles.get(title, [title])]}
         )
-        if not titles.keys().isdisjoint(drawn_sections(figure)) and isinstance(figure, _DRAWS_SEVERAL)
+        if not titles.keys().isdisjoint(drawn_sections(figure)) and isinstance(figure, SectionsFigure)
         else figure
         for name, figure in table.figures.items()
     }
     return table.model_copy(update={"sections": sections, "figures": figures})
-
-
-_DRAWS_SEVERAL = (MetricAgainstCostFigure, LearningCurveFigure, RelianceFigure, ExpectedBestFigure)
 
 
 def _source(row: RowConfig, defined: Mapping[str, RowConfig]) -> RowConfig:

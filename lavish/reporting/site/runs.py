@@ -104,7 +104,11 @@ def _view(
 ) -> RunView:
     assert result.spec is not None
     spec, run, seeds = result.spec, result.run, comparison.spec.seeds
-    records = {seed: _record(spec.folder, seed) for seed in seeds} if run is not None else {}
+    records: dict[int, TrainingRecord | MissingResult] = {}
+    if isinstance(run, RunResult):
+        records |= zip(run.seeds, run.records, strict=True)
+    elif run is not None:  # a seed is missing, others may be there
+        records |= {seed: _record(spec.folder, seed) for seed in seeds}
     first = next((one for one in records.values() if isinstance(one, TrainingRecord)), None)
     measure = comparison.measure(task)
     values = first.values if first else {}

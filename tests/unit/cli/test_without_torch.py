@@ -78,9 +78,11 @@ def test_the_command_runs(command: str, table_root: Path, table_spec: dict[str, 
     elif command == "show":
         assert "accuracy" in call("show", table_root / "full").lower()
     else:
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other/runs").mkdir()
-        assert "nothing to copy" in call("merge", tmp_path / "other", "--into", tmp_path / "results")
+        run = tmp_path / "other/runs/event_localization-0a1b2c3d"
+        run.mkdir(parents=True)
+        (run / "cost.json").write_bytes((table_root / "full/cost.json").read_bytes())
+        assert "1 counts of operations" in call("merge", tmp_path / "other", "--into", tmp_path / "results")
+        assert (tmp_path / "results/runs" / run.name / "cost.json").is_file()
 
 
 def test_what_trains_says_that_a_package_is_missing() -> None:

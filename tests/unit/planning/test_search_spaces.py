@@ -105,6 +105,17 @@ def test_more_trials_are_another_run_of_the_same_search(defaults: RunConfig) -> 
     assert names.searches.keys() == {six.search, sizes.search}
 
 
+def test_what_a_search_replaces_is_no_part_of_the_name_of_a_run(defaults: RunConfig) -> None:
+    names = Identities()
+    names.needs_inputs = False
+    planned = names.run(searched(with_method(defaults, "lora")))
+    # As records have it, from which `lavish submit-check` computes the name again.
+    chosen = {"training.lr_adapter": 0.0123, "adapter.options.alpha": 32.0}
+    recorded = names.run(planned.config.with_values(chosen))
+    assert (recorded.name, recorded.search) == (planned.name, planned.search)
+    assert names.run(planned.config.with_values({"training.epochs": 7})).name != planned.name
+
+
 @pytest.mark.parametrize(
     ("space", "said"),
     [
